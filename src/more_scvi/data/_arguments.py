@@ -1,0 +1,115 @@
+"""Checks of single arguments: each refusal names the argument, the value, what is legal and the next step."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+
+def listing(values: Iterable[Any], limit: int = 12) -> str:
+    """Return the first `limit` values as text, with how many more there are."""
+    values = list(values)
+    text = ", ".join(repr(v) for v in values[:limit]) or "none"
+    return text + (f" and {len(values) - limit} more" if len(values) > limit else "")
+
+
+def nearest(value: Any, legal: Iterable[Any]) -> str:
+    """``" Did you mean 'x'?"`` for the closest of `legal`, or an empty string."""
+    by_text = {str(v).lower(): v for v in legal}
+    match = difflib.get_close_matches(str(value).lower(), by_text, n=1)
+    return f" Did you mean {by_text[match[0]]!r}?" if match else ""
+
+
+def check_option(name: str, value: Any, legal: Collection[str]) -> str:
+    """`value` if it is one of `legal`; ValueError otherwise."""
+    if not isinstance(value, str) or value not in legal:
+        raise ValueError(f"{name}={value!r} is not supported; choose one of {listing(legal)}.{nearest(value, legal)}")
+    return value
+
+
+def check_integer(name: str, value: Any, minimum: int = 1) -> int:
+    """`value` as int if it is a whole number of at least `minimum`; TypeError or ValueError otherwise."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected an integer of at least {minimum}.")
+    if value < minimum:
+        raise ValueError(f"{name}={value!r} is too small; expected an integer of at least {minimum}.")
+    return int(value)
+
+
+def check_number(name: str, value: Any, minimum: float = -np.inf, maximum: float = np.inf) -> float:
+    """`value` as float if it is a finite number in [`minimum`, `maximum`]; TypeError or ValueError otherwise."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a number from {minimum} to {maximum}.")
+    if not (np.isfinite(value) and minimum <= value <= maximum):
+        raise ValueError(f"{name}={value!r} is out of range; expected a finite number from {minimum} to {maximum}.")
+    return float(value)
+
+
+def check_keywords(name: str, given: Mapping[str, Any] | None, legal: Collection[str]) -> dict[str, Any]:
+    """Return a copy of `given` if all its keys are among `legal`; TypeError naming the nearest one otherwise."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"{name} is a {type(given).__name__}; expected a dictionary with keys among {listing(sorted(legal), 40)}."
+        )
+    for key in given:
+        if key not in legal:
+            hint = nearest(key, legal)
+            raise TypeError(f"{name} has no argument {key!r}.{hint} Legal arguments: {listing(sorted(legal), 40)}.")
+    return dict(given)
+
+
+def check_indices(indices: Any, n: int) -> np.ndarray:
+    """Positions of cells from anything that selects cells.
+
+    Parameters
+    ----------
+    indices
+        None (all cells), a slice, integers (negative ones count from the end; order and repeats are kept) or a
+        boolean mask of length `n`; list, array or pandas object.
+    n
+        Number of cells.
+
+    Returns
+    -------
+    int64 array in [0, n).
+
+    Raises
+    ------
+    TypeError
+        Something that is neither integers nor booleans, e.g. cell names.
+    ValueError
+        Out of range, a mask of the wrong length, or more than one dimension.
+    """
+    if indices is None or isinstance(indices, slice):
+        return np.arange(n, dtype=np.int64)[slice(None) if indices is None else indices]
+    array = np.asarray(indices)
+    if array.size == 0 and array.ndim == 1 and array.dtype != bool:
+        return np.empty(0, dtype=np.int64)
+    if array.ndim != 1:
+        raise ValueError(
+            f"indices has {array.ndim} dimensions; expected one, e.g. [0, 3, 5] or a boolean mask of {n} cells."
+        )
+    if array.dtype == bool:
+        if len(array) != n:
+            raise ValueError(
+                f"indices is a boolean mask of length {len(array)}, but there are {n} cells; give one value per cell."
+            )
+        return np.flatnonzero(array)
+    if array.dtype.kind not in "iu":
+        raise TypeError(
+            f"indices holds {array.dtype} values; expected integers, booleans or a slice. For cell names use"
+            " adata.obs_names.get_indexer(names)."
+        )
+    outside = (array < -n) | (array >= n)
+    if outside.any():
+        raise ValueError(
+            f"indices holds {array[outside][0]}, but there are only {n} cells; legal positions are {-n} to {n - 1}."
+        )
+    array = array.astype(np.int64)
+    return np.where(array < 0, array + n, array)

@@ -1,0 +1,199 @@
+"""Columns of ``obs`` and names of genes: found, complete, and read as text.
+
+Values are compared as text throughout: ``1``, ``1.0`` and ``"1"`` are one batch, and ``0``, ``""`` or ``False`` are
+values like any other.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ._arguments import listing, nearest
+
+
+def check_column(frame: pd.DataFrame, key: Any, argument: str, where: str = "adata.obs") -> pd.Series:
+    """Return the column `key` of `frame`; TypeError if `key` is not text, KeyError if there is no such column."""
+    if not isinstance(key, str):
+        raise TypeError(
+            f"{argument} is {key!r} ({type(key).__name__}); expected the name of a column of {where} as a string."
+        )
+    if key not in frame.columns:
+        columns = [c for c in frame.columns if not str(c).startswith("_scvi")]
+        raise KeyError(
+            f"{argument}={key!r} is not a column of {where}.{nearest(key, columns)} Available: {listing(columns, 30)}."
+        )
+    column = frame[key]
+    if isinstance(column, pd.DataFrame):
+        raise ValueError(f"{argument}={key!r} names {column.shape[1]} columns of {where}; rename or drop all but one.")
+    return column
+
+
+def check_key_list(argument: str, keys: Any) -> list[str]:
+    """`keys` as a list of column names; TypeError for a bare string or anything that is not a sequence."""
+    if keys is None:
+        return []
+    if isinstance(keys, str) or not isinstance(keys, Sequence | np.ndarray | pd.Index):
+        hint = f" Did you mean [{keys!r}]?" if isinstance(keys, str) else ""
+        raise TypeError(
+            f"{argument}={keys!r} is a {type(keys).__name__}; expected a list of columns of adata.obs.{hint}"
+        )
+    return list(keys)
+
+
+def check_continuous(column: pd.Series, key: str) -> None:
+    """TypeError if `column` is not numeric, ValueError if a value is missing or infinite."""
+    if not pd.api.types.is_numeric_dtype(column):
+        raise TypeError(
+            f"adata.obs[{key!r}] has dtype {column.dtype}; a continuous covariate must be numeric. "
+            "Convert it with pandas.to_numeric, or list it in categorical_covariate_keys."
+        )
+    bad = ~np.isfinite(column.to_numpy(dtype=float, na_value=np.nan))
+    if bad.any():
+        raise ValueError(
+            f"adata.obs[{key!r}] is missing or infinite in {bad.sum()} of {len(column)} cells, first in"
+            f" {column.index[bad][0]!r}; fill it in or drop these cells."
+        )
+
+
+def as_text(values: Any) -> np.ndarray:
+    """Values of a column as text, None where missing; whole floats lose their ``.0``.
+
+    Returns
+    -------
+    object array (cells,).
+    """
+    column = pd.Categorical(values)
+    names = [str(int(c)) if isinstance(c, float) and c.is_integer() else str(c) for c in column.categories]
+    return np.array([*names, None], dtype=object)[column.codes]
+
+
+def as_batch_array(column: pd.Series, key: str) -> np.ndarray:
+    """Read a categorical column without gaps as text, object (cells,); unused levels disappear.
+
+    Raises
+    ------
+    ValueError
+        Missing values, or a continuous column.
+    """
+    _refuse_continuous(column, key)
+    values = as_text(column)
+    missing = pd.isna(values)
+    if missing.any():
+        raise ValueError(
+            f"adata.obs[{key!r}] has no value in {missing.sum()} of {len(values)} cells, first in"
+            f" {column.index[missing][0]!r}. Drop these cells, or fill in a name of their own: adata.obs[{key!r}] ="
+            f" adata.obs[{key!r}].astype(object).fillna('other')."
+        )
+    return values
+
+
+def as_label_array(column: pd.Series, unlabeled_category: Any) -> np.ndarray:
+    """Labels as text, object (cells,): missing ones become ``str(unlabeled_category)``, unused levels disappear.
+
+    Raises
+    ------
+    TypeError
+        `unlabeled_category` is not text, a number or a bool.
+    ValueError
+        A continuous column.
+    """
+    if not isinstance(unlabeled_category, str | int | float | np.generic):
+        raise TypeError(
+            f"unlabeled_category={unlabeled_category!r} is a {type(unlabeled_category).__name__}; "
+            "expected the value that marks unlabelled cells, e.g. 'Unknown'."
+        )
+    _refuse_continuous(column, str(column.name))
+    values = as_text(column)
+    values[pd.isna(values)] = str(unlabeled_category)
+    return values
+
+
+def _refuse_continuous(column: pd.Series, key: str) -> None:
+    if pd.api.types.is_float_dtype(column):
+        numbers = column.dropna().to_numpy(dtype=float)
+        broken = numbers[np.rint(numbers) != numbers]
+        if broken.size:
+            raise ValueError(
+                f"adata.obs[{key!r}] is continuous (e.g. {broken[0]:g}); a categorical column is needed. "
+                f"If these are categories: adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)."
+            )
+
+
+def check_genes(names: Sequence[str], registered: Sequence[str]) -> np.ndarray | None:
+    """Where the genes of a model are in other data.
+
+    Parameters
+    ----------
+    names
+        Genes of the data given now.
+    registered
+        Genes the model was set up with, in its order.
+
+    Returns
+    -------
+    int64 (len(registered),) with ``names[result] == registered``, further genes left out; None if nothing moves.
+
+    Raises
+    ------
+    ValueError
+        Genes of the model that are missing or renamed, or duplicates in `names`.
+    """
+    given, wanted = pd.Index(names).astype(str), pd.Index(registered).astype(str)
+    if given.equals(wanted):
+        return None
+    if not given.is_unique:
+        raise ValueError(
+            f"adata.var_names holds names more than once: {listing(given[given.duplicated()].unique(), 5)}; call"
+            " adata.var_names_make_unique()."
+        )
+    at = given.get_indexer(wanted)
+    missing = wanted[at < 0]
+    if len(missing):
+        raise ValueError(
+            f"adata lacks {len(missing)} of the {len(wanted)} genes the model was set up with:"
+            f" {listing(missing, 5)}.{nearest(missing[0], given)} adata.var_names starts with {listing(given, 3)};"
+            " give the same gene names (order is free)."
+        )
+    return at.astype(np.int64)
+
+
+def check_categories(values: Sequence[Any] | np.ndarray, known: Sequence[Any], key: str) -> np.ndarray:
+    """Codes of categories that a model knows, for data given at inference.
+
+    Values are compared as text, so a new category ``0``, ``""`` or ``False`` is as new as any other.
+
+    Parameters
+    ----------
+    values
+        One value per cell.
+    known
+        Categories of the model, in the order of their codes.
+    key
+        Column of ``adata.obs``, for messages.
+
+    Returns
+    -------
+    int64 (cells,): position in `known`, -1 where new. New values raise a UserWarning.
+
+    Raises
+    ------
+    ValueError
+        Missing values.
+    """
+    text = as_batch_array(pd.Series(values, name=key), key)
+    codes = pd.Index(as_text(list(known))).get_indexer(text).astype(np.int64)
+    new = codes < 0
+    if new.any():
+        warnings.warn(
+            f"adata.obs[{key!r}] holds values the model was not trained on: {listing(sorted(set(text[new])), 5)}"
+            f" ({new.sum()} of {len(text)} cells; known: {listing(known, 8)}). Each is centred on its own mean; train"
+            " a model on all batches for a closer alignment.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return codes
