@@ -1,0 +1,6 @@
+"""Plots: functions that take an AnnData or a model and return Axes. Colours are told apart by colour-blind readers."""
+
+from ._embedding import compare, embedding
+from ._history import history
+
+__all__ = ["compare", "embedding", "history"]

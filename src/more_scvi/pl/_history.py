@@ -1,0 +1,65 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ._palette import style
+
+SPLITS = {"train": "-", "validation": "--"}
+
+
+def history(
+    model: Any,
+    terms: Sequence[str] | None = None,
+    *,
+    ax: Axes | None = None,
+    log: bool = False,
+) -> Axes:
+    """Draw the loss curves of a trained model: a colour per term, training solid, validation dashed.
+
+    Parameters
+    ----------
+    model
+        Anything with a ``history``: a dict of DataFrames named ``<term>_train`` and ``<term>_validation``.
+    terms
+        Names without the suffix, e.g. ``["masked", "classify"]``. Default: all.
+    ax
+        Where to draw. Default: a new figure.
+    log
+        Logarithmic y axis, for terms of different size.
+
+    Returns
+    -------
+    Axes
+        With one line per curve.
+
+    Raises
+    ------
+    ValueError
+        If the model has no such curves, e.g. before training; the message lists those it has.
+
+    Examples
+    --------
+    >>> import more_scvi as more
+    >>> ax = more.pl.history(model, ["classify"])  # doctest: +SKIP
+    """
+    curves: Mapping[str, pd.DataFrame] = model.history or {}
+    known = list(dict.fromkeys(name.rsplit("_", 1)[0] for name in curves if name.rsplit("_", 1)[-1] in SPLITS))
+    chosen = known if terms is None else list(terms)
+    unknown = [term for term in chosen if term not in known]
+    if unknown or not chosen:
+        raise ValueError(f"The history has no term {unknown or 'at all'}; it has {known}. Train the model first?")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    for position, term in enumerate(chosen):
+        for split, line in SPLITS.items():
+            if (curve := curves.get(f"{term}_{split}")) is not None:
+                values = curve.iloc[:, 0].astype(float)
+                label = term if split == "train" or f"{term}_train" not in curves else None
+                ax.plot(curve.index, values, line, color=style(position)[0], label=label, linewidth=1.5)
+    ax.set(xlabel="epoch", ylabel="loss", yscale="log" if log else "linear")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
