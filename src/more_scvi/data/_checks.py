@@ -15,7 +15,7 @@ from typing import Any, Literal
 from anndata import AnnData
 
 from ._arguments import check_option, listing, nearest
-from ._columns import as_batch_array, as_label_array, check_column, check_continuous, check_key_list
+from ._columns import as_batch_array, as_label_array, check_column, check_continuous, check_key_list, value_text
 from ._values import ValueScan, scan_values
 
 DataType = Literal["counts", "lognorm"]
@@ -113,7 +113,7 @@ def check_setup(
                 " columns."
             )
         values = as_label_array(check_column(adata.obs, labels_key, "labels_key"), unlabeled_category)
-        known = values != str(unlabeled_category)
+        known = values != value_text(unlabeled_category)
         labels, n_labeled = tuple(sorted(set(values[known]))), int(known.sum())
     for key in check_key_list("categorical_covariate_keys", categorical_covariate_keys):
         as_batch_array(check_column(adata.obs, key, "categorical_covariate_keys"), key)

@@ -68,8 +68,13 @@ def as_text(values: Any) -> np.ndarray:
     object array (cells,).
     """
     column = pd.Categorical(values)
-    names = [str(int(c)) if isinstance(c, float) and c.is_integer() else str(c) for c in column.categories]
-    return np.array([*names, None], dtype=object)[column.codes]
+    return np.array([*map(value_text, column.categories), None], dtype=object)[column.codes]
+
+
+def value_text(value: Any) -> str:
+    """One value as text, as :func:`as_text` writes it."""
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    return str(int(value)) if whole else str(value)
 
 
 def as_batch_array(column: pd.Series, key: str) -> np.ndarray:
@@ -93,7 +98,7 @@ def as_batch_array(column: pd.Series, key: str) -> np.ndarray:
 
 
 def as_label_array(column: pd.Series, unlabeled_category: Any) -> np.ndarray:
-    """Labels as text, object (cells,): missing ones become ``str(unlabeled_category)``, unused levels disappear.
+    """Labels as text, object (cells,): missing ones become `unlabeled_category`, unused levels disappear.
 
     Raises
     ------
@@ -109,7 +114,7 @@ def as_label_array(column: pd.Series, unlabeled_category: Any) -> np.ndarray:
         )
     _refuse_continuous(column, str(column.name))
     values = as_text(column)
-    values[pd.isna(values)] = str(unlabeled_category)
+    values[pd.isna(values)] = value_text(unlabeled_category)
     return values
 
 

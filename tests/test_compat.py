@@ -1,0 +1,52 @@
+"""One test per private scvi-tools name: what this package relies on it for."""
+
+import anndata as ad
+import numpy as np
+import pytest
+import scvi
+import torch
+
+from more_scvi import _compat
+
+
+@pytest.fixture(scope="module")
+def registered():
+    adata = ad.AnnData(np.random.default_rng(0).poisson(1.0, (20, 5)).astype(np.float32))
+    adata.obs["batch"] = ["a", "b"] * 10
+    scvi.model.SCVI.setup_anndata(adata, batch_key="batch")
+    return adata, scvi.model.SCVI(adata).registry
+
+
+def test_every_name_is_exported():
+    public = {name for name in vars(_compat) if not name.startswith("_")} - {"TrainingPlan"}
+    assert public == set(_compat.__all__)
+
+
+def test_model_name_key(registered):
+    assert registered[1][_compat.MODEL_NAME_KEY] == "SCVI"
+
+
+def test_setup_args_key(registered):
+    assert registered[1][_compat.SETUP_ARGS_KEY]["batch_key"] == "batch"
+
+
+def test_field_registries_and_state_registry_key(registered):
+    field = registered[1][_compat.FIELD_REGISTRIES_KEY]["batch"]
+    assert list(field[_compat.STATE_REGISTRY_KEY]["categorical_mapping"]) == ["a", "b"]
+
+
+def test_uuid_keys(registered):
+    assert {_compat.SCVI_UUID_KEY, _compat.MANAGER_UUID_KEY} <= set(registered[0].uns)
+
+
+def test_parse_device_args():
+    accelerator, _, device = _compat.parse_device_args("cpu", "auto", return_device="torch")
+    assert accelerator == "cpu"
+    assert torch.device(device).type == "cpu"
+
+
+def test_compute_and_log_metrics_is_the_undecorated_method():
+    assert _compat.compute_and_log_metrics.__name__ == "compute_and_log_metrics"
+    assert _compat.compute_and_log_metrics is not scvi.train.TrainingPlan.compute_and_log_metrics
+    with torch.no_grad():
+        assert "inference_mode" not in _compat.compute_and_log_metrics.__code__.co_names
