@@ -1,0 +1,163 @@
+"""What every frozen backbone is: features of a cell from its own measurements, never trained, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import nn
+
+from more_scvi.data import GeneMatch, GeneVocabulary
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen network that turns the measurements of a cell into a vector.
+
+    A subclass sets the attributes below, writes :meth:`encode`, and calls :meth:`freeze` at the end of its
+    constructor. From then on no weight asks for a gradient, ``train()`` keeps evaluation mode, and the weights are
+    bit-identical before and after whatever is trained on top.
+
+    Attributes
+    ----------
+    name
+        What the backbone is called in the registry, in logs and in saved models.
+    n_features
+        Width of the cell feature.
+    vocabulary
+        The genes it knows; None if it reads features that somebody else computed.
+
+    Examples
+    --------
+    >>> class Depth(Backbone):
+    ...     name, n_features, vocabulary = "depth", 1, None
+    ...
+    ...     def encode(self, x, match, *, visible=None, normalised=False):
+    ...         return np.log1p(np.asarray(x.sum(1), np.float32)).reshape(-1, 1)
+    """
+
+    name: str
+    n_features: int
+    vocabulary: GeneVocabulary | None = None
+
+    @abstractmethod
+    def encode(
+        self,
+        x: csr_matrix | np.ndarray,
+        match: GeneMatch | None,
+        *,
+        visible: np.ndarray | None = None,
+        normalised: bool = False,
+    ) -> np.ndarray:
+        """Features of the cells in ``x``.
+
+        Parameters
+        ----------
+        x
+            (cells, genes of the user): raw counts, or log1p of counts per 10,000 if ``normalised``.
+        match
+            Where the user's genes are in the vocabulary (:func:`more_scvi.data.match_genes`).
+        visible
+            (genes of the user,) bool. A gene that is not visible is *missing*, not zero. None: all are visible.
+        normalised
+            Whether ``x`` is log-normalised.
+
+        Returns
+        -------
+        (cells, n_features) float32. A cell's row depends on that cell only; rows are not centred by batch.
+        """
+
+    def config(self) -> dict[str, Any]:
+        """Settings that change the features; JSON-serialisable and part of the fingerprint."""
+        return {}
+
+    def freeze(self) -> None:
+        """Switch off gradients and set evaluation mode, for good."""
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+            parameter.grad = None
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode whatever ``mode`` says."""
+        return super().train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Backbone:
+        """Refuse to unfreeze.
+
+        Raises
+        ------
+        ValueError
+            If ``requires_grad`` is True.
+        """
+        if requires_grad:
+            raise ValueError(f"Backbone {self.name!r} is frozen: train adapters on its features instead.")
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights (CPU if there are none)."""
+        tensor = next(iter(self.state_dict().values()), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    def n_parameters(self) -> int:
+        """Number of all weights, embedding and programme tables included."""
+        return sum(tensor.numel() for tensor in self.state_dict().values())
+
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, vocabulary and settings: two backbones share it only if they compute the same."""
+        digest = hashlib.sha256(json.dumps([self.name, self.n_features, self.config()], sort_keys=True).encode())
+        digest.update(b"" if self.vocabulary is None else self.vocabulary.digest().encode())
+        for key, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(raw.numpy().tobytes())
+        return digest.hexdigest()
+
+
+class Precomputed(Backbone):
+    """Features that were computed elsewhere and lie in ``adata.obsm``; ``encode`` hands the rows on as float32.
+
+    Parameters
+    ----------
+    n_features
+        Width of the features.
+
+    Examples
+    --------
+    >>> Precomputed(2).encode(np.array([[1, 2]]), None)
+    array([[1., 2.]], dtype=float32)
+    """
+
+    name = "precomputed"
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.n_features = int(n_features)
+        self.freeze()
+
+    def encode(
+        self,
+        x: csr_matrix | np.ndarray,
+        match: GeneMatch | None = None,
+        *,
+        visible: np.ndarray | None = None,
+        normalised: bool = False,
+    ) -> np.ndarray:
+        """Return ``x`` as a dense float32 array; it has no genes, so ``match`` and ``visible`` mean nothing here.
+
+        Raises
+        ------
+        ValueError
+            If the width is not ``n_features`` or a value is not finite.
+        """
+        rows = np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
+        if rows.ndim != 2 or rows.shape[1] != self.n_features:
+            raise ValueError(f"Precomputed features have shape {rows.shape}, expected (cells, {self.n_features}).")
+        if not np.isfinite(rows).all():
+            raise ValueError("Precomputed features hold NaN or infinite values: remove those cells or recompute them.")
+        return rows

@@ -1,0 +1,228 @@
+"""The feature cache: every cell passes the backbone once, with all genes and with panels of them hidden."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix, issparse
+from tqdm.auto import tqdm
+
+from more_scvi.data import GeneMatch, match_genes
+
+from ._base import Backbone
+from ._store import FeatureStore
+
+logger = logging.getLogger("more_scvi")
+Precision = Literal["auto", "float32", "bfloat16"]
+_HASH_ROWS = 4096  # fixed, so that the fingerprint of the data does not depend on chunk_size
+_FEW_GENES = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureCache:
+    """Features of all cells, made by :func:`compute_features`.
+
+    Attributes
+    ----------
+    full
+        (cells, features), all genes visible.
+    views
+        (cells, views, features), one per panel; no views for features that have no genes.
+    panels
+        (views, genes) bool, True where a gene was visible in the view.
+    fingerprint
+        SHA-256 over backbone, gene names, values, panels and precision.
+    """
+
+    full: np.ndarray
+    views: np.ndarray
+    panels: np.ndarray
+    fingerprint: str
+
+
+def make_panels(n_genes: int, n_panels: int = 3, visible: float = 0.5, seed: int = 0) -> np.ndarray:
+    """Random panels of genes that stay visible.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes of the data.
+    n_panels
+        Number of panels.
+    visible
+        Share of the genes that a panel shows, in (0, 1].
+    seed
+        Seed.
+
+    Returns
+    -------
+    (n_panels, n_genes) bool, each row with ``round(visible * n_genes)`` True (at least 1).
+
+    Examples
+    --------
+    >>> make_panels(10, n_panels=2, visible=0.3).sum(axis=1)
+    array([3, 3])
+    """
+    if not 0 < visible <= 1:
+        raise ValueError(f"make_panels: visible={visible} is not a share; choose a value above 0 and at most 1.")
+    if n_genes < 1 or n_panels < 0:
+        raise ValueError(f"make_panels: n_genes={n_genes} must be positive and n_panels={n_panels} not negative.")
+    rng = np.random.default_rng(seed)
+    panels = np.zeros((n_panels, n_genes), dtype=bool)
+    for panel in panels:
+        panel[rng.permutation(n_genes)[: max(1, round(visible * n_genes))]] = True
+    return panels
+
+
+def compute_features(
+    backbone: Backbone,
+    x: Any,
+    genes: Sequence[str] | None,
+    *,
+    panels: np.ndarray | None = None,
+    normalised: bool = False,
+    chunk_size: int = 2048,
+    cache_dir: str | Path | None = None,
+    precision: Precision = "auto",
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+    dtype: str = "float16",
+) -> FeatureCache:
+    """Features of all cells: the full view and one view per panel.
+
+    Rows are read in chunks and only these are converted. Features do not depend on the chunk size.
+
+    Parameters
+    ----------
+    backbone
+        The frozen backbone; it is moved to ``device`` for the computation and back.
+    x
+        (cells, genes) values: CSR or CSC matrix or array, dense array, or a backed dataset (anything that slices rows).
+    genes
+        Names of the columns of ``x``; None only for a backbone without a vocabulary.
+    panels
+        (views, genes) bool from :func:`make_panels`; None: no views. Ignored by a backbone without a vocabulary.
+    normalised
+        Whether ``x`` is log1p of counts per 10,000 instead of counts.
+    chunk_size
+        Cells per chunk.
+    cache_dir
+        Folder for a file that is memory-mapped and survives a kill: the same call takes up where it stopped, and
+        returns at once when all is there. Damaged files are noticed and computed again. None: in memory.
+    precision
+        Precision of the backbone's matrix products. ``"auto"`` is bfloat16 where that is faster, which is on CUDA devices
+        with bfloat16 and on CPUs with AMX tiles, and float32 elsewhere.
+    device
+        Torch device.
+    progress
+        Whether to show a progress bar.
+    dtype
+        Storage type, ``"float16"`` or ``"float32"``.
+
+    Raises
+    ------
+    ValueError
+        If no gene is in the backbone's vocabulary, sizes disagree or an option is unknown.
+
+    Examples
+    --------
+    >>> cache = compute_features(backbone, adata.X, adata.var_names, panels=make_panels(adata.n_vars))  # doctest: +SKIP
+    >>> cache.full.shape, cache.views.shape  # doctest: +SKIP
+    ((2638, 128), (2638, 3, 128))
+    """
+    n_cells, n_genes = x.shape
+    if chunk_size < 1 or dtype not in ("float16", "float32"):
+        raise ValueError(f"chunk_size={chunk_size} must be positive and dtype={dtype!r} 'float16' or 'float32'.")
+    x = x.tocsr() if issparse(x) and x.format != "csr" else x
+    match, panels = _match(backbone, genes, panels, n_genes)
+    with _on_device(backbone, device, precision) as name:
+        fingerprint = _fingerprint(backbone, x, genes, panels, [normalised, name, dtype])
+        folder = None if cache_dir is None else Path(cache_dir) / f"{backbone.name}-{fingerprint[:16]}"
+        store = FeatureStore((n_cells, 1 + len(panels), backbone.n_features), np.dtype(dtype), folder, fingerprint)
+        starts = range(store.n_done, n_cells, chunk_size)
+        for start in tqdm(starts, desc=f"{backbone.name} features", unit="chunk", disable=not progress or not starts):
+            rows = _rows(x, start, start + chunk_size)
+            views = [None, *panels]
+            encoded = [backbone.encode(rows, match, visible=v, normalised=normalised) for v in views]
+            store.write(start, np.stack(encoded, axis=1))
+    features = store.finish()
+    return FeatureCache(features[:, 0], features[:, 1:], panels, fingerprint)
+
+
+def _match(
+    backbone: Backbone, genes: Sequence[str] | None, panels: np.ndarray | None, n_genes: int
+) -> tuple[GeneMatch | None, np.ndarray]:
+    """Gene match and panels as an array; both empty for a backbone without a vocabulary."""
+    if backbone.vocabulary is None:
+        return None, np.zeros((0, n_genes), dtype=bool)
+    panels = np.zeros((0, n_genes), dtype=bool) if panels is None else np.asarray(panels, dtype=bool)
+    if genes is None or len(genes) != n_genes or panels.ndim != 2 or panels.shape[1] != n_genes:
+        n_names = None if genes is None else len(genes)
+        raise ValueError(f"x has {n_genes} genes, but there are {n_names} names and panels of shape {panels.shape}.")
+    match = match_genes(genes, backbone.vocabulary)
+    shown = ", ".join(map(str, list(genes)[:3]))
+    if not match.n_matched:
+        raise ValueError(
+            f"None of the {n_genes} genes ({shown}, ...) is in the vocabulary of {backbone.name!r}. It knows human and "
+            "mouse symbols and Ensembl ids: name the column of adata.var that holds them as gene_key."
+        )
+    if match.overlap < _FEW_GENES:
+        logger.warning(
+            "Only %d of %d genes (%s, ...) are in the vocabulary of %s: its features say little about these cells.",
+            match.n_matched, n_genes, shown, backbone.name,
+        )  # fmt: skip
+    return match, panels
+
+
+def _rows(x: Any, start: int, stop: int) -> Any:
+    """Rows as a CSR matrix with sorted indices (an order that sums rely on), or a dense array as it is."""
+    rows = x[start : min(stop, x.shape[0])]
+    if not issparse(rows):
+        return np.asarray(rows)
+    rows = csr_matrix(rows)
+    if not rows.has_sorted_indices:
+        rows = rows.sorted_indices()
+    return rows
+
+
+def _fingerprint(backbone: Backbone, x: Any, genes: Sequence[str] | None, panels: np.ndarray, options: list) -> str:
+    """SHA-256 of all that the features follow from; the same for sparse and dense and for any number type."""
+    digest = hashlib.sha256(f"{backbone.fingerprint()}{x.shape}{options}".encode())
+    digest.update("\n".join(map(str, [] if genes is None else genes)).encode())
+    digest.update(np.packbits(panels).tobytes())
+    for start in range(0, x.shape[0], _HASH_ROWS):
+        rows = csr_matrix(_rows(x, start, start + _HASH_ROWS))
+        for part in (rows.indptr.astype(np.int64), rows.indices.astype(np.int32), rows.data.astype(np.float32)):
+            digest.update(np.ascontiguousarray(part))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _on_device(backbone: Backbone, device: str | torch.device, precision: str) -> Iterator[str]:
+    """Backbone on the device and products in the chosen precision, whose name is yielded; it is moved back after."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision={precision!r} is unknown: choose one of {', '.join(get_args(Precision))}.")
+    device, home = torch.device(device), backbone.device
+    if precision == "auto":
+        precision = "bfloat16" if _bfloat16_is_faster(device) else "float32"
+    backbone.to(device)
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            yield precision
+    finally:
+        backbone.to(home)
+
+
+def _bfloat16_is_faster(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    # without AMX tiles a CPU spends more on conversions than it gains; old torch does not know of AMX
+    return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", bool)()

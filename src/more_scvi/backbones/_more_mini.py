@@ -1,0 +1,210 @@
+"""``more-mini``: the bundled backbone. Gene programs (linear, exact) plus a pre-trained transformer residual."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix, issparse
+from torch import Tensor
+
+from more_scvi.data import GeneMatch, GeneVocabulary
+
+from ._base import Backbone
+from ._front import ProgramFront
+from ._transformer import ProgramTransformer
+from ._weights import GENES, WEIGHTS, read_config, read_tensors, write_weights
+
+BUNDLED = Path(__file__).parent / "weights" / "more-mini"
+WeightsKind = Literal["pretrained", "untrained", "random"]
+# Matrix products may round differently for another number of rows. Cells therefore pass the transformer in blocks of
+# one fixed size, the last one padded: features do not depend, not even in the last bit, on how cells are chunked.
+_BLOCK = 128
+
+
+@dataclass(frozen=True)
+class MoreMiniSizes:
+    """Sizes of a ``more-mini``; everything needed to build it empty.
+
+    Attributes
+    ----------
+    n_genes, n_components, n_sets, n_members
+        Vocabulary, SVD components, gene sets, gene–set pairs.
+    n_features
+        Width of the cell feature.
+    n_tokens, d_model, n_layers, n_heads
+        The transformer.
+    target_sum
+        Counts every cell is scaled to.
+    """
+
+    n_genes: int
+    n_components: int
+    n_sets: int
+    n_members: int
+    n_features: int = 128
+    n_tokens: int = 32
+    d_model: int = 64
+    n_layers: int = 3
+    n_heads: int = 4
+    target_sum: float = 1e4
+
+
+class MoreMini(Backbone):
+    """Frozen transformer over gene-program tokens, for human and mouse RNA.
+
+    The feature of a cell is linear program features (:mod:`more_scvi.backbones`' front: exact on sparse counts, genes
+    that were not measured are left out and the rest renormalised) plus the residual of a small transformer, which
+    pre-training learned on studies listed in the folder's ``MODEL_CARD.md``.
+
+    Parameters
+    ----------
+    sizes
+        Sizes of all tables.
+    vocabulary
+        The genes, in the order of the tables.
+    state
+        Tensors; None leaves the tables at zero, for a caller that fills them.
+
+    Examples
+    --------
+    >>> backbone = MoreMini.load()
+    >>> match = match_genes(adata.var_names, backbone.vocabulary)  # doctest: +SKIP
+    >>> backbone.encode(adata.layers["counts"], match).shape  # doctest: +SKIP
+    (2638, 128)
+    """
+
+    name = "more-mini"
+    vocabulary: GeneVocabulary
+
+    def __init__(
+        self, sizes: MoreMiniSizes, vocabulary: GeneVocabulary, state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        if len(vocabulary) != sizes.n_genes:
+            raise ValueError(f"MoreMini: the vocabulary has {len(vocabulary)} genes, the tables {sizes.n_genes}.")
+        self.sizes = sizes
+        self.n_features = sizes.n_features
+        self.vocabulary = vocabulary
+        self.front = ProgramFront(
+            sizes.n_genes, sizes.n_components, sizes.n_sets, sizes.n_members, sizes.n_features, sizes.target_sum
+        )
+        self.transformer = ProgramTransformer(
+            sizes.n_features, sizes.n_tokens, sizes.d_model, sizes.n_layers, sizes.n_heads
+        )
+        if state is not None:
+            self.load_state_dict(state)
+        self.freeze()
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, *, weights: WeightsKind = "pretrained", seed: int = 0) -> MoreMini:
+        """Read a weights folder.
+
+        Parameters
+        ----------
+        path
+            Folder with ``config.json``, ``model.safetensors`` and ``genes.tsv.gz``; None: the bundled one.
+        weights
+            ``"pretrained"``, or one of two controls: ``"untrained"`` (linear program features only, the residual is
+            zero) and ``"random"`` (a transformer with random weights instead of the pre-trained ones).
+        seed
+            Seed of the random weights.
+
+        Raises
+        ------
+        ValueError
+            If ``weights`` is unknown, or a file is missing, truncated, changed or does not fit the config.
+        """
+        if weights not in get_args(WeightsKind):
+            raise ValueError(f"weights={weights!r} is unknown: choose one of {', '.join(get_args(WeightsKind))}.")
+        folder = BUNDLED if path is None else Path(path)
+        try:
+            sizes = MoreMiniSizes(**read_config(folder))
+        except TypeError as error:
+            raise ValueError(f"{folder}/config.json: unexpected sizes ({error}). Restore the folder.") from error
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = cls(sizes, GeneVocabulary.read(folder / GENES))
+            if weights == "random":
+                backbone.transformer.randomise_readout()
+        own = {k: v.clone() for k, v in backbone.state_dict().items() if k.startswith("transformer.")}
+        state = read_tensors(folder / WEIGHTS, backbone.state_dict())
+        if weights == "random":
+            state.update(own)
+        elif weights == "untrained":
+            state["transformer.readout"] = own["transformer.readout"]
+        backbone.load_state_dict(state)
+        return backbone
+
+    def save(self, folder: str | Path) -> None:
+        """Write a weights folder that :meth:`load` reads (float16; files are replaced atomically)."""
+        write_weights(folder, asdict(self.sizes), self.vocabulary, self.state_dict())
+
+    def config(self) -> dict[str, Any]:
+        """Sizes of the tables."""
+        return asdict(self.sizes)
+
+    def encode(
+        self,
+        x: csr_matrix | np.ndarray,
+        match: GeneMatch | None,
+        *,
+        visible: np.ndarray | None = None,
+        normalised: bool = False,
+    ) -> np.ndarray:
+        """Features of the cells in ``x``; see :meth:`Backbone.encode`.
+
+        Raises
+        ------
+        ValueError
+            If no visible gene is in the vocabulary, sizes disagree, or ``x`` holds negative or non-finite values.
+        """
+        counts, genes = self._visible_counts(x, match, visible, normalised)
+        features, context = self.front.encode(counts, genes)
+        return features + self._residual(features, context)
+
+    def _visible_counts(
+        self, x: csr_matrix | np.ndarray, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
+    ) -> tuple[csr_matrix, np.ndarray]:
+        """Counts of the genes that are visible and known, and their positions in the vocabulary."""
+        if match is None:
+            raise ValueError("more-mini reads genes: pass match=match_genes(gene_names, backbone.vocabulary).")
+        known = match.vocab_index >= 0
+        if visible is not None:
+            known = known & np.asarray(visible, dtype=bool)
+        if x.shape[1] != len(known):
+            raise ValueError(f"x has {x.shape[1]} genes, match was made for {len(known)}: match the genes of x.")
+        columns = np.flatnonzero(known)
+        if not len(columns):
+            raise ValueError(
+                "No visible gene is in the vocabulary of more-mini (human or mouse symbols or Ensembl ids): "
+                "name the column of adata.var that holds them as gene_key."
+            )
+        counts = csr_matrix(x)[:, columns] if issparse(x) else csr_matrix(np.asarray(x)[:, columns])
+        counts = counts.astype(np.float64)
+        counts.sum_duplicates()
+        counts.eliminate_zeros()
+        if not np.isfinite(counts.data).all() or (counts.data < 0).any():
+            raise ValueError(
+                "x holds negative or non-finite values: more-mini reads raw counts, or log1p(CP10k) with normalised=True."
+            )
+        if normalised:
+            counts.data = np.expm1(counts.data)
+        return counts, match.vocab_index[columns]
+
+    @torch.no_grad()
+    def _residual(self, features: np.ndarray, context: np.ndarray) -> np.ndarray:
+        device = self.device
+        out = np.empty_like(features)
+        for start in range(0, len(features), _BLOCK):
+            block = [np.zeros((_BLOCK, a.shape[1]), np.float32) for a in (features, context)]
+            stop = min(start + _BLOCK, len(features))
+            for padded, rows in zip(block, (features, context), strict=True):
+                padded[: stop - start] = rows[start:stop]
+            h, c = (torch.from_numpy(b).to(device) for b in block)
+            out[start:stop] = self.transformer(h, c).float().cpu().numpy()[: stop - start]
+        return out

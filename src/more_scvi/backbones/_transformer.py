@@ -1,0 +1,80 @@
+"""Transformer over program tokens whose output starts as zero: what pre-training may add to the linear features.
+
+The whitened features of a cell, ``(cells, features)``, are cut into tokens of a few components; a context token (how
+much of the cell was measured) joins them. Pre-norm layers with scaled dot-product attention follow, and every token
+is read out into its own components: ``(cells, features)`` again, added to the input by the caller.
+
+The attention is written out, because ``nn.TransformerEncoderLayer`` switches to a fused path in evaluation mode.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._front import N_CONTEXT
+
+
+class _Layer(nn.Module):
+    """Pre-norm attention and feed-forward, each a residual."""
+
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm_attention = nn.LayerNorm(d_model)
+        self.norm_feed = nn.LayerNorm(d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.mix = nn.Linear(d_model, d_model)
+        self.widen = nn.Linear(d_model, 2 * d_model)
+        self.narrow = nn.Linear(2 * d_model, d_model)
+
+    def forward(self, h: Tensor) -> Tensor:
+        n, t, d = h.shape
+        qkv = self.qkv(self.norm_attention(h)).view(n, t, 3, self.n_heads, d // self.n_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (cells, heads, tokens, d / heads) each
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, d)
+        h = h + self.mix(attended)
+        return h + self.narrow(F.gelu(self.widen(self.norm_feed(h))))
+
+
+class ProgramTransformer(nn.Module):
+    """Residual of the linear features.
+
+    Parameters
+    ----------
+    n_features
+        Width of the linear features, a multiple of ``n_tokens``.
+    n_tokens, d_model, n_layers, n_heads
+        Size of the transformer.
+    """
+
+    def __init__(self, n_features: int, n_tokens: int, d_model: int, n_layers: int, n_heads: int) -> None:
+        super().__init__()
+        if n_features % n_tokens or d_model % n_heads:
+            raise ValueError(
+                f"ProgramTransformer: n_features={n_features} must be a multiple of n_tokens={n_tokens}, "
+                f"and d_model={d_model} of n_heads={n_heads}."
+            )
+        width = n_features // n_tokens
+        self.n_tokens = n_tokens
+        self.embed = nn.Parameter(torch.randn(n_tokens, width, d_model) * width**-0.5)
+        self.token = nn.Parameter(torch.randn(n_tokens, d_model) * 0.5)
+        self.context = nn.Linear(N_CONTEXT, d_model)
+        self.layers = nn.ModuleList(_Layer(d_model, n_heads) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(d_model)
+        self.readout = nn.Parameter(torch.zeros(n_tokens, d_model, width))
+
+    def randomise_readout(self) -> None:
+        """Give the read-out random weights of a linear layer's size: the control without pre-training."""
+        with torch.no_grad():
+            self.readout.normal_(0, self.readout.shape[1] ** -0.5)
+
+    def forward(self, features: Tensor, context: Tensor) -> Tensor:
+        """Map ``(cells, features)`` and ``(cells, context)`` to the residual ``(cells, features)``."""
+        parts = features.view(len(features), self.n_tokens, -1)
+        h = torch.einsum("ctw,twd->ctd", parts, self.embed) + self.token
+        h = torch.cat([self.context(context).unsqueeze(1), h], dim=1)
+        for layer in self.layers:
+            h = layer(h)
+        return torch.einsum("ctd,tdw->ctw", self.norm(h[:, 1:]), self.readout).reshape(features.shape)

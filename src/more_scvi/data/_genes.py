@@ -1,0 +1,192 @@
+"""Which gene of a vocabulary is each of the user's genes? Symbols or Ensembl ids, human or mouse."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+SPECIES = ("human", "mouse")
+COLUMNS = ("human_symbol", "human_ensembl", "mouse_symbol", "mouse_ensembl", "human_alias", "mouse_alias")
+_VERSIONED = re.compile(r"^(ENS[A-Z]*G\d{11})\.\d+$")
+
+
+@dataclass(frozen=True)
+class GeneVocabulary:
+    """The genes a backbone knows, each with its human and mouse names.
+
+    Parameters
+    ----------
+    human_symbol, human_ensembl, mouse_symbol, mouse_ensembl
+        One entry per gene, in the order of the backbone's tables; ``""`` where a species has no one-to-one orthologue.
+    human_alias, mouse_alias
+        Former symbols of the gene, joined by ``|``; ``""`` if there are none.
+
+    Examples
+    --------
+    >>> vocabulary = GeneVocabulary(("CD3E",), ("ENSG00000198851",), ("Cd3e",), ("ENSMUSG00000032093",))
+    >>> match_genes(["Cd3e", "Actb"], vocabulary).vocab_index
+    array([ 0, -1])
+    """
+
+    human_symbol: tuple[str, ...]
+    human_ensembl: tuple[str, ...]
+    mouse_symbol: tuple[str, ...] = ()
+    mouse_ensembl: tuple[str, ...] = ()
+    human_alias: tuple[str, ...] = ()
+    mouse_alias: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.human_symbol)
+        for column in COLUMNS:
+            values = tuple(getattr(self, column)) or ("",) * n
+            if len(values) != n:
+                raise ValueError(f"GeneVocabulary: {column} has {len(values)} entries, human_symbol has {n}.")
+            object.__setattr__(self, column, values)
+
+    def __len__(self) -> int:
+        return len(self.human_symbol)
+
+    @cached_property
+    def _tables(self) -> dict[tuple[str, str], dict[str, int]]:
+        """``(species, id type) -> name -> index``; the first gene wins where a name occurs twice."""
+        tables: dict[tuple[str, str], dict[str, int]] = {}
+        for species in SPECIES:
+            for kind in ("symbol", "ensembl"):
+                names = getattr(self, f"{species}_{kind}")
+                tables[species, kind] = {n: i for i, n in reversed(list(enumerate(names))) if n}
+            current = tables[species, "symbol"]
+            alias: dict[str, int] = {}
+            for i, joined in enumerate(getattr(self, f"{species}_alias")):
+                for name in filter(None, joined.split("|")):
+                    if name not in current:
+                        alias.setdefault(name, i)
+            tables[species, "alias"] = alias
+            folded: dict[str, int] = {}
+            for table in (current, alias):
+                for name, i in table.items():
+                    folded.setdefault(name.casefold(), i)
+            tables[species, "folded"] = folded
+        return tables
+
+    def digest(self) -> str:
+        """SHA-256 over all names in order."""
+        return hashlib.sha256(self._to_text().encode()).hexdigest()
+
+    def _to_text(self) -> str:
+        rows = zip(*(getattr(self, c) for c in COLUMNS), strict=True)
+        return "\n".join("\t".join(r) for r in [COLUMNS, *rows]) + "\n"
+
+    def write(self, path: str | Path) -> None:
+        """Write the vocabulary as a gzipped tab-separated table (the same bytes for the same genes)."""
+        buffer = io.BytesIO()
+        with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as handle:
+            handle.write(self._to_text().encode())
+        Path(path).write_bytes(buffer.getvalue())
+
+    @classmethod
+    def read(cls, path: str | Path) -> GeneVocabulary:
+        """Read a table written by :meth:`write`.
+
+        Raises
+        ------
+        ValueError
+            If the file is no gzipped table with the expected columns.
+        """
+        try:
+            with gzip.open(path, "rt", encoding="utf-8", newline="") as handle:
+                rows = list(csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not a readable gene table ({error}). Restore the file.") from error
+        if not rows or tuple(rows[0]) != COLUMNS or any(len(r) != len(COLUMNS) for r in rows):
+            raise ValueError(f"{path}: expected the tab-separated columns {', '.join(COLUMNS)}. Restore the file.")
+        return cls(**{c: tuple(r[k] for r in rows[1:]) for k, c in enumerate(COLUMNS)})
+
+
+@dataclass(frozen=True, eq=False)
+class GeneMatch:
+    """Result of :func:`match_genes`.
+
+    Attributes
+    ----------
+    vocab_index
+        ``(n_names,)`` int64, position in the vocabulary, -1 where the name is unknown or repeats a gene.
+    id_type
+        ``"symbol"``, ``"ensembl"``, ``"mixed"`` or ``"none"``: what the matched names are.
+    species
+        ``"human"``, ``"mouse"`` or ``"unknown"``.
+    """
+
+    vocab_index: np.ndarray
+    id_type: Literal["symbol", "ensembl", "mixed", "none"]
+    species: Literal["human", "mouse", "unknown"]
+
+    @property
+    def n_matched(self) -> int:
+        """Number of names with a gene in the vocabulary."""
+        return int((self.vocab_index >= 0).sum())
+
+    @property
+    def overlap(self) -> float:
+        """Share of the names that have a gene in the vocabulary (0 for no names)."""
+        return self.n_matched / max(len(self.vocab_index), 1)
+
+
+def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
+    """Match gene names to a vocabulary.
+
+    All names are read as one species: the one with more exact hits (human on a tie). Per name, the first of these
+    that hits counts: the exact symbol, the exact Ensembl id (its version suffix dropped), a former symbol,
+    and the symbol without regard to case. If several names mean the same gene, the earlier of these rules wins and,
+    within a rule, the first name; the others are unknown (scanpy's ``var_names_make_unique`` keeps the first name, too).
+
+    Parameters
+    ----------
+    names
+        Gene symbols or Ensembl gene ids, human or mouse; may be mixed.
+    vocabulary
+        The genes to match against.
+
+    Examples
+    --------
+    >>> match = match_genes(adata.var_names, backbone.vocabulary)  # doctest: +SKIP
+    >>> match.species, round(match.overlap, 2)  # doctest: +SKIP
+    ('human', 0.63)
+    """
+    if isinstance(names, str):
+        raise TypeError(f"match_genes: names must be a sequence of gene names, not the single string {names!r}.")
+    cleaned = [_VERSIONED.sub(r"\1", str(n).strip()) for n in names]
+    tables = vocabulary._tables
+
+    def n_exact(species: str) -> int:
+        symbol, ensembl = tables[species, "symbol"], tables[species, "ensembl"]
+        return sum(n in symbol or n in ensembl for n in cleaned)
+
+    species = max(SPECIES, key=n_exact)  # max keeps the first on a tie: human
+    index = np.full(len(cleaned), -1, dtype=np.int64)
+    taken: set[int] = set()
+    hits = dict.fromkeys(("symbol", "ensembl", "alias", "folded"), 0)
+    for rule in hits:
+        table = tables[species, rule]
+        for position, name in enumerate(cleaned):
+            gene = table.get(name.casefold() if rule == "folded" else name, -1)
+            if gene >= 0 and index[position] < 0 and gene not in taken:
+                index[position] = gene
+                taken.add(gene)
+                hits[rule] += 1
+    n_symbol, n_ensembl = hits["symbol"] + hits["alias"] + hits["folded"], hits["ensembl"]
+    if not taken:
+        return GeneMatch(index, "none", "unknown")
+    id_type: Literal["symbol", "ensembl", "mixed"] = (
+        "symbol" if not n_ensembl else "ensembl" if not n_symbol else "mixed"
+    )
+    return GeneMatch(index, id_type, "human" if species == "human" else "mouse")
