@@ -1,5 +1,8 @@
 """Leakage-free evaluation: splits that hide labels, metrics, methods, a resumable runner and its report."""
 
+from . import _peers  # noqa: F401 - registers scVI and scANVI
+from ._datasets import DATASETS, load_dataset, prepare, with_labels
+from ._methods import Method, MethodResult, get_method, leak, list_methods, register_method
 from ._metrics import (
     cilisi,
     effective_dimension,
@@ -10,18 +13,32 @@ from ._metrics import (
     score,
     structure,
 )
+from ._runner import load_results, run_benchmark, run_split
 from ._splits import Split, inner_split, make_splits
 
 __all__ = [
+    "DATASETS",
+    "Method",
+    "MethodResult",
     "Split",
     "cilisi",
     "effective_dimension",
+    "get_method",
     "inner_split",
     "knn_probe",
+    "leak",
     "linear_probe",
+    "list_methods",
+    "load_dataset",
+    "load_results",
     "macro_f1",
     "make_splits",
+    "prepare",
+    "register_method",
+    "run_benchmark",
+    "run_split",
     "scorable",
     "score",
     "structure",
+    "with_labels",
 ]

@@ -85,7 +85,7 @@ def knn_probe(
     min_cells: int = MIN_SCORED,
     n_neighbors: int = 15,
 ) -> float:
-    """Macro-F1 of a vote among the ``n_neighbors`` nearest visible cells on ``z``; arguments as :func:`linear_probe`."""
+    """Macro-F1 of a vote among the ``n_neighbors`` nearest visible cells; arguments as :func:`linear_probe`."""
     z, y, h = _check(z, labels, hidden)
     cells = scorable(y, h, scored)
     probe = KNeighborsClassifier(min(n_neighbors, int((~h).sum()))).fit(z[~h], y[~h])

@@ -122,7 +122,7 @@ def make_splits(
     protocol
         ``"S1"``, ``"S2a"`` or ``"S4-n"`` with ``n`` labels per type, e.g. ``"S4-10"``.
     seed
-        Seed of the random draw. ``S2a`` has none: its splits are the same for every seed, which is kept for the methods.
+        Seed of the random draw. ``S2a`` has none: its splits are the same for every seed, kept for the methods.
     max_rotations
         Most batches that ``S2a`` holds out; the largest ones, ties by name.
     dataset
