@@ -118,8 +118,8 @@ def compute_features(
         Folder for a file that is memory-mapped and survives a kill: the same call takes up where it stopped, and
         returns at once when all is there. Damaged files are noticed and computed again. None: in memory.
     precision
-        Precision of the backbone's matrix products. ``"auto"`` is bfloat16 where that is faster, which is on CUDA devices
-        with bfloat16 and on CPUs with AMX tiles, and float32 elsewhere.
+        Precision of the backbone's matrix products. ``"auto"`` is bfloat16 where that is faster, which is on CUDA
+        devices with bfloat16 and on CPUs with AMX tiles, and float32 elsewhere.
     device
         Torch device.
     progress
@@ -201,7 +201,7 @@ def _fingerprint(backbone: Backbone, x: Any, genes: Sequence[str] | None, panels
     for start in range(0, x.shape[0], _HASH_ROWS):
         rows = csr_matrix(_rows(x, start, start + _HASH_ROWS))
         for part in (rows.indptr.astype(np.int64), rows.indices.astype(np.int32), rows.data.astype(np.float32)):
-            digest.update(np.ascontiguousarray(part))
+            digest.update(part.tobytes())
     return digest.hexdigest()
 
 

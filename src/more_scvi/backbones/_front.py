@@ -7,9 +7,9 @@ For a cell with counts :math:`x_g` over the visible genes :math:`V`
     z_g = (y_g - \mu_g) / \sigma_g, \qquad
     r = W_V^\top z, \qquad f = Q^\top (r / s)
 
-:math:`T` = 10,000, and :math:`\rho_V` is the share of a cell's counts that the pool expects in the visible genes, so that
-a small panel gets values comparable with the whole transcriptome. :math:`\mu, \sigma` are pool statistics, the columns of
-:math:`W_V` are programs, :math:`s` their standard deviations within studies and :math:`Q` a whitening.
+:math:`T` = 10,000, and :math:`\rho_V` is the share of a cell's counts that the pool expects in the visible genes, so
+that a small panel gets values comparable with the whole transcriptome. :math:`\mu, \sigma` are pool statistics, the
+columns of :math:`W_V` are programs, :math:`s` their standard deviations within studies and :math:`Q` a whitening.
 
 Programs are renormalised over the visible genes, each by the best linear guess of its full value:
 
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from torch import nn
+from torch import Tensor, nn
 
 N_CONTEXT = 3
 _N_MAPS = 16
@@ -58,6 +58,15 @@ class ProgramFront(nn.Module):
     -----
     ``gene_share`` is in units of ``1 / n_genes``, which float16 on disk can hold.
     """
+
+    gene_mean: Tensor
+    gene_scale: Tensor
+    gene_share: Tensor
+    components: Tensor
+    program_scale: Tensor
+    whitening: Tensor
+    member_gene: Tensor
+    member_set: Tensor
 
     def __init__(
         self, n_genes: int, n_components: int, n_sets: int, n_members: int, n_features: int, target_sum: float = 1e4

@@ -190,7 +190,8 @@ class MoreMini(Backbone):
         counts.eliminate_zeros()
         if not np.isfinite(counts.data).all() or (counts.data < 0).any():
             raise ValueError(
-                "x holds negative or non-finite values: more-mini reads raw counts, or log1p(CP10k) with normalised=True."
+                "x holds negative or non-finite values: more-mini reads raw counts, "
+                "or log1p of counts per 10,000 with normalised=True."
             )
         if normalised:
             counts.data = np.expm1(counts.data)

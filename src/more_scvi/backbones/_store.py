@@ -51,7 +51,7 @@ class FeatureStore:
         """Store finished rows that begin at ``start``."""
         stop = start + len(rows)
         self.array[start:stop] = rows
-        self.blocks.append((start, stop, zlib.crc32(np.ascontiguousarray(self.array[start:stop]))))
+        self.blocks.append((start, stop, zlib.crc32(self.array[start:stop].tobytes())))
         if isinstance(self.array, np.memmap):
             self.array.flush()
             self._write_progress()
@@ -93,7 +93,7 @@ class FeatureStore:
             logger.warning("Feature cache %s was made from other data: computing it again.", self.folder)
             return self._create()
         for start, stop, checksum in blocks:
-            if start != self.n_done or zlib.crc32(np.ascontiguousarray(array[start:stop])) != checksum:
+            if start != self.n_done or zlib.crc32(array[start:stop].tobytes()) != checksum:
                 logger.warning("Feature cache %s is damaged from cell %d on: computing these.", self.folder, start)
                 break
             self.blocks.append((start, stop, checksum))

@@ -55,6 +55,7 @@ def write_weights(
     }
     temporary[CONFIG].write_text(json.dumps(config, indent=2) + "\n")
     for name in (WEIGHTS, GENES, CONFIG):
+        temporary[name].chmod(0o644)  # safetensors writes files that only the owner can read
         os.replace(temporary[name], folder / name)
 
 

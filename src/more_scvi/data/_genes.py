@@ -147,7 +147,7 @@ def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
     All names are read as one species: the one with more exact hits (human on a tie). Per name, the first of these
     that hits counts: the exact symbol, the exact Ensembl id (its version suffix dropped), a former symbol,
     and the symbol without regard to case. If several names mean the same gene, the earlier of these rules wins and,
-    within a rule, the first name; the others are unknown (scanpy's ``var_names_make_unique`` keeps the first name, too).
+    within a rule, the first name; the others are unknown (``var_names_make_unique`` keeps the first name, too).
 
     Parameters
     ----------

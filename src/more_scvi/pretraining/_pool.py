@@ -1,0 +1,199 @@
+"""The pre-training pool: studies of both species in one gene space, each with its own set of measured genes."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix, vstack
+
+from more_scvi.data import GeneVocabulary, match_genes
+
+_MIN_STUDIES = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Cells of many studies in the order of one vocabulary.
+
+    Attributes
+    ----------
+    counts
+        (cells, genes) float32.
+    study
+        (cells,) number of the study.
+    studies
+        Names of the studies.
+    measured
+        (studies, genes) bool: a gene that a study did not measure is missing there, not zero.
+    labels
+        (cells,) the authors' cell type, ``""`` where they gave none.
+    vocabulary
+        The genes.
+    """
+
+    counts: csr_matrix
+    study: np.ndarray
+    studies: tuple[str, ...]
+    measured: np.ndarray
+    labels: np.ndarray
+    vocabulary: GeneVocabulary
+
+    def cell_weights(self) -> np.ndarray:
+        """(cells,) weights with which a study counts as the square root of its cells; they sum to 1."""
+        n = np.bincount(self.study, minlength=len(self.studies))
+        weights = 1.0 / np.sqrt(n)[self.study]
+        return weights / weights.sum()
+
+    def select(self, cells: np.ndarray) -> Pool:
+        """The pool of some cells; studies keep their numbers' order and those without cells are dropped."""
+        kept, study = np.unique(self.study[cells], return_inverse=True)
+        names = tuple(self.studies[s] for s in kept)
+        return Pool(self.counts[cells], study, names, self.measured[kept], self.labels[cells], self.vocabulary)
+
+    def of_studies(self, names: Iterable[str], *, drop: bool = False) -> Pool:
+        """The pool of the named studies, or of all others if ``drop``.
+
+        Raises
+        ------
+        KeyError
+            If a study is not in the pool.
+        """
+        wanted = set(names)
+        unknown = sorted(wanted - set(self.studies))
+        if unknown:
+            raise KeyError(f"Studies {unknown} are not in the pool; it holds {', '.join(self.studies)}.")
+        chosen = np.array([(s in wanted) != drop for s in self.studies])
+        return self.select(np.flatnonzero(chosen[self.study]))
+
+
+def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
+    """Gene sets of a GMT file (gzipped or not): name, source, genes, tab-separated."""
+    opener = gzip.open if str(path).endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8") as handle:
+        rows = [line.rstrip("\n").split("\t") for line in handle if line.strip()]
+    if any(len(row) < 3 for row in rows):
+        raise ValueError(f"{path}: a GMT line holds a name, a source and at least one gene, separated by tabs.")
+    return {row[0]: row[2:] for row in rows}
+
+
+def full_vocabulary(annotation: str | Path) -> GeneVocabulary:
+    """All protein-coding human genes with their one-to-one mouse orthologues and former symbols.
+
+    Parameters
+    ----------
+    annotation
+        Folder with ``human_genes.tsv.gz``, ``mouse_genes.tsv.gz``, ``human_mouse_orthologues.tsv.gz`` and the tables of
+        the neighbouring assemblies (``human_genes_grch37.tsv.gz``, ``mouse_genes_grcm39.tsv.gz``), whose symbols for
+        the same Ensembl ids are the former (or later) names.
+    """
+    folder = Path(annotation)
+
+    def table(name: str) -> pd.DataFrame:
+        return pd.read_csv(folder / name, sep="\t", comment="#", dtype=str, keep_default_na=False)
+
+    human = table("human_genes.tsv.gz").query("symbol != ''").drop_duplicates("symbol")
+    pairs = table("human_mouse_orthologues.tsv.gz").query("type == 'one2one'").drop_duplicates("human_symbol")
+    mouse = human[["symbol"]].merge(pairs, how="left", left_on="symbol", right_on="human_symbol").fillna("")
+
+    def other_names(ids: pd.Series, symbols: pd.Series, *files: str) -> tuple[str, ...]:
+        known = set(symbols)
+        names: dict[str, set[str]] = {}
+        for file in files:
+            for row in table(file).itertuples():
+                if row.symbol and row.symbol not in known:
+                    names.setdefault(row.ensembl, set()).add(row.symbol)
+        return tuple("|".join(sorted(names.get(i, ()))) if i else "" for i in ids)
+
+    return GeneVocabulary(
+        human_symbol=tuple(human["symbol"]),
+        human_ensembl=tuple(human["ensembl"]),
+        mouse_symbol=tuple(mouse["mouse_symbol"]),
+        mouse_ensembl=tuple(mouse["mouse_ensembl"]),
+        human_alias=other_names(human["ensembl"], human["symbol"], "human_genes_grch37.tsv.gz"),
+        mouse_alias=other_names(
+            mouse["mouse_ensembl"], mouse["mouse_symbol"], "mouse_genes.tsv.gz", "mouse_genes_grcm39.tsv.gz"
+        ),
+    )
+
+
+def read_pool(folder: str | Path, annotation: str | Path, *, n_genes: int, keep: Iterable[str] = ()) -> Pool:
+    """Read all ``*.h5ad`` of a folder as one pool.
+
+    Parameters
+    ----------
+    folder
+        Files with integer counts, ``obs["study"]``, optionally ``obs["cell_type"]``, ``varm["measured"]``
+        (genes x studies) and ``uns["measured_studies"]``. Human or mouse symbols or Ensembl ids.
+    annotation
+        See :func:`full_vocabulary`.
+    n_genes
+        Size of the vocabulary: the genes with the highest share of expressing cells (mean over the studies that
+        measured the gene), among those that at least three studies measured.
+    keep
+        Symbols preferred over others (the genes of the programs): their share counts fourfold.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no pool.
+    """
+    vocabulary = full_vocabulary(annotation)
+    files = sorted(Path(folder).glob("*.h5ad"))
+    if not files:
+        raise ValueError(f"{folder}: no .h5ad file of a pre-training pool here.")
+    parts = [_read_file(file, vocabulary) for file in files]
+    names = tuple(name for part in parts for name in part.studies)
+    offsets = np.cumsum([0, *(len(part.studies) for part in parts)])
+    pool = Pool(
+        counts=csr_matrix(vstack([part.counts for part in parts], format="csr")),
+        study=np.concatenate([part.study + o for part, o in zip(parts, offsets, strict=False)]),
+        studies=names,
+        measured=np.vstack([part.measured for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        vocabulary=vocabulary,
+    )
+    chosen = _best_measured(pool, n_genes, set(keep))
+    columns = {
+        c: tuple(getattr(vocabulary, c)[g] for g in chosen)
+        for c in ("human_symbol", "human_ensembl", "mouse_symbol", "mouse_ensembl", "human_alias", "mouse_alias")
+    }
+    return Pool(
+        pool.counts[:, chosen], pool.study, names, pool.measured[:, chosen], pool.labels, GeneVocabulary(**columns)
+    )
+
+
+def _read_file(path: Path, vocabulary: GeneVocabulary) -> Pool:
+    adata = ad.read_h5ad(path)
+    index = match_genes(adata.var_names.astype(str).tolist(), vocabulary).vocab_index
+    known = np.flatnonzero(index >= 0)
+    counts = csr_matrix(adata.X).astype(np.float32)[:, known]
+    counts = csr_matrix((counts.data, index[known][counts.indices], counts.indptr), (adata.n_obs, len(vocabulary)))
+    counts.sort_indices()
+    studies = [str(s) for s in adata.uns["measured_studies"]]
+    measured = np.zeros((len(studies), len(vocabulary)), dtype=bool)
+    measured[:, index[known]] = np.asarray(adata.varm["measured"])[known].T
+    study = pd.Index(studies).get_indexer(adata.obs["study"].astype(str))
+    if (study < 0).any():
+        raise ValueError(f"{path}: obs['study'] holds names that uns['measured_studies'] lacks.")
+    labels = adata.obs["cell_type"].astype(str).to_numpy() if "cell_type" in adata.obs else np.full(adata.n_obs, "")
+    labels = np.where(np.isin(labels, ("nan", "None", "")), "", labels)
+    return Pool(counts, study, tuple(studies), measured, labels, vocabulary)
+
+
+def _best_measured(pool: Pool, n_genes: int, keep: set[str]) -> np.ndarray:
+    """Positions of the genes to keep, in the vocabulary's order."""
+    n_cells, n_studies = len(pool.study), len(pool.studies)
+    per_study = 1.0 / np.bincount(pool.study, minlength=n_studies)[pool.study]
+    average = csr_matrix((per_study, (pool.study, np.arange(n_cells))), (n_studies, n_cells))
+    share = (average @ (pool.counts > 0)).toarray()
+    measured = pool.measured
+    score = (share * measured).sum(0) / np.maximum(measured.sum(0), 1)
+    score[measured.sum(0) < min(_MIN_STUDIES, n_studies)] = 0
+    score *= np.where([s in keep for s in pool.vocabulary.human_symbol], 4, 1)
+    return np.sort(np.argsort(-score, kind="stable")[: min(n_genes, int((score > 0).sum()))])

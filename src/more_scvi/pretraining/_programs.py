@@ -1,0 +1,182 @@
+"""Fit the linear front of ``more-mini`` to a pool: gene statistics, programs, whitening. No network, no labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from scipy.linalg import eigh, qr
+from scipy.sparse import csr_matrix
+
+from more_scvi.backbones import MoreMini, MoreMiniSizes
+
+from ._pool import Pool
+
+_MIN_SET = 3
+_POWER_ITERATIONS = 4
+_OVERSAMPLING = 16
+
+
+def fit_front(
+    pool: Pool,
+    gene_sets: Mapping[str, Sequence[str]],
+    *,
+    n_components: int = 64,
+    n_features: int = 128,
+    whitening: float = 1.0,
+    min_scale: float = 0.1,
+    seed: int = 0,
+    **network: int,
+) -> MoreMini:
+    """Build a ``more-mini`` whose features are linear (the transformer's residual is zero).
+
+    Studies count as the square root of their cells, and everything but the genes' means is measured *within* studies.
+    A study only enters the statistics of genes that it measured.
+
+    Parameters
+    ----------
+    pool
+        The cells.
+    gene_sets
+        Name to human symbols; sets with fewer than three genes in the vocabulary are left out.
+    n_components
+        SVD components of the pool's standardised genes.
+    n_features
+        Leading principal components of the programs that are kept.
+    whitening
+        1: all features have the same variance within studies; 0: that of the principal components.
+    min_scale
+        Lower bound of a gene's standard deviation.
+    seed
+        Seed of the randomised SVD and of the network's weights.
+    **network
+        ``n_tokens``, ``d_model``, ``n_layers``, ``n_heads`` of the transformer.
+    """
+    members = _members(pool.vocabulary.human_symbol, gene_sets)
+    sizes = MoreMiniSizes(
+        n_genes=len(pool.vocabulary), n_components=n_components, n_sets=int(members[:, 1].max(initial=-1)) + 1,
+        n_members=len(members), n_features=n_features, **network,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = MoreMini(sizes, pool.vocabulary)
+    front = backbone.front
+
+    def fill(**tables: np.ndarray) -> None:
+        front.load_state_dict(front.state_dict() | {k: torch.as_tensor(v) for k, v in tables.items()})
+
+    share = _expected_share(pool)
+    fill(gene_share=share * len(share), member_gene=members[:, 0], member_set=members[:, 1])
+    y = _normalise(pool, share, sizes.target_sum)
+    mean, scale = _gene_statistics(pool, y, min_scale)
+    components = _components(pool, y, scale, n_components, seed)
+    fill(gene_mean=mean, gene_scale=scale, components=components)
+    # The scale of a program and the guess of a partly measured program depend on each other: two rounds settle it.
+    fill(program_scale=np.full(n_components + sizes.n_sets, 2.0))
+    for _ in range(2):
+        scores = _scores(pool, backbone, y)
+        spread = np.sqrt(np.maximum(_within(pool, scores).diagonal(), 1e-6))
+        fill(program_scale=spread)
+    values, vectors = eigh(_within(pool, scores / spread))
+    values, vectors = values[::-1][:n_features], vectors[:, ::-1][:, :n_features]
+    rotation = vectors * values ** (-whitening / 2)
+    rotation /= np.sqrt(np.mean(values ** (1 - whitening)))
+    fill(whitening=rotation)
+    return backbone
+
+
+def _members(symbols: Sequence[str], gene_sets: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """(pairs, 2) gene and set of every membership."""
+    position = {s: i for i, s in enumerate(symbols)}
+    sets = [sorted({position[g] for g in genes if g in position}) for genes in gene_sets.values()]
+    large = [s for s in sets if len(s) >= _MIN_SET]
+    pairs = [(gene, k) for k, genes in enumerate(large) for gene in genes]
+    return np.array(pairs, dtype=np.int32).reshape(-1, 2)
+
+
+def _expected_share(pool: Pool) -> np.ndarray:
+    """Share of a cell's counts that a gene gets when all genes are measured: sums to 1.
+
+    A study tells the shares among the genes it measured only; their sum is taken from the other studies.
+    """
+    totals = np.vstack([np.asarray(pool.counts[pool.study == s].sum(0)).ravel() for s in range(len(pool.studies))])
+    within = totals / totals.sum(1, keepdims=True)
+    weight = np.sqrt(np.bincount(pool.study))[:, None] * pool.measured
+    share = np.full(pool.counts.shape[1], 1.0 / pool.counts.shape[1])
+    for _ in range(20):
+        covered = (pool.measured * share).sum(1, keepdims=True)
+        share = (weight * within * covered).sum(0) / np.maximum(weight.sum(0), 1e-12)
+        share /= share.sum()
+    return share
+
+
+def _normalise(pool: Pool, share: np.ndarray, target_sum: float) -> csr_matrix:
+    """log1p of counts scaled to the expected sum of the genes that the study measured."""
+    counts = pool.counts
+    total = np.asarray(counts.sum(1)).ravel()
+    factor = target_sum * (pool.measured @ share)[pool.study] / np.maximum(total, 1)
+    data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr)))
+    return csr_matrix((data.astype(np.float32), counts.indices, counts.indptr), counts.shape)
+
+
+def _study_average(pool: Pool, y: csr_matrix) -> np.ndarray:
+    """(studies, genes) means."""
+    n_cells, n_studies = len(pool.study), len(pool.studies)
+    per_study = 1.0 / np.bincount(pool.study, minlength=n_studies)[pool.study]
+    return (csr_matrix((per_study, (pool.study, np.arange(n_cells))), (n_studies, n_cells)) @ y).toarray()
+
+
+def _gene_statistics(pool: Pool, y: csr_matrix, min_scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over studies, and standard deviation within studies, of every gene."""
+    mean = _study_average(pool, y)
+    variance = np.maximum(_study_average(pool, y.multiply(y).tocsr()) - mean**2, 0)
+    weight = np.sqrt(np.bincount(pool.study))[:, None] * pool.measured
+    weight = weight / np.maximum(weight.sum(0), 1e-12)
+    return (weight * mean).sum(0), np.maximum(np.sqrt((weight * variance).sum(0)), min_scale)
+
+
+def _components(pool: Pool, y: csr_matrix, scale: np.ndarray, n_components: int, seed: int) -> np.ndarray:
+    """(genes, components) right singular vectors of the standardised genes, centred by study, cells weighted.
+
+    Randomised SVD (Halko et al. 2011) with the centring applied implicitly, so that the matrix stays sparse.
+    """
+    standardised = csr_matrix((y.data / scale[y.indices].astype(np.float32), y.indices, y.indptr), y.shape)
+    centre = (_study_average(pool, y) / scale).astype(np.float32)
+    weight = np.sqrt(pool.cell_weights()).astype(np.float32)[:, None]
+    one_hot = csr_matrix((np.ones(len(pool.study), np.float32), (np.arange(len(pool.study)), pool.study)))
+    transposed = standardised.T.tocsr()
+
+    def forward(v: np.ndarray) -> np.ndarray:
+        return weight * (standardised @ v - (centre @ v)[pool.study])
+
+    def backward(u: np.ndarray) -> np.ndarray:
+        u = weight * u
+        return transposed @ u - centre.T @ (one_hot.T @ u)
+
+    rng = np.random.default_rng(seed)
+    basis = rng.standard_normal((y.shape[1], n_components + _OVERSAMPLING)).astype(np.float32)
+    for _ in range(_POWER_ITERATIONS):
+        basis = qr(backward(forward(basis)), mode="economic")[0]
+    left = forward(basis)
+    _, vectors = eigh(left.T @ left)
+    return basis @ vectors[:, ::-1][:, :n_components]
+
+
+def _scores(pool: Pool, backbone: MoreMini, y: csr_matrix) -> np.ndarray:
+    """(cells, programs) scores of all cells, every study with the genes it measured."""
+    mean, scale = (getattr(backbone.front, name).numpy() for name in ("gene_mean", "gene_scale"))
+    scores = np.empty((len(pool.study), len(backbone.front.program_scale)), dtype=np.float32)
+    for s in range(len(pool.studies)):
+        genes, cells = np.flatnonzero(pool.measured[s]), np.flatnonzero(pool.study == s)
+        weights = (backbone.front.program_weights(genes) / scale[genes, None]).astype(np.float32)
+        scores[cells] = y[cells][:, genes] @ weights - mean[genes] @ weights
+    return scores
+
+
+def _within(pool: Pool, scores: np.ndarray) -> np.ndarray:
+    """Weighted covariance within studies."""
+    n = np.bincount(pool.study, minlength=len(pool.studies))
+    means = np.stack([scores[pool.study == s].mean(0) if n[s] else scores[0] for s in range(len(n))])
+    centred = (scores - means[pool.study]) * np.sqrt(pool.cell_weights())[:, None]
+    return np.asarray(centred.T @ centred, dtype=np.float64)
