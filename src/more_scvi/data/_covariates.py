@@ -1,0 +1,57 @@
+"""Covariates as a numeric design: one-hot categories beside standardised continuous columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from anndata import AnnData
+
+from more_scvi.data._columns import as_batch_array, check_categories
+
+
+@dataclass
+class CovariateDesign:
+    """Encoding of covariate columns, fitted on one data set and applied to others.
+
+    Attributes
+    ----------
+    levels
+        Category names per categorical key.
+    moments
+        Mean and standard deviation per continuous key.
+    """
+
+    levels: dict[str, list[str]] = field(default_factory=dict)
+    moments: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def fit(cls, adata: AnnData, categorical: list[str], continuous: list[str]) -> CovariateDesign:
+        """Read levels, means and standard deviations from ``adata.obs``."""
+        levels = {key: sorted(set(as_batch_array(adata.obs[key], key))) for key in categorical}
+        moments = {}
+        for key in continuous:
+            values = adata.obs[key].to_numpy(dtype=float)
+            moments[key] = (float(values.mean()), float(values.std()) or 1.0)
+        return cls(levels, moments)
+
+    @property
+    def n_columns(self) -> int:
+        """Width of the design."""
+        return sum(len(v) for v in self.levels.values()) + len(self.moments)
+
+    def transform(self, adata: AnnData) -> np.ndarray:
+        """Design matrix, (cells, n_columns) float32; a level that was not seen is an empty row."""
+        missing = [key for key in [*self.levels, *self.moments] if key not in adata.obs]
+        if missing:
+            raise KeyError(
+                f"adata.obs lacks the covariate columns {missing} the model was set up with; it has "
+                f"{list(adata.obs.columns)}. Add them."
+            )
+        columns = []
+        for key, names in self.levels.items():
+            codes = check_categories(as_batch_array(adata.obs[key], key), names, key)
+            columns.append((codes[:, None] == np.arange(len(names))[None]).astype(np.float32))
+        for key, (mean, std) in self.moments.items():
+            columns.append(((adata.obs[key].to_numpy(dtype=np.float32) - mean) / std)[:, None])
+        return np.concatenate(columns, 1).astype(np.float32) if columns else np.zeros((adata.n_obs, 0), np.float32)

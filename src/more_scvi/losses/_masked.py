@@ -1,0 +1,66 @@
+"""Masked modelling: likelihood of genes that the view did not show."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_negative_binomial(counts: Tensor, mean: Tensor, log_inverse_dispersion: Tensor, hidden: Tensor) -> Tensor:
+    r"""Negative log-likelihood of hidden counts under a negative binomial.
+
+    .. math:: -\frac{1}{|H|}\sum_{g \in H} \log \mathrm{NB}(x_{ng} \mid \mu_{ng}, \theta_g)
+
+    Parameters
+    ----------
+    counts
+        Observed counts, (cells, genes). Zeros are targets as well.
+    mean
+        Expected counts, (cells, genes), positive.
+    log_inverse_dispersion
+        :math:`\log\theta_g`, (genes,).
+    hidden
+        Boolean (genes,): genes that were hidden from the view.
+
+    Returns
+    -------
+    Mean negative log-likelihood per hidden gene, (cells,). Zeros when nothing is hidden.
+
+    Notes
+    -----
+    Terms that do not depend on the parameters are kept, so that values are true likelihoods.
+    """
+    if not hidden.any():
+        return mean.sum(1) * 0.0
+    x, mu, theta = counts[:, hidden], mean[:, hidden].clamp_min(1e-6), log_inverse_dispersion[hidden].exp()
+    log_total = torch.log(theta + mu)
+    log_likelihood = (
+        torch.lgamma(x + theta)
+        - torch.lgamma(theta)
+        - torch.lgamma(x + 1.0)
+        + theta * (torch.log(theta) - log_total)
+        + x * (torch.log(mu) - log_total)
+    )
+    return -log_likelihood.mean(1)
+
+
+def masked_gaussian(values: Tensor, mean: Tensor, log_scale: Tensor, hidden: Tensor) -> Tensor:
+    r"""Negative log-likelihood of hidden log-normalised values under a Gaussian.
+
+    Parameters
+    ----------
+    values, mean
+        Observed and expected values, (cells, genes).
+    log_scale
+        :math:`\log\sigma_g`, (genes,).
+    hidden
+        Boolean (genes,): genes that were hidden from the view.
+
+    Returns
+    -------
+    Mean negative log-likelihood per hidden gene up to a constant, (cells,).
+    """
+    if not hidden.any():
+        return mean.sum(1) * 0.0
+    log_s = log_scale[hidden]
+    return (0.5 * ((values[:, hidden] - mean[:, hidden]) / log_s.exp()) ** 2 + log_s).mean(1)

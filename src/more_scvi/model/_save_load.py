@@ -1,0 +1,265 @@
+"""Saving and loading: adapters as safetensors beside a JSON card; never a pickle, never the backbone."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData, read_h5ad
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from more_scvi._compat import parse_device_args
+
+from more_scvi.data import check_genes
+
+WEIGHTS, CARD, DATA = "adapters.safetensors", "model.json", "adata.h5ad"
+FORMAT = 1
+
+
+class SaveLoadMixin:
+    """``save`` and ``load`` of a model."""
+
+    def save(
+        self,
+        dir_path: str | os.PathLike,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **anndata_write_kwargs: Any,
+    ) -> None:
+        """Save adapters and setup; the backbone is only named, with its fingerprint.
+
+        Parameters
+        ----------
+        dir_path
+            Folder; created if needed.
+        prefix
+            Put before the file names.
+        overwrite
+            Replace files of an earlier save.
+        save_anndata
+            Also write the registered AnnData.
+        **anndata_write_kwargs
+            Arguments of :meth:`anndata.AnnData.write_h5ad`.
+
+        Raises
+        ------
+        ValueError
+            If the files exist and ``overwrite`` is False; nothing is written then.
+
+        Notes
+        -----
+        Writes ``adapters.safetensors`` and ``model.json`` (and ``adata.h5ad``), each beside its place and then
+        renamed. The size does not depend on the number of cells.
+        """
+        folder, prefix = Path(dir_path), prefix or ""
+        present = [name for name in (WEIGHTS, CARD) if (folder / f"{prefix}{name}").exists()]
+        if present and not overwrite:
+            raise ValueError(f"{folder} already holds {', '.join(present)}; give overwrite=True or another folder.")
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; give a folder.")
+        if save_anndata and self.adata is None:
+            raise ValueError("save_anndata=True, but the model was loaded without data; save without it.")
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
+        _write(folder / f"{prefix}{WEIGHTS}", save(state))
+        _write(folder / f"{prefix}{CARD}", json.dumps(self._card(), indent=1).encode())
+        if save_anndata:
+            target = folder / f"{prefix}{DATA}"
+            beside = target.with_suffix(".tmp.h5ad")
+            self.adata.write_h5ad(beside, **anndata_write_kwargs)
+            os.replace(beside, target)
+
+    def _card(self) -> dict[str, Any]:
+        history = {} if self.history_ is None else self.history_
+        return {
+            "format": FORMAT,
+            "class": type(self).__name__,
+            "versions": {name: version(name) for name in ("more-scvi", "scvi-tools", "torch")},
+            "is_trained": bool(self.is_trained_),
+            "arguments": self.init_arguments,
+            "backbone_fingerprint": None if self.backbone is None else self.backbone.fingerprint(),
+            "n_features": None if self.backbone is None else self.backbone.n_features,
+            "registry": _plain(self.registry_),
+            "history": {k: [v.index.tolist(), v.iloc[:, 0].astype(float).tolist()] for k, v in history.items()},
+        }
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | os.PathLike,
+        adata: AnnData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+    ):
+        """Load a saved model.
+
+        Parameters
+        ----------
+        dir_path
+            Folder written by :meth:`save`.
+        adata
+            AnnData to attach (it is set up as the original was); ``None`` reads the saved ``adata.h5ad``;
+            ``False`` loads without data, for inference on other data.
+        accelerator, device
+            Where to put the adapters.
+        prefix
+            As given to :meth:`save`.
+
+        Returns
+        -------
+        The model, with the embedding and predictions it had.
+
+        Raises
+        ------
+        FileNotFoundError
+            If a file is missing.
+        ValueError
+            If a file is truncated or not what :meth:`save` writes, the class differs, or the backbone found now is
+            not the one the model was trained with.
+
+        Examples
+        --------
+        >>> model = more.MoRE.load("my_model/", adata)
+        """
+        folder, prefix = Path(dir_path), prefix or ""
+        card = _read_card(folder / f"{prefix}{CARD}", cls.__name__)
+        tensors = _read_tensors(folder / f"{prefix}{WEIGHTS}")
+        registry = _restore(card["registry"])
+        arguments = dict(card["arguments"])
+        if arguments["backbone"] == "precomputed":
+            arguments["backbone_kwargs"] = {**arguments["backbone_kwargs"], "n_features": card["n_features"]}
+        if adata is None:
+            path = folder / f"{prefix}{DATA}"
+            if not path.exists():
+                raise ValueError(
+                    f"{folder} holds no saved AnnData; give adata=..., or adata=False to load the model without data."
+                )
+            adata = read_h5ad(path)
+        if adata is False:
+            model = cls(registry=registry, **arguments)
+        else:
+            cls._setup_from(adata, registry)
+            model = cls(adata, **arguments)
+        model._check_backbone(card["backbone_fingerprint"], folder)
+        _fill(model.module, tensors, folder / f"{prefix}{WEIGHTS}")
+        model.is_trained_ = card["is_trained"]
+        if card["history"]:
+            model.history_ = {
+                k: pd.DataFrame({k: values}, index=pd.Index(index, name="epoch"))
+                for k, (index, values) in card["history"].items()
+            }
+        model.module.eval()
+        _, _, where = parse_device_args(accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True)
+        model.to_device(where)
+        return model
+
+    @classmethod
+    def _setup_from(cls, adata: AnnData, registry: dict[str, Any]) -> None:
+        genes = registry["field_registries"]["X"]["state_registry"]["column_names"]
+        if check_genes(adata.var_names, genes) is not None:
+            raise ValueError(
+                "adata has the model's genes in another order or more genes; select them first: "
+                "adata = adata[:, model_genes].copy() with model_genes = MoRE.load(dir, adata=False).genes."
+            )
+        args = {k: v for k, v in registry["setup_args"].items() if k not in ("gene_names", "covariate_design")}
+        cls.setup_anndata(adata, source_registry=registry, **args)
+
+    def _check_backbone(self, expected: str | None, folder: Path) -> None:
+        found = None if self.backbone is None else self.backbone.fingerprint()
+        if found != expected:
+            raise ValueError(
+                f"{folder} was trained on backbone {self.init_arguments['backbone']!r} with fingerprint {expected}, but the "
+                f"one found now has {found}. Install the more-scvi version named in its {CARD}, or give the original weights."
+            )
+
+    @staticmethod
+    def load_registry(dir_path: str | os.PathLike, prefix: str | None = None) -> dict[str, Any]:
+        """Read the registry (setup arguments, categories, genes) of a saved model without loading it."""
+        return _restore(_read_card(Path(dir_path) / f"{prefix or ''}{CARD}", None)["registry"])
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write beside and rename, so that a reader sees the old file or the new one, whole."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    """Registry -> JSON: arrays become marked lists, NumPy scalars become Python's."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return {"__array__": [_plain(v) for v in value.tolist()]}
+    if isinstance(value, list | tuple | set):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def _restore(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"__array__"}:
+            return np.array(value["__array__"], dtype=object)
+        return {k: _restore(v) for k, v in value.items()}
+    return [_restore(v) for v in value] if isinstance(value, list) else value
+
+
+_CARD_KEYS = ("format", "class", "is_trained", "arguments", "backbone_fingerprint", "n_features", "registry", "history")
+
+
+def _read_card(path: Path, class_name: str | None) -> dict[str, Any]:
+    if not path.exists():
+        where = f"it holds {sorted(p.name for p in path.parent.iterdir())[:8]}" if path.parent.is_dir() else "no such folder"
+        raise FileNotFoundError(f"{path} not found ({where}); give a folder written by MoRE.save.")
+    try:
+        card = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}); it is truncated or was not written by MoRE.save.") from None
+    missing = [key for key in _CARD_KEYS if not isinstance(card, dict) or key not in card]
+    if missing:
+        raise ValueError(f"{path} lacks the entries {missing}; it was not written by MoRE.save, or was edited.")
+    if card["format"] != FORMAT:
+        raise ValueError(f"{path} has format {card['format']!r}; this version reads format {FORMAT}. Install a newer more-scvi.")
+    if class_name is not None and card["class"] != class_name:
+        raise ValueError(f"{path} was written by the class {card['class']!r}, not {class_name!r}; load it with that class.")
+    return card
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} not found; give a folder written by MoRE.save.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a complete safetensors file ({error}); it is truncated or damaged. Save again.") from None
+
+
+def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Load strictly; name what is missing, unexpected or of another shape."""
+    own = module.state_dict()
+    wrong = [f"{k} missing" for k in own if k not in tensors] + [f"{k} unexpected" for k in tensors if k not in own]
+    wrong += [
+        f"{k} has shape {tuple(v.shape)}, expected {tuple(own[k].shape)}"
+        for k, v in tensors.items()
+        if k in own and v.shape != own[k].shape
+    ]
+    if wrong:
+        raise ValueError(f"{path} does not fit its {CARD}: {'; '.join(wrong[:5])}. Both must come from one save.")
+    module.load_state_dict(tensors)

@@ -1,0 +1,229 @@
+"""Training: prepare cached arrays once, then run Lightning on them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from more_scvi._compat import parse_device_args
+from scvi.train import TrainRunner
+
+from more_scvi.backbones import compute_features, make_panels
+from more_scvi.data import RowReader
+from more_scvi.model._prepare import DirectPass, path_shares, training_arrays
+from more_scvi.train import CellDataModule, TrainingArrays
+
+logger = logging.getLogger("more_scvi")
+
+DEFAULT_STEPS = 800
+
+
+class TrainingMixin:
+    """``train`` and what it needs."""
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 256,
+        early_stopping: bool = False,
+        loss_weights: dict[str, float] | None = None,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Compute the frozen features (once) and train the adapters on them.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the data; ``None`` gives about 800 optimiser steps, and at least one pass.
+        accelerator, devices
+            As in Lightning; ``"auto"`` uses a GPU if there is one, for features and training.
+        train_size, validation_size
+            Shares of the cells; the rest is a test set. ``None``: all cells train, none validate.
+        shuffle_set_split
+            Draw the sets at random; ``False`` takes cells in order.
+        batch_size
+            Cells per minibatch; batches are drawn evenly.
+        early_stopping
+            Stop on the validation loss; needs a validation set (10 % if ``train_size`` is not given).
+        loss_weights
+            λ per term, e.g. ``{"align_batch": 2.0, "masked": 0}``; others keep their default
+            (:data:`more_scvi.module.LOSS_WEIGHTS`).
+        datasplitter_kwargs
+            ``external_indexing``: a list of up to three disjoint index arrays (train, validation, test);
+            cells that are not listed are left out.
+        plan_kwargs
+            Arguments of :class:`more_scvi.train.MoRETrainingPlan`.
+        **trainer_kwargs
+            Arguments of :class:`scvi.train.Trainer`, e.g. ``callbacks``, ``precision``, ``early_stopping_patience``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For sets that are empty or overlap, unknown arguments or terms, or a loss that is not finite.
+
+        Examples
+        --------
+        >>> model.train(max_epochs=20, loss_weights={"keep": 10.0})
+        """
+        plan_kwargs = dict(plan_kwargs or {})
+        if loss_weights is not None:
+            plan_kwargs["loss_weights"] = loss_weights
+        plan = self._training_plan_cls(self.module, **plan_kwargs)
+        sets = split_cells(
+            self._n_train_cells(),
+            0.9 if early_stopping and train_size is None else train_size,
+            validation_size,
+            shuffle_set_split,
+            (datasplitter_kwargs or {}).get("external_indexing"),
+            self.seed,
+        )
+        _check_data_arguments(datasplitter_kwargs, batch_size, early_stopping, sets)
+        trainer_kwargs = {k: list(v) if isinstance(v, list) else v for k, v in trainer_kwargs.items()}
+        if early_stopping:
+            trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
+        if len(sets[1]):
+            trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
+        arrays = self._training_arrays(accelerator, devices)
+        earlier = None if self.history_ is None else {k: v.copy() for k, v in self.history_.items()}
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*num_workers.*|.*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*number of training batches.*")
+            torch.manual_seed(self.seed + (0 if earlier is None else len(next(iter(earlier.values())))))
+            data = CellDataModule(arrays, *sets, batch_size=batch_size)
+            if max_epochs is None:
+                max_epochs = max(1, round(DEFAULT_STEPS * min(batch_size, data.n_train) / data.n_train))
+            self.module.train()  # scvi-tools leaves a trained module in eval mode and Lightning keeps it
+            self.is_trained_, self.history_ = False, None
+            TrainRunner(
+                self,
+                training_plan=plan,
+                data_splitter=data,
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                benchmark=False,
+                **trainer_kwargs,
+            )()
+        self.history_ = _joined(earlier, self.history_)
+
+    def _n_train_cells(self) -> int:
+        if self.adata is None:
+            raise ValueError(
+                "This model was loaded without data (adata=False) and cannot be trained; load it with "
+                "MoRE.load(dir, adata=adata)."
+            )
+        return self.adata.n_obs
+
+    def _training_arrays(self, accelerator: str = "cpu", devices: Any = "auto") -> TrainingArrays:
+        """Arrays of all registered cells; the heavy part, done once per model."""
+        if self._arrays is not None:
+            return self._arrays
+        module, adata = self.module, self.adata
+        reader = RowReader(adata, self._setup_args["layer"])
+        batch, labels, covariates = self._codes(adata)
+        normalised = self._setup_args["data_type"] == "lognorm"
+        panels = make_panels(len(self.genes), self.n_views, seed=0)
+        cache = self._frozen_features(adata, reader, panels, accelerator, devices)
+        direct = DirectPass(reader, normalised)
+        new = not bool(module.fitted)
+        if new:
+            direct.fit(module.direct, batch, module.n_batch)
+            module.target_genes.copy_(module.direct.genes[: len(module.target_genes)])
+        u, u_views, target, totals = direct.training(module.direct, panels, module.target_genes.cpu().numpy())
+        full, views = {"direct": u}, {"direct": u_views}
+        if cache is not None:
+            full["frozen"] = np.asarray(cache.full, np.float32)
+            views["frozen"] = cache.views if cache.views.shape[1] else np.zeros((len(u), len(panels), full["frozen"].shape[1]), np.float32)
+        full = {name: full[name] for name in module.path_names}
+        if new:
+            shares = path_shares(module.path_names, adata.n_obs, self.overlap)
+            base = module.fit_base(full, batch, covariates, shares)
+            module.decoder.fit_average(target, totals)
+        else:
+            base = module.transform_base(full, batch, covariates)
+        if module.classifier is not None:
+            present = np.bincount(labels[labels >= 0], minlength=module.n_labels) > 0
+            module.classifier.open_classes.copy_(torch.from_numpy(present))
+        self._arrays = training_arrays(module, full, views, panels, target, totals, batch, labels, covariates, base)
+        return self._arrays
+
+    def _frozen_features(self, adata, reader, panels, accelerator: str = "cpu", devices: Any = "auto"):
+        """Cached frozen features of an AnnData, or None without a backbone."""
+        if self.backbone is None:
+            return None
+        _, _, device = parse_device_args(accelerator=accelerator, devices=devices, return_device="torch")
+        source = reader if self._obsm_key is None else self._obsm_features(adata, self._obsm_key)
+        return compute_features(
+            self.backbone,
+            source,
+            self._setup_args["gene_names"],
+            panels=panels,
+            normalised=self._setup_args["data_type"] == "lognorm",
+            cache_dir=self.cache_dir,
+            device=str(device),
+        )
+
+
+def split_cells(
+    n: int,
+    train_size: float | None,
+    validation_size: float | None,
+    shuffle: bool,
+    given: list[np.ndarray] | None,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Disjoint train, validation and test indices."""
+    if given is not None:
+        sets = [np.asarray(part, dtype=np.int64).ravel() for part in given]
+        sets += [np.array([], dtype=np.int64)] * (3 - len(sets))
+        joined = np.concatenate(sets)
+        if len(sets) != 3 or not len(sets[0]) or len(np.unique(joined)) != len(joined):
+            raise ValueError(
+                "external_indexing must be up to three disjoint index arrays (train, validation, test) with at least one "
+                f"training cell; got sizes {[len(s) for s in sets]} with {len(joined) - len(np.unique(joined))} repeats."
+            )
+        if joined.min() < 0 or joined.max() >= n:
+            raise ValueError(f"external_indexing holds indices from {joined.min()} to {joined.max()}; legal: 0 to {n - 1}.")
+        return tuple(sets)
+    train_size = 1.0 if train_size is None else train_size
+    validation_size = 1.0 - train_size if validation_size is None else validation_size
+    for name, value in (("train_size", train_size), ("validation_size", validation_size)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value!r}; give a share between 0 and 1.")
+    if train_size == 0 or train_size + validation_size > 1 + 1e-9:
+        raise ValueError(
+            f"train_size {train_size} and validation_size {validation_size} must have a positive train_size and a sum of at most 1."
+        )
+    order = np.random.default_rng(seed).permutation(n) if shuffle else np.arange(n)
+    n_train, n_val = max(1, int(np.ceil(train_size * n))), int(np.floor(validation_size * n))
+    return order[:n_train], order[n_train : n_train + n_val], order[n_train + n_val :]
+
+
+def _check_data_arguments(kwargs: dict[str, Any] | None, batch_size: int, early_stopping: bool, sets) -> None:
+    unknown = set(kwargs or {}) - {"external_indexing"}
+    if unknown:
+        raise TypeError(f"datasplitter_kwargs has no argument {sorted(unknown)}; legal: external_indexing.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 2:
+        raise ValueError(f"batch_size is {batch_size!r}; give an integer of at least 2.")
+    if early_stopping and not len(sets[1]):
+        raise ValueError("early_stopping=True needs validation cells; lower train_size (e.g. 0.9) or raise validation_size.")
+
+
+def _joined(earlier: dict[str, pd.DataFrame] | None, new: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Histories of several rounds of training, one after the other; epochs are numbered on."""
+    if not earlier:
+        return new
+    start = max((int(v.index.max()) + 1 for v in earlier.values() if len(v)), default=0)
+    moved = {k: v.set_axis(v.index + start).rename_axis(v.index.name) for k, v in new.items()}
+    return {k: pd.concat([d[k] for d in (earlier, moved) if k in d]) for k in dict.fromkeys([*earlier, *moved])}

@@ -1,0 +1,88 @@
+r"""Linear base: what the embedding is before the first gradient step.
+
+Frozen features :math:`h` and direct features :math:`u` are freed of what batch and covariates explain
+linearly (step 0 of the refinement), rotated to their principal axes, scaled to unit total variance and
+set beside each other with shares :math:`s_h + s_u = 1`:
+
+.. math:: b = \left[\sqrt{s_h}\,\frac{R_h^\top (h - B_h d)}{\lVert\cdot\rVert},\;
+                    \sqrt{s_u}\,\frac{R_u^\top (u - B_u d)}{\lVert\cdot\rVert}\right]
+
+with :math:`d` the one-hot batch and the covariates. A batch that was not seen is centred on its own mean,
+drawn towards the mean of the known batches where it has few cells.
+Nothing here sees labels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+FEW_CELLS = 20
+"""A new batch of this size is centred half on its own mean, half on the mean of the known batches."""
+
+
+class PathBase(nn.Module):
+    """Centring, rotation and scale of one path; buffers only.
+
+    Parameters
+    ----------
+    n_in
+        Width of the features that come in.
+    n_out
+        Principal axes that are kept.
+    n_batch
+        Number of batches.
+    n_covariates
+        Columns of the covariate design (one-hot categories and standardised continuous ones).
+    """
+
+    def __init__(self, n_in: int, n_out: int, n_batch: int, n_covariates: int = 0):
+        super().__init__()
+        self.register_buffer("offset", torch.zeros(n_batch, n_in))
+        self.register_buffer("slope", torch.zeros(n_covariates, n_in))
+        self.register_buffer("rotation", torch.eye(n_in, n_out))
+        self.register_buffer("scale", torch.ones(()))
+
+    def fit(self, features: np.ndarray, batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+        """Fit on (cells, n_in) features; return the transformed (cells, n_out) ones."""
+        offset = batch_means(features, batch, len(self.offset))
+        centred = features - offset[batch]
+        if covariates.shape[1]:
+            c = covariates - batch_means(covariates, batch, len(self.offset))[batch]
+            gram = c.T @ c + 1e-3 * len(c) * np.eye(c.shape[1])
+            slope = np.linalg.solve(gram, c.T @ centred).astype(np.float32)
+            centred = centred - c @ slope
+            offset = offset - batch_means(covariates, batch, len(self.offset)) @ slope
+            self.slope.copy_(torch.from_numpy(slope))
+        values, vectors = np.linalg.eigh((centred.T @ centred) / len(centred))
+        rotation = vectors[:, ::-1][:, : self.rotation.shape[1]]
+        rotation = rotation * np.sign(rotation[np.abs(rotation).argmax(0), np.arange(rotation.shape[1])])
+        out = centred @ rotation
+        scale = np.sqrt((out**2).sum(1).mean())
+        self.offset.copy_(torch.from_numpy(offset.astype(np.float32)))
+        self.rotation.copy_(torch.from_numpy(np.ascontiguousarray(rotation, dtype=np.float32)))
+        self.scale.fill_(float(scale) if scale > 1e-8 else 1.0)
+        return (out / float(self.scale)).astype(np.float32)
+
+    def transform(self, features: np.ndarray, batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+        """(cells, n_in) -> (cells, n_out). Each negative batch code is a new batch, centred on its own mean."""
+        explained = covariates @ self.slope.cpu().numpy() if covariates.shape[1] else np.zeros((1, 1), np.float32)
+        residual = features - explained
+        reference = self.offset.cpu().numpy()
+        offset = reference[np.maximum(batch, 0)]
+        for code in np.unique(batch[batch < 0]):
+            cells = batch == code
+            n = cells.sum()
+            offset[cells] = (residual[cells].sum(0) + FEW_CELLS * reference.mean(0)) / (n + FEW_CELLS)
+        return ((residual - offset) @ self.rotation.cpu().numpy() / float(self.scale)).astype(np.float32)
+
+
+def batch_means(x: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
+    """Mean of each batch, (batches, columns); batches without cells get the overall mean."""
+    n = np.bincount(batch, minlength=n_batch)
+    out = np.zeros((n_batch, x.shape[1]), dtype=np.float64)
+    np.add.at(out, batch, x)
+    out = out / np.maximum(n, 1)[:, None]
+    out[n == 0] = x.mean(0)
+    return out.astype(np.float32)

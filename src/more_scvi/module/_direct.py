@@ -1,0 +1,144 @@
+r"""Direct path: a low-rank linear view of the user's own data, fitted without labels.
+
+Let :math:`x` be log-normalised expression (cells × genes). The :math:`G` most variable genes, ranked
+within batches (dispersion normalised by mean expression, the ``seurat`` flavour of Satija et al. 2015),
+are centred per batch, scaled by their pooled standard deviation and clipped. With :math:`V` the leading
+eigenvectors of their covariance,
+
+.. math:: u = V^\top \, \mathrm{clip}\!\left(\frac{x - \mu}{\sigma}, \pm c\right) .
+
+Where a panel hides genes, :math:`u` is the posterior mean given the visible ones (probabilistic PCA,
+Tipping and Bishop 1999): :math:`u_S = (V_S^\top V_S + \rho I)^{-1} V_S^\top x_S`.
+
+Everything is accumulated over chunks of rows: memory is bounded by the chunk and a genes × genes matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.sparse.linalg import eigsh
+from torch import nn
+
+Chunks = Callable[[], Iterable[tuple[sp.csr_matrix, np.ndarray]]]
+
+CLIP = 10.0
+RIDGE = 0.1
+SIZE = 1e4
+
+
+def log_normalise(counts: sp.csr_matrix, totals: np.ndarray | None = None, size: float = SIZE) -> sp.csr_matrix:
+    """log1p of counts scaled to ``size`` per cell: csr (cells, genes), float32."""
+    out = sp.csr_matrix(counts, dtype=np.float32, copy=True)
+    totals = np.asarray(out.sum(1)).ravel() if totals is None else totals
+    out.data *= np.repeat(size / np.maximum(totals, 1e-12), np.diff(out.indptr)).astype(np.float32)
+    np.log1p(out.data, out=out.data)
+    return out
+
+
+class DirectPath(nn.Module):
+    """PCA of log-normalised, highly variable genes; fitted once, then a fixed linear map.
+
+    Parameters
+    ----------
+    n_genes
+        Genes of the data set.
+    n_variable
+        Highly variable genes used (fewer if the data hold fewer); ``genes`` lists them, most variable first.
+    n_components
+        Width of the path; 0 leaves only the choice of genes.
+    """
+
+    def __init__(self, n_genes: int, n_variable: int = 2000, n_components: int = 50):
+        super().__init__()
+        n_variable = min(n_variable, n_genes)
+        self.n_components = min(n_components, n_variable)
+        self.register_buffer("genes", torch.zeros(n_variable, dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(n_variable))
+        self.register_buffer("std", torch.ones(n_variable))
+        self.register_buffer("loadings", torch.zeros(n_variable, self.n_components))
+
+    def fit(self, chunks: Chunks, n_batch: int) -> None:
+        """Choose genes and components from ``chunks()``, an iterator of (log-normalised csr, batch codes)."""
+        n, total, squares = _moments(chunks, n_batch)
+        genes = _variable_genes(n, total, squares, len(self.genes))
+        n_safe = np.maximum(n, 1)[:, None]
+        means = total[:, genes] / n_safe
+        variance = (squares[:, genes].sum(0) - (n[:, None] * means**2).sum(0)) / max(n.sum() - 1, 1)
+        std = np.sqrt(np.maximum(variance, 1e-12))
+        std[std < 1e-5] = 1.0
+        if self.n_components:
+            gram = np.zeros((len(genes), len(genes)))
+            for x, batch in chunks():
+                dense = np.clip((x[:, genes].toarray() - means[batch]) / std, -CLIP, CLIP).astype(np.float32)
+                gram += dense.T @ dense
+            self.loadings.copy_(torch.from_numpy(_leading_eigenvectors(gram, self.n_components)))
+        self.genes.copy_(torch.from_numpy(genes))
+        self.mean.copy_(torch.from_numpy(np.average(means, axis=0, weights=n_safe[:, 0])))
+        self.std.copy_(torch.from_numpy(std))
+
+    def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
+        """Project log-normalised expression: (cells, genes) -> (cells, components) float32.
+
+        ``visible`` is a boolean (genes,) mask; hidden genes are missing, not zero.
+        """
+        genes, v = _array(self.genes), _array(self.loadings)
+        dense = np.clip((x[:, genes].toarray() - _array(self.mean)) / _array(self.std), -CLIP, CLIP)
+        if visible is None:
+            return (dense @ v).astype(np.float32)
+        seen = np.asarray(visible)[genes]
+        v_seen = v[seen]
+        solve = np.linalg.solve(v_seen.T @ v_seen + RIDGE * np.eye(v.shape[1]), v_seen.T)
+        return (dense[:, seen] @ solve.T).astype(np.float32)
+
+
+def _moments(chunks: Chunks, n_batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cells, sums and sums of squares per batch: (batches,), (batches, genes), (batches, genes)."""
+    n = total = squares = None
+    for x, batch in chunks():
+        if n is None:
+            n, total, squares = np.zeros(n_batch), *(np.zeros((n_batch, x.shape[1])) for _ in range(2))
+        member = sp.csr_matrix((np.ones(len(batch)), (batch, np.arange(len(batch)))), shape=(n_batch, len(batch)))
+        n += np.bincount(batch, minlength=n_batch)
+        total += (member @ x).toarray()
+        squares += (member @ x.multiply(x)).toarray()
+    return n, total, squares
+
+
+def _variable_genes(n: np.ndarray, total: np.ndarray, squares: np.ndarray, n_top: int, n_bins: int = 20) -> np.ndarray:
+    """Genes with the highest normalised dispersion, averaged over batches of at least 20 cells (or all)."""
+    use = np.flatnonzero(n >= min(20, n.max()))
+    score = np.zeros(total.shape[1])
+    for b in use:
+        mean = total[b] / n[b]
+        variance = (squares[b] - n[b] * mean**2) / max(n[b] - 1, 1)
+        expressed = (mean > 1e-8) & (variance > 0)
+        if not expressed.any():
+            continue
+        log_mean = np.log1p(mean[expressed])
+        dispersion = np.log(variance[expressed] / mean[expressed])
+        edges = np.quantile(log_mean, np.linspace(0, 1, n_bins + 1)[1:-1])
+        bins = np.digitize(log_mean, edges)
+        centre = np.array([dispersion[bins == k].mean() if (bins == k).any() else 0.0 for k in range(n_bins)])
+        spread = np.array([dispersion[bins == k].std() if (bins == k).sum() > 1 else 1.0 for k in range(n_bins)])
+        z = np.full(total.shape[1], -2.0)
+        z[expressed] = (dispersion - centre[bins]) / np.maximum(spread[bins], 1e-3)
+        score += z
+    return np.argsort(-score, kind="stable")[:n_top]
+
+
+def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
+    """Eigenvectors of the k largest eigenvalues, largest first, signs fixed for reproducibility."""
+    if k >= gram.shape[0] - 1:
+        v = np.linalg.eigh(gram)[1][:, ::-1][:, :k]
+    else:
+        values, v = eigsh(gram, k=k, which="LA", v0=np.ones(gram.shape[0]))
+        v = v[:, np.argsort(-values)]
+    return v * np.sign(v[np.abs(v).argmax(0), np.arange(v.shape[1])])
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,143 @@
+"""Cached features as minibatches: what training reads instead of the count matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import lightning
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from more_scvi.train._sampler import BalancedBatchSampler, seed_from_torch
+
+
+@dataclass
+class TrainingArrays:
+    """Everything training needs, one row per cell.
+
+    Attributes
+    ----------
+    base
+        Linear base, (cells, width) float32.
+    views
+        Base of the masked views, (cells, views, width); no views: ``None``.
+    hidden
+        Boolean (views, targets): target genes that a view does not show.
+    target
+        csr (cells, targets): counts or log-normalised values that masked modelling predicts.
+    totals
+        Total counts, (cells,).
+    batch
+        Codes, (cells,).
+    labels
+        Codes, (cells,); -1 = not labelled.
+    """
+
+    base: np.ndarray
+    views: np.ndarray | None
+    hidden: np.ndarray | None
+    target: sp.csr_matrix
+    totals: np.ndarray
+    batch: np.ndarray
+    labels: np.ndarray
+    _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+
+class CachedCells(Dataset):
+    """Whole minibatches by a list of cell indices.
+
+    Parameters
+    ----------
+    arrays
+        The cached arrays.
+    hide_labels
+        Treat every cell as not labelled (validation of unsupervised terms).
+    seed
+        Seed of the choice of the masked view, one per minibatch.
+    """
+
+    def __init__(self, arrays: TrainingArrays, seed: int = 0):
+        self.arrays = arrays
+        self.rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return len(self.arrays.base)
+
+    def __getitem__(self, cells: list[int]) -> dict[str, torch.Tensor]:
+        a, i = self.arrays, np.asarray(cells)
+        out = {
+            "base": a.base[i],
+            "batch": a.batch[i, None],
+            "labels": a.labels[i, None],
+            "target": a.target[i].toarray().astype(np.float32, copy=False),
+            "totals": a.totals[i, None].astype(np.float32, copy=False),
+        }
+        if a.views is not None:
+            k = int(self.rng.integers(a.views.shape[1]))
+            out["view"], out["hidden"] = a.views[i, k].astype(np.float32, copy=False), a.hidden[k]
+        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in out.items()}
+
+
+class CellDataModule(lightning.LightningDataModule):
+    """Training and validation minibatches over cached cells.
+
+    Parameters
+    ----------
+    arrays
+        The cached arrays.
+    train_idx, val_idx, test_idx
+        Disjoint cell indices.
+    batch_size
+        Cells per minibatch.
+    """
+
+    def __init__(
+        self,
+        arrays: TrainingArrays,
+        train_idx: np.ndarray,
+        val_idx: np.ndarray,
+        test_idx: np.ndarray,
+        batch_size: int,
+    ):
+        super().__init__()
+        self.arrays, self.batch_size = arrays, batch_size
+        self.train_idx, self.val_idx, self.test_idx = train_idx, val_idx, test_idx
+        self.n_train, self.n_val = len(train_idx), len(val_idx)
+        self.seed = seed_from_torch()
+
+    def train_dataloader(self) -> DataLoader:
+        """Balanced minibatches of the training cells."""
+        trainer = self.trainer
+        sampler = BalancedBatchSampler(
+            self.arrays.batch[self.train_idx],
+            self.batch_size,
+            self.seed,
+            n_replicas=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+        )
+        return self._loader(self.train_idx, sampler)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Validation cells in order; an empty list when there are none."""
+        if self.n_val == 0:
+            return []
+        steps = [list(range(i, min(i + self.batch_size, self.n_val))) for i in range(0, self.n_val, self.batch_size)]
+        return self._loader(self.val_idx, steps)
+
+    def _loader(self, cells: np.ndarray, sampler) -> DataLoader:
+        return DataLoader(_Subset(CachedCells(self.arrays, self.seed), cells), sampler=sampler, batch_size=None)
+
+
+class _Subset(Dataset):
+    """Positions among chosen cells -> minibatch of those cells."""
+
+    def __init__(self, cells: CachedCells, chosen: np.ndarray):
+        self.cells, self.chosen = cells, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, positions: list[int]) -> dict[str, torch.Tensor]:
+        return self.cells[self.chosen[np.asarray(positions)]]

@@ -1,0 +1,114 @@
+"""Training plan: optimiser, schedule of the alignment term, one logged curve per loss term."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from scvi.train import TrainingPlan
+
+from more_scvi._compat import compute_and_log_metrics
+from more_scvi.module import LOSS_WEIGHTS, MoREModule
+
+
+class MoRETrainingPlan(TrainingPlan):
+    """AdamW with cosine decay; the alignment term is ramped up.
+
+    Parameters
+    ----------
+    module
+        The module to train.
+    lr, weight_decay
+        Of AdamW.
+    loss_weights
+        λ per term; terms that are not named keep their default. 0 removes a term.
+    warmup
+        Share of the steps before alignment starts; it then rises linearly over the same share.
+    **kwargs
+        Further arguments of the module's loss: ``certainty``, ``temperature``, ``variance_floor``; and of
+        :class:`scvi.train.TrainingPlan` that apply (``on_step``, ``on_epoch``, ``compile``, ``compile_kwargs``,
+        ``optimizer``, ``optimizer_creator``, ``eps``).
+    """
+
+    def __init__(
+        self,
+        module: MoREModule,
+        *,
+        lr: float = 2e-3,
+        weight_decay: float = 1e-4,
+        eps: float = 1e-8,
+        loss_weights: dict[str, float] | None = None,
+        warmup: float = 0.15,
+        **kwargs: Any,
+    ):
+        check_plan_arguments(kwargs, loss_weights)
+        super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, n_epochs_kl_warmup=None, **kwargs)
+        self.warmup = warmup
+        self.loss_kwargs["weights"] = LOSS_WEIGHTS | (loss_weights or {})
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        """One step; raises ``ValueError`` when the loss is not finite."""
+        self.loss_kwargs["align_ramp"] = self._align_ramp()
+        loss = super().training_step(batch, batch_idx)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"The training loss is {loss.item()} in step {self.global_step}. Check that the input is finite, "
+                "or lower `plan_kwargs={'lr': ...}`; terms are logged one by one in `model.history`."
+            )
+        return loss
+
+    def _align_ramp(self) -> float:
+        progress = self.global_step / max(self._n_steps(), 1)
+        return min(1.0, max(0.0, progress / self.warmup - 1.0)) if self.warmup > 0 else 1.0
+
+    def _n_steps(self) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        return int(steps) if math.isfinite(steps) else 1000
+
+    def compute_and_log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        """As upstream, without inference mode: logged terms are reduced across processes in place."""
+        with torch.no_grad():
+            compute_and_log_metrics(self, *args, **kwargs)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with cosine decay, or the user's own through ``optimizer_creator``."""
+        params = [p for p in self.module.parameters() if p.requires_grad]
+        if self.optimizer_creator is not None:
+            return {"optimizer": self.optimizer_creator(params)}
+        optimizer = torch.optim.AdamW(params, lr=self.lr, weight_decay=self.weight_decay, eps=self.eps)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._n_steps(), eta_min=0.05 * self.lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+_LOSS_ARGUMENTS = ("certainty", "temperature", "variance_floor")
+_UPSTREAM_ARGUMENTS = ("on_step", "on_epoch", "compile", "compile_kwargs", "optimizer", "optimizer_creator")
+
+
+def check_plan_arguments(kwargs: dict[str, Any], loss_weights: dict[str, float] | None) -> None:
+    """Refuse misspelt plan arguments and loss terms at once, not in the first step."""
+    own = [p for p in inspect.signature(MoRETrainingPlan).parameters if p not in ("module", "kwargs")]
+    legal = [*own, *_LOSS_ARGUMENTS, *_UPSTREAM_ARGUMENTS]
+    for name in kwargs:
+        if name not in legal:
+            raise TypeError(f"plan_kwargs has no argument {name!r}{_nearest(name, legal)}; legal: {', '.join(legal)}.")
+    if loss_weights is None:
+        return
+    if not isinstance(loss_weights, dict):
+        raise TypeError(
+            f"loss_weights must be a dict of λ per term, got {type(loss_weights).__name__}; terms: {', '.join(LOSS_WEIGHTS)}."
+        )
+    for name, value in loss_weights.items():
+        if name not in LOSS_WEIGHTS:
+            raise ValueError(
+                f"loss_weights names no term {name!r}{_nearest(name, LOSS_WEIGHTS)}; terms: {', '.join(LOSS_WEIGHTS)}."
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise ValueError(f"loss_weights[{name!r}] is {value!r}; give a finite number >= 0 (0 removes the term).")
+
+
+def _nearest(name: str, legal) -> str:
+    match = get_close_matches(str(name), list(legal), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
