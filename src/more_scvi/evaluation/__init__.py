@@ -13,15 +13,18 @@ from ._metrics import (
     score,
     structure,
 )
+from ._report import Decision, decide, report, summarise
 from ._runner import load_results, run_benchmark, run_split
 from ._splits import Split, inner_split, make_splits
 
 __all__ = [
     "DATASETS",
+    "Decision",
     "Method",
     "MethodResult",
     "Split",
     "cilisi",
+    "decide",
     "effective_dimension",
     "get_method",
     "inner_split",
@@ -35,10 +38,12 @@ __all__ = [
     "make_splits",
     "prepare",
     "register_method",
+    "report",
     "run_benchmark",
     "run_split",
     "scorable",
     "score",
     "structure",
+    "summarise",
     "with_labels",
 ]

@@ -120,8 +120,8 @@ def cilisi(z: ArrayLike, labels: ArrayLike, batches: ArrayLike, n_neighbors: int
     ----------
     LISI: Korsunsky et al. 2019; within types: Andreatta et al. 2024 (there weighted by perplexity and over cells).
     """
-    z, y, b = _check(z, labels, batches, flags=False)
-    z = z + 1e-9 * (z.std() + 1e-12) * np.random.default_rng(0).standard_normal(z.shape)
+    points, y, b = _check(z, labels, batches, flags=False)
+    points = points + 1e-9 * (points.std() + 1e-12) * np.random.default_rng(0).standard_normal(points.shape)
     per_type = []
     for name in np.unique(y):
         of_type = y == name
@@ -131,7 +131,7 @@ def cilisi(z: ArrayLike, labels: ArrayLike, batches: ArrayLike, n_neighbors: int
         if kept.size < 2:
             continue
         k = min(n_neighbors, rows.size - 1)
-        neighbours = NearestNeighbors(n_neighbors=k).fit(z[rows]).kneighbors(return_distance=False)
+        neighbours = NearestNeighbors(n_neighbors=k).fit(points[rows]).kneighbors(return_distance=False)
         shares = np.stack([(code[neighbours] == i).mean(axis=1) for i in range(kept.size)], axis=1)
         expected = 1.0 / np.square(np.bincount(code) / rows.size).sum()
         per_type.append(np.mean((1.0 / np.square(shares).sum(axis=1) - 1.0) / (expected - 1.0)))

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from anndata import AnnData
 
 from ._datasets import load_dataset, prepare, with_labels
@@ -78,6 +77,7 @@ def run_split(
         "rotation": split.rotation,
         "held_out": split.held_out,
         "method": method.name,
+        "seeded": method.seeded,
         "scores": {key: _number(value) for key, value in scores.items()},
         "seconds": {key: round(value, 3) for key, value in result.seconds.items()},
         "wall_seconds": {key: round(value, 3) for key, value in result.wall_seconds.items()},
@@ -182,7 +182,7 @@ def _save_embedding(folder: Path, dataset: str, split: Split, method: Method, re
     path = folder / f"{dataset}__{split.name}__{_file(method.name)}.npz"
     beside = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
     arrays = {"z": result.z, "prediction": result.prediction}
-    np.savez(beside, **{key: np.asarray(value) for key, value in arrays.items() if value is not None})
+    np.savez(beside, **{key: np.asarray(value) for key, value in arrays.items() if value is not None})  # type: ignore[arg-type]
     os.replace(beside, path)
 
 
@@ -206,7 +206,12 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def _memory(interval: float = 0.05):
-    """Growth of the resident memory of this process in bytes, sampled in a thread."""
+    """Growth of the resident memory of this process in bytes, sampled in a thread; ``None`` without psutil."""
+    try:
+        import psutil
+    except ImportError:
+        yield [None]
+        return
     process = psutil.Process()
     before = process.memory_info().rss
     growth, stop = [0], threading.Event()
