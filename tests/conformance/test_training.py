@@ -40,7 +40,7 @@ def test_t03_frozen_parts_stay_frozen_under_checkpoints(case, data, tmp_path):
     model = case.build(adata)
     before = model.backbone.fingerprint()
     checkpoint = SaveCheckpoint(dirpath=str(tmp_path / "ck"), monitor="validation_loss")
-    case.fit(model, callbacks=[checkpoint], check_val_every_n_epoch=1)
+    case.fit(model, callbacks=[checkpoint], train_size=0.8, check_val_every_n_epoch=1)
     assert model.backbone.fingerprint() == before
     assert not model.backbone.training
     assert not any(p.requires_grad for p in model.backbone.parameters())
@@ -50,9 +50,9 @@ def test_t04_history_adds_up_over_rounds(case, data, tmp_path):
     """Two rounds of two and three epochs are five rows, checkpoints or not; a metric of the second round is there."""
     model = case.fitted(data())
     checkpoint = SaveCheckpoint(dirpath=str(tmp_path / "ck"), monitor="validation_loss")
-    case.fit(model, max_epochs=3, callbacks=[checkpoint], check_val_every_n_epoch=1)
-    assert len(model.history["train_loss_epoch"]) == 5
-    assert list(model.history["train_loss_epoch"].index) == list(range(5))
+    case.fit(model, max_epochs=3, callbacks=[checkpoint], train_size=0.8, check_val_every_n_epoch=1)
+    assert len(model.history["train_loss"]) == 5
+    assert list(model.history["train_loss"].index) == list(range(5))
     assert "validation_loss" in model.history
 
 
@@ -90,7 +90,7 @@ def test_t13_the_best_checkpoint_is_restored_and_loads(case, data, tmp_path):
     case.setup(adata)
     model = case.build(adata)
     checkpoint = SaveCheckpoint(dirpath=str(tmp_path / "ck"), monitor="validation_loss", load_best_on_end=True)
-    case.fit(model, max_epochs=3, callbacks=[checkpoint], check_val_every_n_epoch=1)
+    case.fit(model, max_epochs=3, callbacks=[checkpoint], train_size=0.8, check_val_every_n_epoch=1)
     loaded = case.cls.load(checkpoint.best_model_path, adata=adata, accelerator="cpu")
     np.testing.assert_allclose(case.latent(loaded), case.latent(model), atol=1e-5)
 
@@ -115,7 +115,7 @@ def test_t17_a_last_minibatch_of_one_cell(case, data, n_cells):
     case.setup(adata)
     model = case.fit(case.build(adata), train_size=1.0)
     assert np.isfinite(case.latent(model)).all()
-    assert np.isfinite(model.history["train_loss_epoch"].to_numpy(dtype=float)).all()
+    assert np.isfinite(model.history["train_loss"].to_numpy(dtype=float)).all()
 
 
 def test_t35_a_callback_does_not_change_training(case, data):

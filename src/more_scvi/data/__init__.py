@@ -7,12 +7,14 @@ from ._covariates import CovariateDesign
 from ._demo import load_demo
 from ._fields import BatchField, LabelsField, MatrixField
 from ._genes import GeneMatch, GeneVocabulary, match_genes
+from ._manager import DataManager
 from ._rows import RowReader
 from ._simulate import simulate_batches, simulate_platform
 
 __all__ = [
     "BatchField",
     "CovariateDesign",
+    "DataManager",
     "GeneMatch",
     "GeneVocabulary",
     "LabelsField",

@@ -10,14 +10,20 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField, LayerField
 
-from more_scvi.data._columns import as_batch_array, as_label_array, check_categories
+from more_scvi.data._columns import as_batch_array, as_label_array, check_categories, value_text
 
 
 class MatrixField(LayerField):
     """The count or log-normalised matrix. Unlike upstream's field it never changes the user's array."""
 
-    def __init__(self, layer: str | None):
+    def __init__(self, layer: str | None, gene_key: str | None = None):
         super().__init__(REGISTRY_KEYS.X_KEY, layer, is_count_data=False, correct_data_format=False)
+        self.gene_key = gene_key
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """Return sizes, ``var_names``, and under ``gene_names`` the symbols or ids that a backbone reads."""
+        names = adata.var_names if self.gene_key is None else adata.var[self.gene_key]
+        return {**super().register_field(adata), "gene_names": np.array([str(name) for name in names], dtype=object)}
 
 
 class BatchField(CategoricalObsField):
@@ -61,7 +67,7 @@ class LabelsField(BatchField):
 
     def __init__(self, obs_key: str, unlabeled_category: str):
         CategoricalObsField.__init__(self, REGISTRY_KEYS.LABELS_KEY, obs_key)
-        self.unlabeled_category = str(unlabeled_category)
+        self.unlabeled_category = value_text(unlabeled_category)
 
     def values(self, adata: AnnData) -> np.ndarray:
         """Label of each cell as text; missing ones are the unlabelled category."""

@@ -166,7 +166,7 @@ class InferenceMixin:
         labels = np.full(adata.n_obs, -1, dtype=np.int64)
         if len(self.labels):
             field = LabelsField(args["labels_key"], args["unlabeled_category"])
-            codes = field.codes(adata, np.append(self.labels, str(args["unlabeled_category"])))
+            codes = field.codes(adata, np.append(self.labels, field.unlabeled_category))
             labels = np.where(codes < len(self.labels), codes, -1)
         return batch, labels, self.covariates.transform(adata)
 

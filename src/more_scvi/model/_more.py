@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
-from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
 from more_scvi.backbones import Backbone, get_backbone
 from more_scvi.data import (
     BatchField,
     CovariateDesign,
+    DataManager,
     LabelsField,
     MatrixField,
     check_integer,
@@ -25,6 +25,7 @@ from more_scvi.data import (
     match_genes,
 )
 from more_scvi.model._inference import InferenceMixin
+from more_scvi.model._registry import RegistryMixin
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._training import TrainingMixin
 from more_scvi.module import MoREModule
@@ -33,7 +34,7 @@ from more_scvi.train import MoRETrainingPlan
 logger = logging.getLogger("more_scvi")
 
 
-class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, BaseModelClass):
+class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseModelClass):
     """One embedding for cells of several batches: a frozen pre-trained transformer and light adapters.
 
     The frozen backbone reads every cell once; its features are cached. In-data principal components are set
@@ -117,6 +118,7 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, BaseModelClass):
         self._setup_args = self.registry_["setup_args"]
         state = self.registry_["field_registries"]
         self.genes = np.asarray(state[REGISTRY_KEYS.X_KEY]["state_registry"]["column_names"], dtype=object)
+        self.gene_names = state[REGISTRY_KEYS.X_KEY]["state_registry"]["gene_names"].tolist()
         self.batches = np.asarray(state[REGISTRY_KEYS.BATCH_KEY]["state_registry"]["categorical_mapping"], dtype=object)
         labels = state.get(REGISTRY_KEYS.LABELS_KEY)
         self.labels = np.array([]) if labels is None else np.asarray(labels["state_registry"]["categorical_mapping"])[:-1]
@@ -207,16 +209,15 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, BaseModelClass):
         )
         arguments = setup_method_args["setup_args"]
         arguments["data_type"] = summary.data_type
-        arguments["gene_names"] = [str(g) for g in (adata.var_names if gene_key is None else adata.var[gene_key])]
         source = (kwargs.get("source_registry") or {}).get("setup_args", {})
         design = CovariateDesign.fit(adata, list(categorical_covariate_keys or []), list(continuous_covariate_keys or []))
         arguments["covariate_design"] = source.get(
             "covariate_design", {"levels": design.levels, "moments": design.moments}
         )
-        fields = [MatrixField(layer), BatchField(batch_key)]
+        fields = [MatrixField(layer, gene_key), BatchField(batch_key)]
         if labels_key is not None and (summary.labels or source):
             fields.append(LabelsField(labels_key, unlabeled_category))
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager = DataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
@@ -230,8 +231,8 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, BaseModelClass):
             key = self._check_obsm_key(kwargs)
         backbone = get_backbone(name, **kwargs)
         if backbone.vocabulary is not None:
-            match = match_genes(self._setup_args["gene_names"], backbone.vocabulary)
-            check_vocabulary(match.n_matched, self._setup_args["gene_names"], backbone.vocabulary.human_symbol, str(name))
+            match = match_genes(self.gene_names, backbone.vocabulary)
+            check_vocabulary(match.n_matched, self.gene_names, backbone.vocabulary.human_symbol, str(name))
             self.overlap = match.overlap
         return backbone, key
 

@@ -170,8 +170,24 @@ class SaveLoadMixin:
                 "adata has the model's genes in another order or more genes; select them first: "
                 "adata = adata[:, model_genes].copy() with model_genes = MoRE.load(dir, adata=False).genes."
             )
-        args = {k: v for k, v in registry["setup_args"].items() if k not in ("gene_names", "covariate_design")}
+        args = {k: v for k, v in registry["setup_args"].items() if k != "covariate_design"}
         cls.setup_anndata(adata, source_registry=registry, **args)
+
+    def load_weights(self, dir_path: str | os.PathLike, prefix: str | None = None) -> None:
+        """Put the adapters of a saved folder into this model, in place.
+
+        Parameters
+        ----------
+        dir_path, prefix
+            As given to :meth:`save`.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file is missing, damaged, or of a model with other sizes.
+        """
+        path = Path(dir_path) / f"{prefix or ''}{WEIGHTS}"
+        _fill(self.module, _read_tensors(path), path)
 
     def _check_backbone(self, expected: str | None, folder: Path) -> None:
         found = None if self.backbone is None else self.backbone.fingerprint()

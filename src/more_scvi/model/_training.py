@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 from more_scvi._compat import parse_device_args
-from scvi.train import TrainRunner
+from scvi.train import SaveCheckpoint, TrainRunner
 
 from more_scvi.backbones import compute_features, make_panels
 from more_scvi.data import RowReader
 from more_scvi.model._prepare import DirectPass, path_shares, training_arrays
-from more_scvi.train import CellDataModule, TrainingArrays
+from more_scvi.train import CellDataModule, RestoringCheckpoint, TrainingArrays
 
 logger = logging.getLogger("more_scvi")
 
@@ -90,6 +90,10 @@ class TrainingMixin:
         )
         _check_data_arguments(datasplitter_kwargs, batch_size, early_stopping, sets)
         trainer_kwargs = {k: list(v) if isinstance(v, list) else v for k, v in trainer_kwargs.items()}
+        if trainer_kwargs.get("callbacks"):
+            trainer_kwargs["callbacks"] = [
+                RestoringCheckpoint.of(c) if isinstance(c, SaveCheckpoint) else c for c in trainer_kwargs["callbacks"]
+            ]
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
         if len(sets[1]):
@@ -167,7 +171,7 @@ class TrainingMixin:
         return compute_features(
             self.backbone,
             source,
-            self._setup_args["gene_names"],
+            self.gene_names,
             panels=panels,
             normalised=self._setup_args["data_type"] == "lognorm",
             cache_dir=self.cache_dir,

@@ -1,0 +1,48 @@
+"""What scvi-tools records about a registered AnnData: shown, amended, and dropped with the data."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import rich.pretty  # noqa: F401 scvi-tools prints with it and does not import it
+from scvi.data import AnnDataManager
+
+
+class RegistryMixin:
+    """Registry of a model, for a model of one AnnData."""
+
+    @classmethod
+    def register_manager(cls, adata_manager: AnnDataManager) -> None:
+        """Record the manager of an AnnData until that AnnData is gone."""
+        super().register_manager(adata_manager)
+        weakref.finalize(adata_manager.adata, cls._setup_adata_manager_store.pop, adata_manager.adata_uuid, None)
+
+    def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
+        new = self.id not in self._per_instance_manager_store
+        super()._register_manager_for_instance(adata_manager)
+        if new:
+            weakref.finalize(self, self._per_instance_manager_store.pop, self.id, None)
+
+    def view_registry(self, hide_state_registries: bool = False) -> None:
+        """Print what was registered: setup arguments, sizes, columns and categories.
+
+        Parameters
+        ----------
+        hide_state_registries
+            Leave the categories out.
+        """
+        if self.adata_manager is None:  # loaded without data
+            self.view_setup_method_args()
+        else:
+            self.adata_manager.view_registry(hide_state_registries=hide_state_registries)
+
+    def update_setup_method_args(self, setup_method_args: dict[str, Any]) -> None:
+        """Amend the setup arguments in the registry.
+
+        Parameters
+        ----------
+        setup_method_args
+            Names and new values.
+        """
+        self.registry_["setup_args"].update(setup_method_args)
