@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -59,14 +61,17 @@ def integrate(
     start = time.perf_counter()
     setup = {"batch_key": batch, "labels_key": labels, "unlabeled_category": unlabeled, "layer": layer}
     with contextlib.redirect_stdout(sys.stderr):
+        _quiet()
         with _refusals():
             _check_targets(output, model)
             adata = _read(source)
             trained = _build(adata, {**setup, "gene_key": gene_key}, backbone, seed)
-        trained.train(max_epochs=max_epochs)
+        trained.train(max_epochs=max_epochs, enable_progress_bar=sys.stderr.isatty())
         trained.get_latent_representation()
         if labels is not None:
-            soft = trained.predict(soft=True)
+            import pandas as pd
+
+            soft = pd.DataFrame(trained.predict(soft=True))
             adata.obs["more_prediction"] = soft.idxmax(axis=1).astype("category")
             adata.obs["more_confidence"] = soft.max(axis=1)
         if model is not None:
@@ -93,10 +98,14 @@ def demo(
     with _refusals():
         if not folder.is_dir():
             raise FileNotFoundError(f"--folder {folder} does not exist. Create it, or choose another.")
-        from more_scvi._demo import run_demo, table
+    with contextlib.redirect_stdout(sys.stderr):
+        _quiet()
+        from more_scvi._demo import draw, run_demo, table
 
-        with contextlib.redirect_stdout(sys.stderr):
-            result = run_demo(folder, seed)
+        adata, result = run_demo(seed, progress=sys.stderr.isatty())
+        _write(adata, folder / "demo.h5ad")
+        with _replacing(folder / "demo.png") as partial:
+            draw(adata, partial)
     if as_json:
         _show(result, True)
     else:
@@ -171,17 +180,29 @@ def _build(adata: AnnData, setup: dict[str, Any], backbone: str, seed: int) -> M
 
 
 def _write(adata: AnnData, path: Path) -> None:
-    """Write beside and rename: a reader sees the old file or the new one, never half of it."""
     for column in [c for c in adata.obs if c.startswith("_scvi")]:  # the registration of this process
         del adata.obs[column]
     for key in [k for k in adata.uns if k.startswith("_scvi")]:
         del adata.uns[key]
+    with _replacing(path) as partial:
+        adata.write_h5ad(partial)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Write beside and rename: a reader sees the old file or the new one, never half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        adata.write_h5ad(partial)
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _quiet() -> None:
+    """Leave out what Lightning says about itself."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
 
 
 def _show(summary: dict[str, Any], as_json: bool) -> None:

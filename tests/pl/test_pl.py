@@ -59,7 +59,8 @@ def test_compare_is_a_row_per_column_of_obs(adata):
 
 def test_history_draws_a_line_per_curve():
     curve = pd.DataFrame({"x": [3.0, 2.0]}, index=pd.RangeIndex(2, name="epoch"))
-    model = SimpleNamespace(history={"classify_train": curve, "classify_validation": curve, "keep_train": curve})
+    names = ["train_loss", "loss_classify_train", "loss_classify_validation", "loss_keep_train"]
+    model = SimpleNamespace(history=dict.fromkeys(names, curve))
     ax = pl.history(model)
     assert [line.get_linestyle() for line in ax.lines] == ["-", "--", "-"]
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["classify", "keep"]

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 from ._palette import style
 
 SPLITS = {"train": "-", "validation": "--"}
+CURVE = re.compile(r"loss_(.+)_(train|validation)")
 
 
 def history(
@@ -22,9 +24,10 @@ def history(
     Parameters
     ----------
     model
-        Anything with a ``history``: a dict of DataFrames named ``<term>_train`` and ``<term>_validation``.
+        A trained :class:`~more_scvi.model.MoRE`; its ``history`` holds ``loss_<term>_train`` and, with validation,
+        ``loss_<term>_validation``.
     terms
-        Names without the suffix, e.g. ``["masked", "classify"]``. Default: all.
+        E.g. ``["masked", "classify"]``. Default: all.
     ax
         Where to draw. Default: a new figure.
     log
@@ -46,7 +49,7 @@ def history(
     >>> ax = more.pl.history(model, ["classify"])  # doctest: +SKIP
     """
     curves: Mapping[str, pd.DataFrame] = model.history or {}
-    known = list(dict.fromkeys(name.rsplit("_", 1)[0] for name in curves if name.rsplit("_", 1)[-1] in SPLITS))
+    known = list(dict.fromkeys(match[1] for name in curves if (match := CURVE.fullmatch(name))))
     chosen = known if terms is None else list(terms)
     unknown = [term for term in chosen if term not in known]
     if unknown or not chosen:
@@ -55,9 +58,9 @@ def history(
         _, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
     for position, term in enumerate(chosen):
         for split, line in SPLITS.items():
-            if (curve := curves.get(f"{term}_{split}")) is not None:
+            if (curve := curves.get(f"loss_{term}_{split}")) is not None:
                 values = curve.iloc[:, 0].astype(float)
-                label = term if split == "train" or f"{term}_train" not in curves else None
+                label = term if split == "train" or f"loss_{term}_train" not in curves else None
                 ax.plot(curve.index, values, line, color=style(position)[0], label=label, linewidth=1.5)
     ax.set(xlabel="epoch", ylabel="loss", yscale="log" if log else "linear")
     ax.spines[["top", "right"]].set_visible(False)
