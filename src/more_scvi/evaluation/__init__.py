@@ -1,6 +1,6 @@
 """Leakage-free evaluation: splits that hide labels, metrics, methods, a resumable runner and its report."""
 
-from . import _peers  # noqa: F401 - registers scVI and scANVI
+from . import _more, _peers  # noqa: F401 - register MoRE, scVI and scANVI
 from ._datasets import DATASETS, load_dataset, prepare, with_labels
 from ._methods import Method, MethodResult, get_method, leak, list_methods, register_method
 from ._metrics import (
@@ -16,6 +16,7 @@ from ._metrics import (
 from ._report import Decision, decide, report, summarise
 from ._runner import load_results, run_benchmark, run_split
 from ._splits import Split, inner_split, make_splits
+from ._tuning import tune
 
 __all__ = [
     "DATASETS",
@@ -45,5 +46,6 @@ __all__ = [
     "score",
     "structure",
     "summarise",
+    "tune",
     "with_labels",
 ]

@@ -100,10 +100,10 @@ def decide(
 ) -> Decision:
     """Compare by one rule, the same for every method.
 
-    A method is represented by the better of its own classifier and the linear probe on its embedding, chosen once by the
-    mean over all rows (data set × protocol), never row by row. Methods that miss a row are left out, and each row is
-    averaged over the splits that all compared methods have. Ours is compared with the best peer of each row, so the peer
-    may change from row to row.
+    A method is represented by the better of its own classifier and the linear probe on its embedding, chosen once by
+    the mean over all rows (data set × protocol), never row by row. Methods that miss a row are left out, and each row
+    is averaged over the splits that all compared methods have. Ours is compared with the best peer of each row, so the
+    peer may change from row to row.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def report(records: Sequence[dict[str, Any]], ours: Sequence[str] | None = None)
 
     Returns
     -------
-    Markdown text: the decision rule (if ours has results), means over all rows, and one table per data set and protocol.
+    Markdown text: the decision rule (if ours has results), means over all rows, one table per data set and protocol.
     """
     summary = summarise(records)
     methods = list(dict.fromkeys(summary.index.get_level_values("method")))

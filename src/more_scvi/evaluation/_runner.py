@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from numpy.typing import NDArray
 
 from ._datasets import load_dataset, prepare, with_labels
 from ._methods import Method, MethodResult
@@ -38,7 +39,12 @@ _PACKAGES = ("more-scvi", "scvi-tools", "torch", "scanpy", "anndata", "scikit-le
 
 
 def run_split(
-    adata: AnnData, split: Split, method: Method, cache_dir: str | os.PathLike | None = None
+    adata: AnnData,
+    split: Split,
+    method: Method,
+    cache_dir: str | os.PathLike | None = None,
+    scored: NDArray[np.bool_] | None = None,
+    cells: NDArray[np.bool_] | None = None,
 ) -> tuple[MethodResult, dict[str, Any]]:
     """Run one method on one split and score it.
 
@@ -51,7 +57,9 @@ def run_split(
     method
         The method; only one that declares ``sees_hidden`` is given all labels.
     cache_dir
-        Folder for label-free work that splits share (trained scVI models, backbone features).
+        Folder for label-free work that splits share (trained scVI models).
+    scored, cells
+        Restrict the cells that annotation, and that mixing and structure, are scored on (default: all).
 
     Returns
     -------
@@ -68,7 +76,7 @@ def run_split(
     with _memory() as memory:
         result = method(given, BATCH_KEY, LABELS_KEY, UNLABELED, split.seed, folder)
     result.peak_memory = memory[0]
-    scores = score(result.z, result.prediction, true, batches, split.hidden, adata.obsm["X_pca"])
+    scores = score(result.z, result.prediction, true, batches, split.hidden, adata.obsm["X_pca"], scored, cells)
     record = {
         "dataset": split.dataset,
         "split": split.name,
@@ -114,7 +122,7 @@ def run_benchmark(
     protocols, seeds, max_rotations
         Which splits, see :func:`~more_scvi.evaluation.make_splits`.
     cache_dir
-        Trained scVI models, backbone features and, as ``embeddings/*.npz``, every embedding and prediction. ``None``
+        Trained scVI models and, as ``embeddings/*.npz``, every embedding and prediction. ``None``
         keeps none of them.
 
     Returns

@@ -1,0 +1,75 @@
+"""Inner scores of method variants: choose defaults here, never on the benchmark; see README.md in this folder."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "variants",
+        help="JSON or Python dict: name → options of the base method (default base: more), "
+        'e.g. \'{"default": {}, "keep20": {"train_kwargs": {"loss_weights": {"keep": 20}}}}\'; or a file that holds it',
+    )
+    parser.add_argument("--data", default=os.environ.get("MORE_DATA"), help="data folder (default: $MORE_DATA)")
+    parser.add_argument("--cache", type=Path, default=None, help="folder for trained scVI models")
+    parser.add_argument("--datasets", default="bm_vangalen,pbmc_kang,pbmc_4batch", help="comma-separated names")
+    parser.add_argument("--protocols", default="S1,S2a")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--rotations", type=int, default=1, help="outer S2a splits per data set")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    if not arguments.data:
+        parser.error("give --data or set MORE_DATA")
+    return arguments
+
+
+def _variants(text: str) -> dict[str, dict]:
+    if os.path.isfile(text):
+        text = Path(text).read_text()
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return ast.literal_eval(text)
+
+
+def main() -> None:
+    arguments = _arguments()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    import torch
+
+    from more_scvi.evaluation import get_method, tune
+
+    torch.set_num_threads(arguments.threads)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
+    for noisy in ("lightning.pytorch", "scvi", "jax", "more_scvi"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    methods = [
+        get_method(name, **{"base": "more", **options}) for name, options in _variants(arguments.variants).items()
+    ]
+    table = tune(
+        arguments.datasets.split(","),
+        methods,
+        arguments.data,
+        arguments.protocols.split(","),
+        [int(seed) for seed in arguments.seeds.split(",")],
+        arguments.rotations,
+        arguments.cache,
+    )
+    columns = ["own", "LR", "kNN", "CiLISI", "structure", "dimension", "seconds"]
+    names = list(dict.fromkeys(table["method"]))
+    per_row = table.groupby(["dataset", "protocol", "method"])[columns].mean()
+    print(per_row.reindex(names, level="method").round(3).to_string())
+    print("\nmean over data sets and protocols")
+    print(per_row.groupby("method").mean().reindex(names).round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
