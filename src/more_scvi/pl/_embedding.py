@@ -89,15 +89,16 @@ def embedding(
 
 def _categories(ax: Axes, x: np.ndarray, y: np.ndarray, values: pd.Series, area: float, missing: str | None) -> None:
     """Draw each category with its colour and marker, unknown ones first, so below."""
-    categories = values.astype("category").cat.remove_unused_categories()
     unknown = (values.isna() | (values == missing)).to_numpy()
     if unknown.any():
         ax.scatter(
             x[unknown], y[unknown], s=area / 2, c=MISSING, linewidths=0, label=missing or "missing", rasterized=True
         )
-    known = [c for c in categories.cat.categories if c != missing]
-    for position, category in enumerate(known):
+    known = [c for c in values.astype("category").cat.categories if c != missing]
+    for position, category in enumerate(known):  # unused categories keep their colour for other plots
         cells = (values == category).to_numpy()
+        if not cells.any():
+            continue
         color, marker = style(position)
         ax.scatter(x[cells], y[cells], s=area, c=color, marker=marker, linewidths=0, label=category, rasterized=True)
 

@@ -1,0 +1,66 @@
+"""What the README shows works: its Python runs, its commands and files exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from more_scvi import MoRE
+from more_scvi.cli import app
+from more_scvi.data import load_demo
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/quickstart.md", "docs/cli.md"]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+def commands(document: str) -> list[list[str]]:
+    lines = "\n".join(blocks(document, "bash")).splitlines()
+    return [line.split("#")[0].split() for line in lines if line.strip()]
+
+
+def test_python_of_the_readme_runs(tmp_path, monkeypatch):
+    adata = load_demo()[::5].copy()
+    adata.obs = adata.obs.rename(columns={"platform": "donor"})
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    monkeypatch.chdir(tmp_path)
+    train = MoRE.train
+    monkeypatch.setattr(MoRE, "train", lambda self: train(self, max_epochs=1, enable_progress_bar=False))
+    (block,) = blocks("README.md", "python")
+    names: dict = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["adata"].obsm["X_more"].shape == (adata.n_obs, 50)
+    assert set(names["adata"].obs["prediction"]) <= set(adata.obs["cell_type"])
+    assert (tmp_path / "my_model").is_dir()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_exist(document):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    cli = typer.main.get_command(app)
+    for program, *arguments in commands(document):
+        if program == "make":
+            assert set(arguments) <= set(targets), arguments
+        if program == "more-scvi":
+            options = {o for p in cli.commands[arguments[0]].params for o in p.opts}
+            assert {a for a in arguments if a.startswith("-")} <= options, arguments
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_and_images_exist(document):
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", (ROOT / document).read_text()):
+        assert ((ROOT / document).parent / target).exists(), target
+
+
+def test_every_command_and_option_is_documented():
+    text = (ROOT / "docs" / "cli.md").read_text()
+    cli = typer.main.get_command(app)
+    for name, command in cli.commands.items():
+        assert f"more-scvi {name}" in text
+        for parameter in command.params:
+            if name == "integrate" and parameter.param_type_name == "option":
+                assert f"`{parameter.opts[0]}`" in text, parameter.opts
