@@ -1,7 +1,7 @@
 r"""Linear base: what the embedding is before the first gradient step.
 
 Frozen features :math:`h` and direct features :math:`u` are freed of what batch and covariates explain
-linearly (step 0 of the refinement), rotated to their principal axes, scaled to unit total variance and
+linearly (step 0 of the refinement), rotated to their principal axes, scaled to one total variance and
 set beside each other with shares :math:`s_h + s_u = 1`:
 
 .. math:: b = \left[\sqrt{s_h}\,\frac{R_h^\top (h - B_h d)}{\lVert\cdot\rVert},\;
@@ -17,6 +17,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
+
+TOTAL_VARIANCE = 50.0
+"""Variance of a path summed over its axes: about 1 per axis of the usual width, what heads and optimiser expect."""
 
 FEW_CELLS = 20
 """A new batch of this size is centred half on its own mean, half on the mean of the known batches."""
@@ -59,7 +62,7 @@ class PathBase(nn.Module):
         rotation = vectors[:, ::-1][:, : self.rotation.shape[1]]
         rotation = rotation * np.sign(rotation[np.abs(rotation).argmax(0), np.arange(rotation.shape[1])])
         out = centred @ rotation
-        scale = np.sqrt((out**2).sum(1).mean())
+        scale = np.sqrt((out**2).sum(1).mean() / TOTAL_VARIANCE)
         self.offset.copy_(torch.from_numpy(offset.astype(np.float32)))
         self.rotation.copy_(torch.from_numpy(np.ascontiguousarray(rotation, dtype=np.float32)))
         self.scale.fill_(float(scale) if scale > 1e-8 else 1.0)

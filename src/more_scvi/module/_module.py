@@ -159,6 +159,7 @@ class MoREModule(BaseModuleClass):
         certainty: float = 0.99,
         temperature: float = 0.2,
         variance_floor: float = 0.3,
+        refinement_penalty: float = 1.0,
     ) -> LossOutput:
         """Sum of the weighted terms; a term with weight 0 is not computed.
 
@@ -174,6 +175,8 @@ class MoREModule(BaseModuleClass):
             Of the contrastive loss.
         variance_floor
             Share of within-class variance that the variance term leaves alone.
+        refinement_penalty
+            Price of the squared size of the refinement steps, relative to the variance of the embedding.
         """
         weights = LOSS_WEIGHTS if weights is None else weights
         z, z_labels = inference_outputs["z"], inference_outputs["z_labels"]
@@ -206,14 +209,21 @@ class MoREModule(BaseModuleClass):
         if on("variance") and logits is not None:
             terms["variance"] = losses.intra_class_variance(z_labels, labels, self.n_labels, variance_floor)
         if on("keep"):
-            terms["keep"] = losses.keep_distances(z, tensors["base"], self._groups(types, batch))
+            terms["keep"] = losses.keep_distances(z, self._kept(tensors["base"]), self._groups(types, batch))
         ramp = {"align_batch": align_ramp}
-        total = z.sum() * 0.0 + sum(weights[name] * ramp.get(name, 1.0) * term for name, term in terms.items())
+        steps = inference_outputs["refinement"]
+        spread = inference_outputs["z_labels"].detach().pow(2).sum(1).mean().clamp_min(1e-8)
+        penalty = refinement_penalty * sum(steps) / spread if steps else 0.0
+        total = z.sum() * 0.0 + penalty + sum(weights[name] * ramp.get(name, 1.0) * term for name, term in terms.items())
         extra = {f"loss_{name}": term.detach() for name, term in terms.items()}
-        extra |= {f"refinement_step_{t + 1}": s.detach() for t, s in enumerate(inference_outputs["refinement"])}
+        extra |= {f"refinement_step_{t + 1}": s.detach() for t, s in enumerate(steps)}
         return LossOutput(
             loss=total, reconstruction_loss=reconstruction, n_obs_minibatch=len(z), extra_metrics=extra
         )
+
+    def _kept(self, base: Tensor) -> Tensor:
+        """Part of the base whose distances are kept: the direct path, which is the data's own geometry."""
+        return base[:, -self.adapter.path_widths[-1] :]
 
     @torch.no_grad()
     def _types(self, logits: Tensor | None, labels: Tensor, certainty: float) -> Tensor:

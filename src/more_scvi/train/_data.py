@@ -71,10 +71,10 @@ class CachedCells(Dataset):
             "base": a.base[i],
             "batch": a.batch[i, None],
             "labels": a.labels[i, None],
-            "target": a.target[i].toarray().astype(np.float32, copy=False),
-            "totals": a.totals[i, None].astype(np.float32, copy=False),
         }
         if a.views is not None:
+            out["target"] = a.target[i].toarray().astype(np.float32, copy=False)
+            out["totals"] = a.totals[i, None].astype(np.float32, copy=False)
             k = int(self.rng.integers(a.views.shape[1]))
             out["view"], out["hidden"] = a.views[i, k].astype(np.float32, copy=False), a.hidden[k]
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in out.items()}

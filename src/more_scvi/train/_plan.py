@@ -8,9 +8,11 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
+from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from more_scvi._compat import compute_and_log_metrics
+from more_scvi.data import check_number
 from more_scvi.module import LOSS_WEIGHTS, MoREModule
 
 
@@ -28,7 +30,8 @@ class MoRETrainingPlan(TrainingPlan):
     warmup
         Share of the steps before alignment starts; it then rises linearly over the same share.
     **kwargs
-        Further arguments of the module's loss: ``certainty``, ``temperature``, ``variance_floor``; and of
+        Further arguments of the module's loss: ``certainty``, ``temperature``, ``variance_floor``,
+        ``refinement_penalty``; and of
         :class:`scvi.train.TrainingPlan` that apply (``on_step``, ``on_epoch``, ``compile``, ``compile_kwargs``,
         ``optimizer``, ``optimizer_creator``, ``eps``).
     """
@@ -45,8 +48,13 @@ class MoRETrainingPlan(TrainingPlan):
         **kwargs: Any,
     ):
         check_plan_arguments(kwargs, loss_weights)
+        for name, value in {"lr": lr, "weight_decay": weight_decay, "eps": eps, **kwargs}.items():
+            if name not in _UPSTREAM_ARGUMENTS:
+                check_number(name, value, 0.0)
+        check_number("warmup", warmup, 0.0, 1.0)
         super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, n_epochs_kl_warmup=None, **kwargs)
         self.warmup = warmup
+        self._sums: dict[str, dict[str, Any]] = {}
         self.loss_kwargs["weights"] = LOSS_WEIGHTS | (loss_weights or {})
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
@@ -68,10 +76,37 @@ class MoRETrainingPlan(TrainingPlan):
         steps = self.trainer.estimated_stepping_batches
         return int(steps) if math.isfinite(steps) else 1000
 
-    def compute_and_log_metrics(self, *args: Any, **kwargs: Any) -> None:
-        """As upstream, without inference mode: logged terms are reduced across processes in place."""
-        with torch.no_grad():
-            compute_and_log_metrics(self, *args, **kwargs)
+    def compute_and_log_metrics(self, loss_output: LossOutput, metrics: Any, mode: str) -> None:
+        """Add the terms up; they are logged once per epoch as ``<term>_train`` and ``<term>_validation``.
+
+        Lightning takes milliseconds per logged value, as long as a step here. With ``on_step=True`` every step is
+        logged as upstream does it.
+        """
+        if self.on_step:
+            with torch.no_grad():
+                compute_and_log_metrics(self, loss_output, metrics, mode)
+            return
+        n = loss_output.n_obs_minibatch
+        sums = self._sums.setdefault(mode, {"n": 0})
+        sums["n"] += n
+        for name in loss_output.extra_metrics_keys:
+            sums[name] = sums.get(name, 0.0) + n * loss_output.extra_metrics[name].detach()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean of each term over the epoch."""
+        super().on_train_epoch_end()
+        self._log_sums("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean of each term over the validation cells."""
+        super().on_validation_epoch_end()
+        self._log_sums("validation")
+
+    def _log_sums(self, mode: str) -> None:
+        sums = self._sums.pop(mode, {"n": 0})
+        n = sums.pop("n")
+        for name, value in sums.items():
+            self.log(f"{name}_{mode}", value / n, sync_dist=self.use_sync_dist, batch_size=n)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with cosine decay, or the user's own through ``optimizer_creator``."""
@@ -83,7 +118,7 @@ class MoRETrainingPlan(TrainingPlan):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-_LOSS_ARGUMENTS = ("certainty", "temperature", "variance_floor")
+_LOSS_ARGUMENTS = ("certainty", "temperature", "variance_floor", "refinement_penalty")
 _UPSTREAM_ARGUMENTS = ("on_step", "on_epoch", "compile", "compile_kwargs", "optimizer", "optimizer_creator")
 
 

@@ -1,0 +1,168 @@
+"""Stages of the module: every learned part starts as nothing, gradients go where the design says."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from more_scvi.module import (
+    Classifier,
+    DirectPath,
+    ExpressionDecoder,
+    GatedAdapter,
+    MoREModule,
+    PathBase,
+    Refinement,
+    log_normalise,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def counts(n=120, genes=60):
+    types = RNG.integers(0, 3, n)
+    rate = np.exp(RNG.normal(size=(3, genes)))[types] * RNG.gamma(5, 0.3, (n, 1))
+    return sp.csr_matrix(RNG.poisson(rate).astype(np.float32)), types
+
+
+def fitted_direct(x, batch, chunk, n_components=8):
+    path = DirectPath(x.shape[1], n_variable=30, n_components=n_components)
+    norm = log_normalise(x)
+    path.fit(lambda: ((norm[i : i + chunk], batch[i : i + chunk]) for i in range(0, x.shape[0], chunk)), batch.max() + 1)
+    return path, norm
+
+
+def test_direct_path_is_the_pca_of_scaled_batch_centred_genes():
+    x, _ = counts()
+    batch = RNG.integers(0, 2, x.shape[0])
+    path, norm = fitted_direct(x, batch, 1000)
+    dense = norm[:, path.genes.numpy()].toarray()
+    centred = dense - np.stack([dense[batch == b].mean(0) for b in (0, 1)])[batch]
+    centred /= np.sqrt((centred**2).sum(0) / (len(x.toarray()) - 1))
+    v = np.linalg.svd(centred, full_matrices=False)[2][:8]
+    overlap = np.linalg.svd(v @ path.loadings.numpy())[1]
+    assert overlap == pytest.approx(np.ones(8), abs=1e-3)
+
+
+def test_direct_path_does_not_depend_on_chunks():
+    x, _ = counts()
+    batch = RNG.integers(0, 2, x.shape[0])
+    (one, norm), (many, _) = fitted_direct(x, batch, 1000), fitted_direct(x, batch, 7)
+    assert np.array_equal(one.genes, many.genes)
+    assert np.allclose(one.transform(norm), many.transform(norm), atol=1e-3)
+
+
+def test_direct_view_ignores_hidden_genes_and_approaches_the_full_projection():
+    x, _ = counts()
+    path, norm = fitted_direct(x, np.zeros(x.shape[0], dtype=int), 1000, n_components=4)
+    visible = np.ones(x.shape[1], dtype=bool)
+    visible[path.genes.numpy()[:10]] = False
+    other = norm.toarray()
+    other[:, ~visible] = 99.0
+    view = path.transform(norm, visible)
+    assert np.allclose(view, path.transform(sp.csr_matrix(other), visible))
+    full = path.transform(norm)
+    assert np.corrcoef(view.ravel(), full.ravel())[0, 1] > 0.7
+
+
+def test_base_removes_batch_and_covariates_and_centres_new_batches():
+    n = 300
+    batch, covariate = RNG.integers(0, 3, n), RNG.normal(size=(n, 1)).astype(np.float32)
+    features = RNG.normal(size=(n, 6)) + 5.0 * batch[:, None] + 2.0 * covariate
+    base = PathBase(6, 4, n_batch=3, n_covariates=1)
+    out = base.fit(features.astype(np.float32), batch, covariate)
+    assert out.shape == (n, 4)
+    assert np.abs([out[batch == b].mean(0) for b in range(3)]).max() < 1e-3
+    assert abs(np.corrcoef(out[:, 0], covariate[:, 0])[0, 1]) < 0.05
+    again = base.transform(features.astype(np.float32), batch, covariate)
+    assert np.allclose(out, again, atol=1e-3)
+    moved, cells = (features + 50).astype(np.float32), np.arange(n)
+    as_known, as_new = (base.transform(moved, np.full(n, code), covariate) for code in (0, -1))
+    assert np.abs(as_new.mean(0)).max() < 0.1 * np.abs(as_known.mean(0)).max()
+    two_new = base.transform(np.where(cells[:, None] < 150, moved, -moved), np.where(cells < 150, -1, -2), covariate)
+    assert np.abs(two_new[:150].mean(0)).max() < 0.15 * np.abs(as_known.mean(0)).max()
+    one_cell = base.transform(features[:1].astype(np.float32), np.array([-1]), covariate[:1])
+    assert np.abs(one_cell).max() > 1e-3, "a single cell of a new batch must not be centred to nothing"
+
+
+def test_every_learned_part_starts_as_nothing():
+    adapter = GatedAdapter([4, 3], n_latent=5).eval()
+    base = torch.randn(10, 7)
+    assert torch.allclose(adapter(base), base @ adapter.rotation)
+    assert torch.allclose(adapter.gate(), torch.ones(7))
+    offset, sizes = Refinement(5, n_batch=3)(torch.randn(10, 5), torch.randint(0, 3, (10,)))
+    assert offset.abs().sum() == 0 and all(s == 0 for s in sizes)
+    decoder = ExpressionDecoder(5, 6)
+    decoder.fit_average(sp.csr_matrix(np.ones((3, 6))), np.full(3, 6.0))
+    assert decoder(torch.randn(2, 5), torch.full((2, 1), 6.0)).detach() == pytest.approx(np.full((2, 6), 3.5 / 3), rel=1e-5)
+
+
+def test_refinement_moves_known_batches_only():
+    refinement = Refinement(5, n_batch=2)
+    for embedding in refinement.embedding:
+        torch.nn.init.ones_(embedding.weight)
+    offset, sizes = refinement(torch.randn(3, 5), torch.tensor([0, 1, -1]))
+    assert (offset[:2].abs().sum(1) > 0).all() and offset[2].abs().sum() == 0
+    assert len(sizes) == 2 and sizes[0] > 0
+    assert Refinement(5, n_batch=1).n_steps == 0
+
+
+def test_closed_classes_are_never_predicted():
+    head = Classifier(4, 3)
+    head.open_classes[1] = False
+    assert head(torch.randn(50, 4)).argmax(1).ne(1).all()
+
+
+def minibatch(module, n=24):
+    width = sum(module.adapter.path_widths)
+    batch, labels = torch.arange(n) % 2, torch.arange(n) % 3
+    return {
+        "base": torch.randn(n, width),
+        "view": torch.randn(n, width),
+        "hidden": torch.arange(len(module.target_genes)) % 2 == 0,
+        "target": torch.poisson(torch.ones(n, len(module.target_genes))),
+        "totals": torch.full((n, 1), 30.0),
+        "batch": batch[:, None],
+        "labels": torch.where(batch == 0, labels, -1)[:, None],
+    }
+
+
+def loss_of(module, **weights):
+    torch.manual_seed(0)
+    weights = dict.fromkeys(("masked", "classify", "contrast", "align_batch", "variance", "keep"), 0.0) | weights
+    for parameter in module.parameters():
+        parameter.grad = None
+    _, _, out = module(minibatch(module), loss_kwargs={"weights": weights, "certainty": 0.2, "refinement_penalty": 0.0})
+    return out
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(1)
+    module = MoREModule(n_features=6, n_genes=40, n_batch=2, n_labels=3, n_latent=8, n_components=5, n_variable=30)
+    for part in (*module.refinement.embedding, module.decoder.write):  # as after some steps: nothing is zero
+        torch.nn.init.ones_(part.weight)
+    return module
+
+
+def has_gradient(part):
+    return any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+
+
+@pytest.mark.parametrize("term", ["classify", "contrast", "variance", "masked"])
+def test_label_and_reconstruction_losses_never_reach_the_refinement(module, term):
+    loss_of(module, **{term: 1.0}).loss.backward()
+    assert not has_gradient(module.refinement)
+    assert has_gradient(module.adapter)
+
+
+def test_alignment_reaches_the_refinement(module):
+    loss_of(module, align_batch=1.0).loss.backward()
+    assert has_gradient(module.refinement)
+
+
+@pytest.mark.parametrize("term", ["masked", "classify", "contrast", "align_batch", "variance", "keep"])
+def test_each_term_is_logged_and_removable(module, term):
+    logged = loss_of(module, **{term: 1.0}).extra_metrics
+    assert f"loss_{term}" in logged and [k for k in logged if k.startswith("loss_")] == [f"loss_{term}"]
+    assert "refinement_step_1" in logged and "refinement_step_2" in logged
