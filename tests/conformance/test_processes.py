@@ -20,7 +20,7 @@ case = next(c for c in cases.CASES if c.name == {name!r})
 adata = cases.make_data()
 case.setup(adata, **{setup!r})
 model = case.build(adata)
-case.fit(model, max_epochs=2, devices=2, strategy="ddp", train_size=0.8, check_val_every_n_epoch=1)
+case.fit(model, max_epochs=2, devices=2, strategy=case.strategy, train_size=0.8, check_val_every_n_epoch=1)
 if int(os.environ.get("LOCAL_RANK", 0)) == 0:
     z = case.latent(model)
     losses = {{k: np.ravel(v.to_numpy(dtype=float)).tolist() for k, v in model.history.items()}}

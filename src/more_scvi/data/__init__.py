@@ -1,6 +1,6 @@
 """What comes in: registered fields, input checks, gene vocabularies, simulated datasets with known truth."""
 
-from ._arguments import check_indices, check_integer, check_number
+from ._arguments import check_indices, check_integer, check_mapping, check_number
 from ._checks import check_anndata, check_matrix, check_setup, check_vocabulary
 from ._columns import as_batch_array, as_label_array, check_categories, check_genes
 from ._covariates import CovariateDesign
@@ -27,6 +27,7 @@ __all__ = [
     "check_genes",
     "check_indices",
     "check_integer",
+    "check_mapping",
     "check_matrix",
     "check_number",
     "check_setup",

@@ -49,19 +49,11 @@ def check_number(name: str, value: Any, minimum: float = -np.inf, maximum: float
     return float(value)
 
 
-def check_keywords(name: str, given: Mapping[str, Any] | None, legal: Collection[str]) -> dict[str, Any]:
-    """Return a copy of `given` if all its keys are among `legal`; TypeError naming the nearest one otherwise."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise TypeError(
-            f"{name} is a {type(given).__name__}; expected a dictionary with keys among {listing(sorted(legal), 40)}."
-        )
-    for key in given:
-        if key not in legal:
-            hint = nearest(key, legal)
-            raise TypeError(f"{name} has no argument {key!r}.{hint} Legal arguments: {listing(sorted(legal), 40)}.")
-    return dict(given)
+def check_mapping(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return a copy of the dictionary `given`, an empty one for None; TypeError for anything else."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{name}={given!r} is a {type(given).__name__}; expected a dict of argument names and values.")
+    return dict(given or {})
 
 
 def check_indices(indices: Any, n: int) -> np.ndarray:

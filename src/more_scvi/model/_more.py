@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
 from scvi.model.base import BaseModelClass
 
-from more_scvi.backbones import Backbone, get_backbone
+from more_scvi.backbones import Backbone, get_backbone, list_backbones
 from more_scvi.data import (
     BatchField,
     CovariateDesign,
@@ -19,6 +20,7 @@ from more_scvi.data import (
     LabelsField,
     MatrixField,
     check_integer,
+    check_mapping,
     check_number,
     check_setup,
     check_vocabulary,
@@ -123,7 +125,7 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseMode
         labels = state.get(REGISTRY_KEYS.LABELS_KEY)
         self.labels = np.array([]) if labels is None else np.asarray(labels["state_registry"]["categorical_mapping"])[:-1]
         self.covariates = CovariateDesign(**self._setup_args["covariate_design"])
-        self.backbone, self._obsm_key = self._attach_backbone(backbone, dict(backbone_kwargs or {}))
+        self.backbone, self._obsm_key = self._attach_backbone(backbone, check_mapping("backbone_kwargs", backbone_kwargs))
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             self.module = MoREModule(
@@ -268,6 +270,11 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
     check_number("dropout", arguments["dropout"], 0.0, 0.95)
     if arguments["seed"] is not None:
         check_integer("seed", arguments["seed"], 0)
+    if arguments["backbone"] is not None and not isinstance(arguments["backbone"], str | PathLike):
+        raise TypeError(
+            f"backbone={arguments['backbone']!r} is a {type(arguments['backbone']).__name__}; give a name "
+            f"({', '.join(list_backbones())}), a folder, or None."
+        )
     if arguments["backbone"] is None and arguments["n_components"] == 0:
         raise ValueError(
             "backbone=None with n_components=0 leaves no features; name a backbone, or give n_components >= 1."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import tempfile
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from more_scvi._compat import parse_device_args
 
-from more_scvi.data import check_genes
+from more_scvi.data import check_anndata, check_genes
 
 WEIGHTS, CARD, DATA = "adapters.safetensors", "model.json", "adata.h5ad"
 FORMAT = 1
@@ -74,8 +75,11 @@ class SaveLoadMixin:
         if save_anndata:
             target = folder / f"{prefix}{DATA}"
             beside = target.with_suffix(".tmp.h5ad")
-            self.adata.write_h5ad(beside, **anndata_write_kwargs)
-            os.replace(beside, target)
+            try:
+                self.adata.write_h5ad(beside, **anndata_write_kwargs)
+                os.replace(beside, target)
+            finally:
+                beside.unlink(missing_ok=True)
 
     def _card(self) -> dict[str, Any]:
         history = {} if self.history_ is None else self.history_
@@ -135,6 +139,9 @@ class SaveLoadMixin:
         tensors = _read_tensors(folder / f"{prefix}{WEIGHTS}")
         registry = _restore(card["registry"])
         arguments = dict(card["arguments"])
+        unknown = set(arguments) ^ set(inspect.signature(cls).parameters) - {"adata", "registry"}
+        if unknown:
+            raise ValueError(f"{folder / f'{prefix}{CARD}'} lacks or adds the arguments {sorted(unknown)}; it was edited.")
         if arguments["backbone"] == "precomputed":
             arguments["backbone_kwargs"] = {**arguments["backbone_kwargs"], "n_features": card["n_features"]}
         if adata is None:
@@ -144,13 +151,11 @@ class SaveLoadMixin:
                     f"{folder} holds no saved AnnData; give adata=..., or adata=False to load the model without data."
                 )
             adata = read_h5ad(path)
-        if adata is False:
-            model = cls(registry=registry, **arguments)
-        else:
-            cls._setup_from(adata, registry)
-            model = cls(adata, **arguments)
+        model = cls(registry=registry, **arguments)
         model._check_backbone(card["backbone_fingerprint"], folder)
         _fill(model.module, tensors, folder / f"{prefix}{WEIGHTS}")
+        if adata is not False:  # last, so that a damaged folder leaves the AnnData as it was
+            model._attach(adata)
         model.is_trained_ = card["is_trained"]
         if card["history"]:
             model.history_ = {
@@ -162,16 +167,18 @@ class SaveLoadMixin:
         model.to_device(where)
         return model
 
-    @classmethod
-    def _setup_from(cls, adata: AnnData, registry: dict[str, Any]) -> None:
-        genes = registry["field_registries"]["X"]["state_registry"]["column_names"]
-        if check_genes(adata.var_names, genes) is not None:
+    def _attach(self, adata: AnnData) -> None:
+        """Set up ``adata`` as the original was and make it the model's data; sizes stay those of the original."""
+        check_anndata(adata)
+        if check_genes(adata.var_names, self.genes) is not None:
             raise ValueError(
                 "adata has the model's genes in another order or more genes; select them first: "
                 "adata = adata[:, model_genes].copy() with model_genes = MoRE.load(dir, adata=False).genes."
             )
-        args = {k: v for k, v in registry["setup_args"].items() if k != "covariate_design"}
-        cls.setup_anndata(adata, source_registry=registry, **args)
+        args = {k: v for k, v in self._setup_args.items() if k != "covariate_design"}
+        self.setup_anndata(adata, source_registry=self.registry_, **args)
+        self._adata, self._adata_manager = adata, self._get_most_recent_anndata_manager(adata, required=True)
+        self._register_manager_for_instance(self._adata_manager)
 
     def load_weights(self, dir_path: str | os.PathLike, prefix: str | None = None) -> None:
         """Put the adapters of a saved folder into this model, in place.
@@ -250,6 +257,10 @@ def _read_card(path: Path, class_name: str | None) -> dict[str, Any]:
     missing = [key for key in _CARD_KEYS if not isinstance(card, dict) or key not in card]
     if missing:
         raise ValueError(f"{path} lacks the entries {missing}; it was not written by MoRE.save, or was edited.")
+    wrong = [key for key in ("arguments", "registry", "history") if not isinstance(card[key], dict)]
+    wrong += [key for key in ("setup_args", "field_registries") if not wrong and key not in card["registry"]]
+    if wrong:
+        raise ValueError(f"{path} has no proper {', '.join(wrong)}; it was edited.")
     if card["format"] != FORMAT:
         raise ValueError(f"{path} has format {card['format']!r}; this version reads format {FORMAT}. Install a newer more-scvi.")
     if class_name is not None and card["class"] != class_name:

@@ -13,7 +13,7 @@ from more_scvi._compat import parse_device_args
 from scvi.train import SaveCheckpoint, TrainRunner
 
 from more_scvi.backbones import compute_features, make_panels
-from more_scvi.data import RowReader
+from more_scvi.data import RowReader, check_integer, check_mapping
 from more_scvi.model._prepare import DirectPass, path_shares, training_arrays
 from more_scvi.train import CellDataModule, RestoringCheckpoint, TrainingArrays
 
@@ -76,7 +76,9 @@ class TrainingMixin:
         --------
         >>> model.train(max_epochs=20, loss_weights={"keep": 10.0})
         """
-        plan_kwargs = dict(plan_kwargs or {})
+        if max_epochs is not None:
+            check_integer("max_epochs", max_epochs)
+        plan_kwargs = check_mapping("plan_kwargs", plan_kwargs)
         if loss_weights is not None:
             plan_kwargs["loss_weights"] = loss_weights
         plan = self._training_plan_cls(self.module, **plan_kwargs)
@@ -85,7 +87,7 @@ class TrainingMixin:
             0.9 if early_stopping and train_size is None else train_size,
             validation_size,
             shuffle_set_split,
-            (datasplitter_kwargs or {}).get("external_indexing"),
+            check_mapping("datasplitter_kwargs", datasplitter_kwargs).get("external_indexing"),
             self.seed,
         )
         _check_data_arguments(datasplitter_kwargs, batch_size, early_stopping, sets)
@@ -99,27 +101,33 @@ class TrainingMixin:
         if len(sets[1]):
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
         arrays = self._training_arrays(accelerator, devices)
-        earlier = None if self.history_ is None else {k: v.copy() for k, v in self.history_.items()}
+        was_trained, earlier = self.is_trained_, {k: v.copy() for k, v in (self.history_ or {}).items()}
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*num_workers.*|.*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*number of training batches.*")
-            torch.manual_seed(self.seed + (0 if earlier is None else len(next(iter(earlier.values())))))
+            torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))
             data = CellDataModule(arrays, *sets, batch_size=batch_size)
             if max_epochs is None:
                 max_epochs = max(1, round(DEFAULT_STEPS * min(batch_size, data.n_train) / data.n_train))
             self.module.train()  # scvi-tools leaves a trained module in eval mode and Lightning keeps it
             self.is_trained_, self.history_ = False, None
-            TrainRunner(
-                self,
-                training_plan=plan,
-                data_splitter=data,
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                benchmark=False,
-                **trainer_kwargs,
-            )()
-        self.history_ = _joined(earlier, self.history_)
+            try:
+                TrainRunner(
+                    self,
+                    training_plan=plan,
+                    data_splitter=data,
+                    max_epochs=max_epochs,
+                    accelerator=accelerator,
+                    devices=devices,
+                    benchmark=False,
+                    **trainer_kwargs,
+                )()
+            except BaseException:
+                self.is_trained_ = was_trained
+                self.module.eval()
+                raise
+            finally:
+                self.history_ = _joined(earlier, self.history_ or {})
 
     def _n_train_cells(self) -> int:
         if self.adata is None:
@@ -218,16 +226,13 @@ def _check_data_arguments(kwargs: dict[str, Any] | None, batch_size: int, early_
     unknown = set(kwargs or {}) - {"external_indexing"}
     if unknown:
         raise TypeError(f"datasplitter_kwargs has no argument {sorted(unknown)}; legal: external_indexing.")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 2:
-        raise ValueError(f"batch_size is {batch_size!r}; give an integer of at least 2.")
+    check_integer("batch_size", batch_size, 2)
     if early_stopping and not len(sets[1]):
         raise ValueError("early_stopping=True needs validation cells; lower train_size (e.g. 0.9) or raise validation_size.")
 
 
-def _joined(earlier: dict[str, pd.DataFrame] | None, new: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def _joined(earlier: dict[str, pd.DataFrame], new: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Histories of several rounds of training, one after the other; epochs are numbered on."""
-    if not earlier:
-        return new
     start = max((int(v.index.max()) + 1 for v in earlier.values() if len(v)), default=0)
     moved = {k: v.set_axis(v.index + start).rename_axis(v.index.name) for k, v in new.items()}
     return {k: pd.concat([d[k] for d in (earlier, moved) if k in d]) for k in dict.fromkeys([*earlier, *moved])}

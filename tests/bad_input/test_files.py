@@ -1,0 +1,184 @@
+"""Saved folders that are missing, damaged, hostile or of another model."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from more_scvi import MoRE
+
+from .conftest import SETUP, make_data
+
+CARD, WEIGHTS = "model.json", "adapters.safetensors"
+
+
+class Payload:
+    """Unpickling it would create a file."""
+
+    def __reduce__(self):
+        return os.mkdir, (os.environ["PAYLOAD_TARGET"],)
+
+
+def edit(**changes):
+    def apply(folder):
+        card = json.loads((folder / CARD).read_text())
+        for path, value in changes.items():
+            target = card
+            *parents, last = path.split("__")
+            for parent in parents:
+                target = target[parent]
+            if value is None:
+                del target[last]
+            else:
+                target[last] = value
+        (folder / CARD).write_text(json.dumps(card))
+
+    return apply
+
+
+def cut(name, keep):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:keep])
+
+
+def pickled(name):
+    return lambda folder: (folder / name).write_bytes(pickle.dumps(Payload()))
+
+
+def torch_file(folder):
+    torch.save({"a": Payload()}, folder / WEIGHTS)
+
+
+def wrong_shapes(folder):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / WEIGHTS)
+    name = next(iter(tensors))
+    tensors[name] = torch.zeros(1, 1, 1)
+    tensors["intruder"] = torch.zeros(1)
+    save_file(tensors, folder / WEIGHTS)
+
+
+DAMAGE = [
+    pytest.param(lambda f: (f / CARD).unlink(), FileNotFoundError, [CARD, "MoRE.save"], id="card-missing"),
+    pytest.param(lambda f: (f / WEIGHTS).unlink(), FileNotFoundError, [WEIGHTS, "MoRE.save"], id="weights-missing"),
+    pytest.param(cut(WEIGHTS, 200), ValueError, [WEIGHTS, "truncated"], id="weights-truncated"),
+    pytest.param(cut(WEIGHTS, 0), ValueError, [WEIGHTS, "truncated"], id="weights-empty"),
+    pytest.param(cut(CARD, 100), ValueError, [CARD, "truncated"], id="card-truncated"),
+    pytest.param(lambda f: (f / CARD).write_bytes(b"\xff\xfe\x00"), ValueError, [CARD], id="card-binary"),
+    pytest.param(lambda f: (f / CARD).write_text("[1, 2]"), ValueError, [CARD, "MoRE.save"], id="card-a-list"),
+    pytest.param(pickled(WEIGHTS), ValueError, [WEIGHTS], id="weights-pickle"),
+    pytest.param(pickled(CARD), ValueError, [CARD], id="card-pickle"),
+    pytest.param(torch_file, ValueError, [WEIGHTS], id="weights-torch-pickle"),
+    pytest.param(wrong_shapes, ValueError, [WEIGHTS, "intruder", "shape"], id="weights-of-another-shape"),
+    pytest.param(edit(registry=None), ValueError, [CARD, "registry"], id="card-without-registry"),
+    pytest.param(edit(format=99), ValueError, ["format 99", "newer"], id="format-newer"),
+    pytest.param({"class": "SCVI"}, ValueError, ["'SCVI'", "'MoRE'"], id="class-other"),
+    pytest.param(edit(backbone_fingerprint="0" * 64), ValueError, ["fingerprint", "000"], id="backbone-other"),
+    pytest.param(edit(arguments__n_latent=-3), ValueError, ["n_latent=-3"], id="argument-illegal"),
+    pytest.param(edit(arguments__n_latent=20), ValueError, ["shape", CARD], id="argument-other"),
+    pytest.param(edit(arguments__n_latents=7), ValueError, [CARD, "n_latents"], id="argument-unknown"),
+    pytest.param(edit(registry__setup_args=None), ValueError, [CARD, "setup_args"], id="registry-edited"),
+    pytest.param(edit(arguments=[1]), ValueError, [CARD, "arguments"], id="arguments-a-list"),
+]
+
+
+@pytest.mark.parametrize("with_data", [True, False], ids=["data", "no-data"])
+@pytest.mark.parametrize(("damage", "error", "words"), DAMAGE)
+def test_damaged_folder(bench, refused, monkeypatch, damage, error, words, with_data):
+    target = bench.folder / "owned"
+    monkeypatch.setenv("PAYLOAD_TARGET", str(target))
+    folder = bench.saved()
+    (edit(**damage) if isinstance(damage, dict) else damage)(folder)
+    adata = bench.adata if with_data else False
+    refused(bench, lambda: MoRE.load(folder, adata=adata, accelerator="cpu"), error, words)
+    assert not target.exists(), "code from the file was executed"
+
+
+def test_no_folder(bench, refused):
+    refused(bench, lambda: MoRE.load(bench.folder / "nope"), FileNotFoundError, ["nope", "MoRE.save"])
+
+
+def test_a_saved_model_without_its_data(bench, refused):
+    folder = bench.saved()
+    refused(bench, lambda: MoRE.load(folder), ValueError, ["no saved AnnData", "adata=False"])
+
+
+@pytest.mark.parametrize(
+    ("adata", "words"), [("a.h5ad", ["str", "read_h5ad"]), (True, ["bool"]), (3, ["int"])], ids=["path", "true", "int"]
+)
+def test_data_of_the_wrong_type(bench, refused, adata, words):
+    folder = bench.saved()
+    refused(bench, lambda: MoRE.load(folder, adata=adata), TypeError, words)
+
+
+def test_data_with_other_genes(bench, refused):
+    folder = bench.saved()
+    bench.adata.var_names = [f"x{i}" for i in range(60)]
+    refused(bench, lambda: MoRE.load(folder, adata=bench.adata), ValueError, ["lacks 60 of the 60 genes", "'x0'"])
+
+
+def test_data_without_the_batch_column(bench, refused):
+    folder = bench.saved()
+    del bench.adata.obs["batch"]
+    refused(bench, lambda: MoRE.load(folder, adata=bench.adata), KeyError, ["batch_key='batch'", "Available"])
+
+
+def test_an_existing_model_is_not_overwritten(bench, refused):
+    folder = bench.saved()
+    refused(bench, lambda: bench.model.save(folder), ValueError, ["already holds", "overwrite=True"])
+    bench.model.save(folder, overwrite=True)
+
+
+def test_a_file_where_the_folder_should_be(bench, refused):
+    (bench.folder / "saved").write_text("notes")
+    refused(bench, lambda: bench.model.save(bench.folder / "saved"), ValueError, ["is a file"])
+    refused(bench, lambda: bench.model.save(bench.folder / "saved", overwrite=True), ValueError, ["is a file"])
+
+
+def test_an_interrupted_save_leaves_the_old_model(bench, monkeypatch):
+    folder = bench.saved()
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        bench.model.save(folder, overwrite=True)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_an_interrupted_save_of_the_data_leaves_nothing(bench, monkeypatch):
+    def fail(self, path, **kwargs):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(type(bench.model.adata), "write_h5ad", fail)
+    with pytest.raises(OSError, match="disk full"):
+        bench.model.save(bench.folder / "m", save_anndata=True)
+    assert not [file for file in (bench.folder / "m").iterdir() if file.suffix == ".h5ad"]
+
+
+def test_saving_data_the_model_does_not_have(bench, refused):
+    model = MoRE.load(bench.saved(), adata=False, accelerator="cpu")
+    refused(bench, lambda: model.save(bench.folder / "m", save_anndata=True), ValueError, ["without data"])
+
+
+def test_a_device_that_does_not_exist(bench, refused):
+    folder = bench.saved()
+    with pytest.raises(Exception, match="(?i)abacus"):
+        MoRE.load(folder, adata=False, accelerator="abacus")
+
+
+def test_a_model_loads_with_more_cells_than_it_was_trained_on(bench):
+    """Few cells at training, many at loading: sizes come from the file, not from the data."""
+    few = make_data(30, seed=3)
+    MoRE.setup_anndata(few, **SETUP)
+    model = MoRE(few)
+    model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    model.save(bench.folder / "few")
+    loaded = MoRE.load(bench.folder / "few", adata=bench.adata, accelerator="cpu")
+    assert np.isfinite(loaded.get_latent_representation()).all()
