@@ -62,7 +62,7 @@ def _run(dataset: str, arguments: argparse.Namespace) -> int:
 def main() -> None:
     arguments = _arguments()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
-    from more_scvi.evaluation import DATASETS
+    from more_scvi.evaluation import DATASETS, load_results, report
 
     if not arguments.report:
         datasets = arguments.datasets.split(",") if arguments.datasets else list(DATASETS)
@@ -72,6 +72,10 @@ def main() -> None:
             with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
                 done = sum(pool.map(_run, datasets, [arguments] * len(datasets)))
         print(f"{done} new results in {arguments.results}")
+    table = arguments.results / "table.md"
+    text = report(load_results(arguments.results))
+    table.write_text(f"# Benchmark\n\nWritten by `benchmarks/run_benchmark.py`; do not edit.\n\n{text}")
+    print(f"report in {table}")
 
 
 if __name__ == "__main__":
