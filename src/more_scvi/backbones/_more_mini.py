@@ -47,7 +47,7 @@ class MoreMiniSizes:
     n_sets: int
     n_members: int
     n_features: int = 128
-    n_tokens: int = 32
+    n_tokens: int = 16
     d_model: int = 64
     n_layers: int = 3
     n_heads: int = 4

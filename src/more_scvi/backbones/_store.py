@@ -86,7 +86,7 @@ class FeatureStore:
             usable = progress["fingerprint"] == self.fingerprint
         except FileNotFoundError:
             return self._create()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             logger.warning("Feature cache %s cannot be read (%s): computing it again.", self.folder, error)
             return self._create()
         if not usable or array.shape != self.shape or array.dtype != self.dtype:

@@ -24,8 +24,8 @@ def fit_front(
     *,
     n_components: int = 64,
     n_features: int = 128,
-    whitening: float = 1.0,
-    min_scale: float = 0.1,
+    whitening: float = 0.25,
+    min_scale: float = 0.5,
     seed: int = 0,
     **network: int,
 ) -> MoreMini:
@@ -64,7 +64,10 @@ def fit_front(
     front = backbone.front
 
     def fill(**tables: np.ndarray) -> None:
-        front.load_state_dict(front.state_dict() | {k: torch.as_tensor(v) for k, v in tables.items()})
+        tensors = {k: torch.as_tensor(v) for k, v in tables.items()}
+        # rounded as they will be on disk, so that pre-training sees the front that ships
+        rounded = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+        front.load_state_dict(front.state_dict() | rounded)
 
     share = _expected_share(pool)
     fill(gene_share=share * len(share), member_gene=members[:, 0], member_set=members[:, 1])

@@ -1,0 +1,57 @@
+"""Make the weights of ``more-mini``: ``python -m more_scvi.pretraining --help``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from ._pool import read_gene_sets, read_pool
+from ._programs import fit_front
+from ._train import PretrainSettings, pretrain
+from ._views import make_views
+
+logger = logging.getLogger("more_scvi")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the pool, fit the linear front, corrupt the pool, train the transformer, write the weights folder."""
+    parser = argparse.ArgumentParser(prog="python -m more_scvi.pretraining", description=main.__doc__)
+    parser.add_argument("--pool", type=Path, required=True, help="folder with the .h5ad files of the pool")
+    parser.add_argument("--programs", type=Path, required=True, help="gene sets, GMT")
+    parser.add_argument("--annotation", type=Path, required=True, help="folder with gene and orthologue tables")
+    parser.add_argument("--out", type=Path, required=True, help="weights folder to write")
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint file (default: OUT/checkpoint.pt)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="time to train the transformer (default: 30)")
+    parser.add_argument("--steps", type=int, help="number of steps, instead of --minutes")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--genes", type=int, default=12_000, help="size of the vocabulary (default: 12000)")
+    parser.add_argument("--views", type=int, default=6, help="corrupted views of a cell, even (default: 6)")
+    parser.add_argument("--hold-out", nargs="*", default=[], metavar="STUDY", help="studies to leave out entirely")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+
+    gene_sets = read_gene_sets(args.programs)
+    preferred = {gene for genes in gene_sets.values() for gene in genes}
+    pool = read_pool(args.pool, args.annotation, n_genes=args.genes, keep=preferred)
+    if args.hold_out:
+        pool = pool.of_studies(args.hold_out, drop=True)
+    logger.info("Pool: %d cells of %d studies, %d genes.", len(pool.study), len(pool.studies), len(pool.vocabulary))
+    backbone = fit_front(pool, gene_sets, seed=args.seed)
+    trained = pretrain(
+        pool,
+        make_views(pool, backbone, n_views=args.views, seed=args.seed),
+        backbone,
+        checkpoint=args.checkpoint or args.out / "checkpoint.pt",
+        minutes=args.minutes,
+        n_steps=args.steps,
+        resume=args.resume,
+        settings=PretrainSettings(seed=args.seed),
+    )
+    trained.save(args.out)
+    logger.info("Wrote %s (%d weights, %s).", args.out, trained.n_parameters(), trained.fingerprint()[:12])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What pre-training reads: clean program features of the pool, corrupted views of them, and each cell's neighbours.
+
+The front of ``more-mini`` is linear and fixed, so every corrupted view is made once and any network trains at full
+speed on the results. Cells are corrupted in blocks of one study, as a platform would corrupt them:
+
+1. binomial thinning to a depth drawn per cell, log-uniform in 400 to 8,000 counts;
+2. ambient counts: up to a tenth of the depth, drawn from the study's mean profile;
+3. gene-wise scaling by a log-normal factor of the block, sigma up to 0.6;
+4. gene panels: views 2k and 2k + 1 show two panels of the block that share no gene.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_matrix, csr_matrix
+from scvi.utils import track
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+
+from more_scvi.backbones import MoreMini
+
+from ._pool import Pool
+
+_BLOCK = 1000
+_DEPTH = (400.0, 8000.0)
+_MAX_SIGMA = 0.6
+_MAX_AMBIENT = 0.1
+_N_VARIABLE = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Inputs and targets of pre-training, cells in the order of the pool.
+
+    Attributes
+    ----------
+    features
+        (1 + views, cells, features) float16, the clean view first.
+    context
+        (1 + views, cells, context) float16.
+    block
+        (cells,) number of the block: cells of one study that share their corruptions.
+    neighbours
+        (cells, k) nearest cells of the same block by principal components of the clean counts.
+    """
+
+    features: np.ndarray
+    context: np.ndarray
+    block: np.ndarray
+    neighbours: np.ndarray
+
+
+def make_views(pool: Pool, backbone: MoreMini, *, n_views: int = 6, n_neighbours: int = 8, seed: int = 0) -> Views:
+    """Corrupt the pool and pass it through the linear front.
+
+    Parameters
+    ----------
+    pool
+        The cells.
+    backbone
+        Its front is used.
+    n_views
+        Corrupted views, an even number.
+    n_neighbours
+        Neighbours per cell.
+    seed
+        Seed.
+    """
+    n_cells = len(pool.study)
+    features = np.zeros((1 + n_views, n_cells, backbone.n_features), np.float16)
+    context = np.zeros((1 + n_views, n_cells, 3), np.float16)
+    block = _blocks(pool.study, np.random.default_rng(seed))
+    neighbours = np.zeros((n_cells, n_neighbours), np.int64)
+    profiles = [np.asarray(pool.counts[pool.study == s].mean(0)).ravel() for s in range(len(pool.studies))]
+    for b in track(range(block.max() + 1), description="Corrupting the pool"):
+        rng = np.random.default_rng([seed, b])
+        cells = np.flatnonzero(block == b)
+        study = pool.study[cells[0]]
+        counts, measured = pool.counts[cells], np.flatnonzero(pool.measured[study])
+        neighbours[cells] = cells[_nearest(counts[:, measured], n_neighbours, seed)]
+        features[0, cells], context[0, cells] = backbone.front.encode(counts[:, measured].astype(float), measured)
+        for pair in range(n_views // 2):
+            order = rng.permutation(len(measured))
+            cut = int(len(measured) * rng.uniform(0.35, 0.65))
+            for view, panel in enumerate((order[:cut], order[cut:]), start=1 + 2 * pair):
+                genes = measured[np.sort(panel)]
+                seen = _corrupt(counts, profiles[study], rng)[:, genes]
+                features[view, cells], context[view, cells] = backbone.front.encode(seen, genes)
+    return Views(features, context, block, neighbours)
+
+
+def _blocks(study: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random blocks of at most 1,000 cells of one study."""
+    block = np.zeros(len(study), np.int64)
+    n = 0
+    for s in range(study.max() + 1):
+        cells = rng.permutation(np.flatnonzero(study == s))
+        for part in np.array_split(cells, -(-len(cells) // _BLOCK)):
+            block[part] = n
+            n += 1
+    return block
+
+
+def _corrupt(counts: csr_matrix, profile: np.ndarray, rng: np.random.Generator) -> csr_matrix:
+    """Thinning, ambient counts and gene-wise scaling of the cells of one block."""
+    total = np.maximum(np.asarray(counts.sum(1)).ravel(), 1)
+    depth = np.exp(rng.uniform(*np.log(_DEPTH), size=len(total)))
+    per_count = np.repeat(np.minimum(depth / total, 1), np.diff(counts.indptr))
+    thinned = csr_matrix(
+        (rng.binomial(counts.data.astype(np.int64), per_count).astype(float), counts.indices, counts.indptr),
+        counts.shape,
+    )
+    n_ambient = rng.poisson(np.minimum(depth, total) * rng.uniform(0, _MAX_AMBIENT))
+    genes = rng.choice(len(profile), size=n_ambient.sum(), p=profile / profile.sum())
+    ambient = coo_matrix((np.ones(len(genes)), (np.repeat(np.arange(len(total)), n_ambient), genes)), counts.shape)
+    noisy = (thinned + ambient.tocsr()).tocsr()
+    noisy.eliminate_zeros()
+    factor = np.exp(rng.normal(0, rng.uniform(0, _MAX_SIGMA), size=len(profile)))
+    noisy.data *= factor[noisy.indices]
+    return noisy
+
+
+def _nearest(counts: csr_matrix, k: int, seed: int) -> np.ndarray:
+    """(cells, k) nearest other cells by 30 principal components of the variable genes; repeated where cells are few."""
+    total = np.maximum(np.asarray(counts.sum(1)).ravel(), 1)
+    y = counts.multiply(1e4 / total[:, None]).tocsr()
+    y.data = np.log1p(y.data)
+    mean = np.asarray(y.mean(0)).ravel()
+    variance = np.asarray(y.multiply(y).mean(0)).ravel() - mean**2
+    chosen = np.argsort(-variance, kind="stable")[:_N_VARIABLE]
+    dense = y[:, chosen].toarray().astype(np.float32)
+    n_components = min(30, len(total) - 1, dense.shape[1])
+    scores = PCA(n_components, svd_solver="randomized", random_state=seed).fit_transform(dense)
+    found = NearestNeighbors(n_neighbors=min(k + 1, len(total))).fit(scores).kneighbors(return_distance=False)[:, 1:]
+    return np.resize(found.T, (k, len(total))).T if found.shape[1] < k else found[:, :k]
