@@ -31,7 +31,7 @@ docs: .venv/.installed-doc  ## HTML in docs/_build/html; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 tutorials: .venv/.installed-doc  ## execute the tutorials in place
-	$(BIN)/python -m jupyter execute --inplace tutorials/*.ipynb
+	TQDM_DISABLE=1 $(BIN)/jupyter execute --inplace tutorials/*.ipynb
 
 build: .venv/.installed-dev  ## sdist and wheel in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .

@@ -1,0 +1,34 @@
+"""The tutorials are committed executed, and still run."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
+
+
+def cells(path):
+    nbformat = pytest.importorskip("nbformat")
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+def test_committed_with_outputs_of_one_run(path):
+    code = cells(path)
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+    kinds = {o.output_type for c in code for o in c.outputs}
+    assert "error" not in kinds
+    assert "display_data" in kinds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+def test_runs(path, tmp_path, monkeypatch):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    monkeypatch.setitem(os.environ, "TQDM_DISABLE", "1")
+    monkeypatch.delitem(os.environ, "MPLBACKEND", raising=False)
+    shutil.copy(path, tmp_path)
+    notebook = nbformat.read(tmp_path / path.name, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
