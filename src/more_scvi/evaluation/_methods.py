@@ -177,7 +177,8 @@ def _pca(adata: AnnData, batch_key: str, labels_key: str, unlabeled: str, seed: 
     return MethodResult(z, None, watch.cpu, watch.wall)
 
 
-def _lr_hvg(adata: AnnData, batch_key: str, labels_key: str, unlabeled: str, seed: int, cache_dir: Path | None):
+def _fit_lr(adata: AnnData, labels_key: str, unlabeled: str) -> tuple[LogisticRegression, MethodResult]:
+    """Logistic regression on the log-normalised genes, and its result without an embedding."""
     watch = Stopwatch(features=prepared_seconds(adata, "normalise", "genes"))
     labels, visible = visible_labels(adata, labels_key, unlabeled)
     with watch("training"):
@@ -186,13 +187,24 @@ def _lr_hvg(adata: AnnData, batch_key: str, labels_key: str, unlabeled: str, see
     with watch("embedding"):
         prediction = model.predict(x)
     parameters = {"trained": int(model.coef_.size + model.intercept_.size), "frozen": 0}
-    return MethodResult(None, prediction, watch.cpu, watch.wall, parameters)
+    return model, MethodResult(None, prediction, watch.cpu, watch.wall, parameters)
 
 
-def _onehot(adata: AnnData, batch_key: str, labels_key: str, unlabeled: str, seed: int, cache_dir: Path | None):
-    result = _lr_hvg(adata, batch_key, labels_key, unlabeled, seed, cache_dir)
-    _, code = np.unique(result.prediction, return_inverse=True)
+def _lr_hvg(adata: AnnData, batch_key: str, labels_key: str, unlabeled: str, seed: int, cache_dir: Path | None):
+    return _fit_lr(adata, labels_key, unlabeled)[1]
+
+
+def _lr_onehot(adata: AnnData, batch_key: str, labels_key: str, unlabeled: str, seed: int, cache_dir: Path | None):
+    _, result = _fit_lr(adata, labels_key, unlabeled)
+    _, code = np.unique(np.asarray(result.prediction), return_inverse=True)
     result.z = np.eye(code.max() + 1, dtype=np.float32)[code]
+    return result
+
+
+def _lr_logits(adata: AnnData, batch_key: str, labels_key: str, unlabeled: str, seed: int, cache_dir: Path | None):
+    model, result = _fit_lr(adata, labels_key, unlabeled)
+    genes = adata.layers["lognorm"][:, adata.var["highly_variable"].to_numpy()]
+    result.z = model.decision_function(genes).reshape(adata.n_obs, -1).astype(np.float32)
     return result
 
 
@@ -233,7 +245,7 @@ for _method in (
     Method("harmony", _harmony),
     Method("lda", _lda, seeded=False),
     Method("random", _random),
-    Method("onehot-LR", _onehot, seeded=False),
-    Method("LEAK", _lda, seeded=False, sees_hidden=True),
+    Method("onehot-LR", _lr_onehot, seeded=False),
+    Method("LEAK", _lr_logits, seeded=False, sees_hidden=True),
 ):
     register_method(_method)

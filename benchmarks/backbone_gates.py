@@ -1,0 +1,190 @@
+"""Is the pre-trained backbone better than its parts? Writes benchmarks/results/backbone_gates.md.
+
+    python benchmarks/backbone_gates.py --data DATA [--held-out FOLDER STUDY [STUDY ...]]...
+
+Frozen features, centred by batch, probed by logistic regression (standardised, C=1) and nearest neighbours
+(5; 15 with all cells), macro-F1 of hidden labels, on
+    3 labels   all cells present, 3 labels per type
+    200 cells  a random 200 cells, half of them labelled
+    all cells  the labels of one batch hidden, up to 4 batches in turn; half of the labels where there is one batch
+Rows: the pre-trained backbone, the same without its transformer (untrained programs), with a random-weight transformer,
+the SVD components of the pool alone, and principal components of the data themselves.
+
+Held-out studies are scored with weights that never saw their cells (FOLDER, from `python -m more_scvi.pretraining
+--hold-out`).
+Benchmark sets never chose anything; the held-out studies did (loss weights, whitening, smallest gene scale).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import anndata as ad
+import mudata as md
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from more_scvi.backbones import MoreMini, compute_features
+from more_scvi.pretraining import read_pool
+
+BENCH = ["pbmc_4batch.h5ad", "bm_vangalen.h5ad", "pbmc_kang.h5ad", "pbmc_cite.h5mu", "snareseq.h5mu"]
+MAX_CELLS = 3000
+DEPTH = 1500  # pool studies by Smart-seq hold up to 1e7 counts a cell; thinned to what droplets give
+SEEDS = range(3)
+PROTOCOLS = ["3 labels", "200 cells", "all cells"]
+ROWS = ["pre-trained", "untrained programs", "random transformer", "SVD only", "in-data PCA"]
+
+
+def read_bench(path: Path):
+    adata = md.read_h5mu(path)["rna"] if path.suffix == ".h5mu" else ad.read_h5ad(path)
+    rng = np.random.default_rng(0)
+    adata = adata[np.sort(rng.permutation(adata.n_obs)[:MAX_CELLS])]
+    batch = adata.obs["batch"].astype(str).to_numpy()
+    return csr_matrix(adata.X), list(adata.var_names), batch, adata.obs["cell_type"].astype(str).to_numpy()
+
+
+def read_study(pool, name: str):
+    """Labelled cells of a pool study, thinned; the genes it measured."""
+    study = pool.of_studies([name])
+    types, n = np.unique(study.labels, return_counts=True)
+    study = study.select(np.flatnonzero(np.isin(study.labels, types[(n >= 6) & (types != "") & (types != "ND")])))
+    x, rng = study.counts.copy(), np.random.default_rng(0)
+    share = np.minimum(1, DEPTH / np.asarray(x.sum(1)).ravel())
+    x.data = rng.binomial(x.data.astype(int), np.repeat(share, np.diff(x.indptr))).astype(np.float32)
+    genes = np.flatnonzero(study.measured[0])
+    names = [study.vocabulary.human_symbol[g] for g in genes]
+    return x[:, genes], names, np.full(len(study.labels), "one"), study.labels
+
+
+def svd_only(folder: Path | None) -> MoreMini:
+    """The backbone with the components as features and no gene sets."""
+    backbone = MoreMini.load(folder, weights="untrained")
+    n = backbone.sizes.n_components
+    backbone.front.whitening.zero_()
+    backbone.front.whitening[:n, :n] = torch.eye(n)
+    return backbone
+
+
+def in_data_pca(x: csr_matrix) -> np.ndarray:
+    y = x.multiply(1e4 / np.maximum(np.asarray(x.sum(1)), 1)).tocsr().log1p()
+    variance = np.asarray(y.multiply(y).mean(0) - np.square(y.mean(0))).ravel()
+    dense = y[:, np.argsort(-variance)[:2000]].toarray()
+    scaled = np.clip(StandardScaler().fit_transform(dense), -10, 10)
+    return PCA(min(50, *np.subtract(scaled.shape, 1)), random_state=0).fit_transform(scaled)
+
+
+def centre(z: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    z = z.astype(np.float32).copy()
+    for b in np.unique(batch):
+        z[batch == b] -= z[batch == b].mean(0)
+    return z
+
+
+def score(z: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, k: int) -> tuple[float, float]:
+    """macro-F1 of the linear probe and of the neighbours, over types with 5 or more scored cells."""
+    types, n = np.unique(y[test], return_counts=True)
+    types = types[(n >= 5) & np.isin(types, y[train])]
+    test = test[np.isin(y[test], y[train])]
+    s = StandardScaler().fit_transform(z)
+    linear = LogisticRegression(C=1.0, max_iter=200).fit(s[train], y[train]).predict(s[test])
+    near = KNeighborsClassifier(min(k, len(train))).fit(z[train], y[train]).predict(z[test])
+    return tuple(f1_score(y[test], p, labels=types, average="macro", zero_division=0) for p in (linear, near))
+
+
+def splits(protocol: str, y: np.ndarray, batch: np.ndarray):
+    """(cells, labelled, scored) positions of every repetition."""
+    everything = np.arange(len(y))
+    if protocol == "all cells" and len(np.unique(batch)) > 1:
+        for b in np.random.default_rng(0).permutation(np.unique(batch))[:4]:
+            yield everything, np.flatnonzero(batch != b), np.flatnonzero(batch == b)
+        return
+    for seed in SEEDS:
+        order = np.random.default_rng(seed).permutation(len(y))
+        if protocol == "3 labels":
+            train = np.concatenate([order[y[order] == t][:3] for t in np.unique(y)])
+            yield everything, train, np.setdiff1d(order, train)
+        else:
+            cells = order[:200] if protocol == "200 cells" else order
+            half = np.arange(len(cells))
+            yield cells, half[: len(cells) // 2], half[len(cells) // 2 :]
+
+
+def evaluate(data, folder: Path | None) -> dict:
+    x, genes, batch, y = data
+    backbones = {
+        "pre-trained": [MoreMini.load(folder)],
+        "untrained programs": [MoreMini.load(folder, weights="untrained")],
+        "random transformer": [MoreMini.load(folder, weights="random", seed=s) for s in SEEDS],
+        "SVD only": [svd_only(folder)],
+    }
+    features = {
+        row: [compute_features(b, x, genes, progress=False, dtype="float32").full for b in many]
+        for row, many in backbones.items()
+    }
+    scores = defaultdict(list)
+    for protocol in PROTOCOLS:
+        for cells, train, test in splits(protocol, y, batch):
+            k = 15 if protocol == "all cells" else 5
+            for row in ROWS:
+                many = [in_data_pca(x[cells])] if row == "in-data PCA" else [z[cells] for z in features[row]]
+                for z in many:
+                    scores[row, protocol].append(score(centre(z, batch[cells]), y[cells], train, test, k))
+    return {key: np.mean(values, axis=0) for key, values in scores.items()}
+
+
+def table(results: dict[str, dict]) -> str:
+    head = "| set | features | " + " | ".join(f"{p}: linear | kNN" for p in PROTOCOLS) + " |"
+    lines = [head, "| --- " * (2 + 2 * len(PROTOCOLS)) + "|"]
+    mean = {key: np.mean([r[key] for r in results.values()], axis=0) for key in next(iter(results.values()))}
+    for name, result in [*results.items(), ("**mean**", mean)]:
+        for row in ROWS:
+            cells = " | ".join(f"{v:.3f}" for p in PROTOCOLS for v in result[row, p])
+            lines.append(f"| {name} | {row} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with bench/, pretrain/ and annotation/")
+    parser.add_argument("--held-out", nargs="+", action="append", default=[], metavar="FOLDER STUDY")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "backbone_gates.md")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    text = [
+        "# Gates of the bundled backbone",
+        "",
+        "Made by `benchmarks/backbone_gates.py`; macro-F1 of hidden labels.",
+        "",
+    ]
+    held = {}
+    if args.held_out:
+        vocabulary = MoreMini.load(args.held_out[0][0]).vocabulary
+        pool = read_pool(args.data / "pretrain", args.data / "annotation", n_genes=20_000)
+        print(f"pool of {len(pool.study)} cells; weights know {len(vocabulary)} genes", flush=True)
+        for folder, *studies in args.held_out:
+            for study in studies:
+                held[study] = evaluate(read_study(pool, study), Path(folder))
+                print(table({study: held[study]}), flush=True)
+        text += ["## Pool studies that the weights never saw", "", table(held), ""]
+    bench = {}
+    for name in BENCH:
+        bench[name.split(".")[0]] = evaluate(read_bench(args.data / "bench" / name), None)
+        print(table({name: bench[name.split(".")[0]]}), flush=True)
+    text += [f"## Benchmark sets (bundled weights, at most {MAX_CELLS} cells)", "", table(bench), ""]
+    text += [f"{time.perf_counter() - started:.0f} seconds on one thread.", ""]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
