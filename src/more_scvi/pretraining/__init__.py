@@ -2,5 +2,17 @@
 
 from ._pool import Pool, full_vocabulary, read_gene_sets, read_pool
 from ._programs import fit_front
+from ._train import PretrainSettings, pretrain
+from ._views import Views, make_views
 
-__all__ = ["Pool", "fit_front", "full_vocabulary", "read_gene_sets", "read_pool"]
+__all__ = [
+    "Pool",
+    "PretrainSettings",
+    "Views",
+    "fit_front",
+    "full_vocabulary",
+    "make_views",
+    "pretrain",
+    "read_gene_sets",
+    "read_pool",
+]

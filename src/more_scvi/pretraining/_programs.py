@@ -52,12 +52,22 @@ def fit_front(
         Seed of the randomised SVD and of the network's weights.
     **network
         ``n_tokens``, ``d_model``, ``n_layers``, ``n_heads`` of the transformer.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer programs than features.
     """
     members = _members(pool.vocabulary.human_symbol, gene_sets)
     sizes = MoreMiniSizes(
         n_genes=len(pool.vocabulary), n_components=n_components, n_sets=int(members[:, 1].max(initial=-1)) + 1,
         n_members=len(members), n_features=n_features, **network,
     )  # fmt: skip
+    if n_features > n_components + sizes.n_sets:
+        raise ValueError(
+            f"fit_front: {n_features} features need as many programs, but there are {n_components} components and "
+            f"{sizes.n_sets} gene sets with three known genes. Lower n_features or add gene sets."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = MoreMini(sizes, pool.vocabulary)

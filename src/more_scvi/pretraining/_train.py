@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -161,7 +162,7 @@ def _schedule(step: int, n_steps: int | None) -> float:
     warm = max(n_steps // 20, 1)
     if step < warm:
         return (step + 1) / warm
-    return 0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * (step - warm) / max(n_steps - warm, 1)))
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(n_steps - warm, 1)))
 
 
 def _save(path: Path, state: dict) -> None:
@@ -189,10 +190,10 @@ class _Sampler:
         s, views = self.settings, self.views
         rng = np.random.default_rng([s.seed, step])
         cells = np.stack([self._group(rng) for _ in range(s.n_groups)])
-        pair = rng.integers((len(views.features) - 1) // 2)
+        pair = int(rng.integers((len(views.features) - 1) // 2))
         shown = [1 + 2 * pair, 2 + 2 * pair]
         if rng.random() < 0.5:
-            shown[rng.integers(2)] = 0  # the clean view is what most users will encode
+            shown[int(rng.integers(2))] = 0  # the clean view is what most users will encode
         features = torch.from_numpy(np.stack([views.features[v, cells] for v in shown])).float()
         context = torch.from_numpy(np.stack([views.context[v, cells] for v in shown])).float()
         clean = views.features[0]

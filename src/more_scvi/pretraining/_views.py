@@ -11,6 +11,7 @@ speed on the results. Cells are corrupted in blocks of one study, as a platform 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,7 +107,7 @@ def _blocks(study: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _corrupt(counts: csr_matrix, profile: np.ndarray, rng: np.random.Generator) -> csr_matrix:
     """Thinning, ambient counts and gene-wise scaling of the cells of one block."""
     total = np.maximum(np.asarray(counts.sum(1)).ravel(), 1)
-    depth = np.exp(rng.uniform(*np.log(_DEPTH), size=len(total)))
+    depth = np.exp(rng.uniform(math.log(_DEPTH[0]), math.log(_DEPTH[1]), size=len(total)))
     per_count = np.repeat(np.minimum(depth / total, 1), np.diff(counts.indptr))
     thinned = csr_matrix(
         (rng.binomial(counts.data.astype(np.int64), per_count).astype(float), counts.indices, counts.indptr),

@@ -1,0 +1,109 @@
+"""Corrupted views, losses, the training loop and its resumption, the command."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from more_scvi.backbones import MoreMini
+from more_scvi.pretraining import PretrainSettings, fit_front, make_views, pretrain
+from more_scvi.pretraining.__main__ import main
+from more_scvi.pretraining._objective import contrast, denoise, drift, same_label
+
+SMALL = {"n_components": 4, "n_features": 8, "n_tokens": 4, "d_model": 8, "n_layers": 1, "n_heads": 2}
+SETTINGS = PretrainSettings(n_groups=2, n_cells=16, checkpoint_every=3)
+
+
+@pytest.fixture(scope="module")
+def backbone(pool, gene_sets):
+    return fit_front(pool, gene_sets, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def views(pool, backbone):
+    return make_views(pool, backbone, n_views=2, n_neighbours=3)
+
+
+def test_views_are_seeded_and_stay_in_their_study(pool, backbone, views):
+    again = make_views(pool, backbone, n_views=2, n_neighbours=3)
+    np.testing.assert_array_equal(views.features, again.features)
+    assert views.features.shape == (3, 200, 8)
+    assert np.isfinite(views.features).all()
+    assert (pool.study[views.neighbours] == pool.study[:, None]).all()
+    assert (views.neighbours != np.arange(200)[:, None]).all()
+    assert (views.features[1] != views.features[0]).any()
+
+
+def test_paired_views_show_different_genes(views):
+    assert np.all(views.context[1, :, 1].astype(float) + views.context[2, :, 1] <= 0.01)  # shares of genes sum to <= 1
+
+
+def test_losses_know_what_is_good():
+    torch.manual_seed(0)
+    target = torch.randn(2, 12, 5)
+    assert denoise(target + 3, target) < 1e-6  # a shift of the whole group is free
+    assert denoise(torch.zeros_like(target), target).item() == pytest.approx(1, abs=1e-4)
+    label = torch.arange(12).remainder(3).repeat(2, 1)
+    grouped = one_hot(label, 5).float()
+    positive = same_label(label)
+    assert contrast(grouped, grouped, positive, 0.2) < contrast(target, target, positive, 0.2)
+    assert drift(torch.ones(1, 4, 5)) == 0
+    unknown = same_label(torch.full((1, 4), -1))
+    assert torch.equal(unknown[0], torch.eye(4, dtype=torch.bool))
+
+
+def test_training_lowers_the_loss_and_leaves_the_front(pool, backbone, views, tmp_path):
+    losses = []
+    before = backbone.fingerprint()
+    trained = pretrain(
+        pool, views, backbone, checkpoint=tmp_path / "c.pt", n_steps=60, settings=SETTINGS,
+        on_step=lambda _, terms: losses.append(terms["denoise"]),
+    )  # fmt: skip
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    assert backbone.fingerprint() == before
+    assert all(torch.equal(v, trained.front.state_dict()[k]) for k, v in backbone.front.state_dict().items())
+    assert not any(p.requires_grad for p in trained.parameters())
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(pool, backbone, views, tmp_path):
+    def run(name, **kwargs):
+        return pretrain(pool, views, backbone, checkpoint=tmp_path / name, n_steps=8, settings=SETTINGS, **kwargs)
+
+    def die(step, terms):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    whole = run("a.pt")
+    with pytest.raises(KeyboardInterrupt):
+        run("b.pt", on_step=die)
+    steps = []
+    resumed = run("b.pt", resume=True, on_step=lambda step, _: steps.append(step))
+    assert steps == [4, 5, 6, 7, 8]  # the checkpoint was of step 3
+    assert resumed.fingerprint() == whole.fingerprint()
+
+
+def test_resume_refuses_other_settings(pool, backbone, views, tmp_path):
+    pretrain(pool, views, backbone, checkpoint=tmp_path / "c.pt", n_steps=3, settings=SETTINGS)
+    other = PretrainSettings(n_groups=3, n_cells=16)
+    with pytest.raises(ValueError, match="written with settings"):
+        pretrain(pool, views, backbone, checkpoint=tmp_path / "c.pt", n_steps=3, settings=other, resume=True)
+
+
+def test_minutes_set_the_number_of_steps(pool, backbone, views, tmp_path):
+    steps = []
+    pretrain(
+        pool, views, backbone, checkpoint=tmp_path / "c.pt", minutes=0.0, settings=SETTINGS,
+        on_step=lambda step, _: steps.append(step),
+    )  # fmt: skip
+    assert steps[-1] == 20  # the steps that are timed
+
+
+def test_the_command_writes_a_folder_that_loads(files, tmp_path):
+    where = {"pool": files / "pool", "annotation": files / "annotation", "programs": files / "sets.gmt.gz"}
+    where |= {"out": tmp_path / "w", "checkpoint": tmp_path / "c.pt"}
+    numbers = {"steps": 2, "views": 2, "components": 12, "features": 16}
+    options = [word for key, value in (where | numbers).items() for word in (f"--{key}", str(value))]
+    main([*options, "--hold-out", "C"])
+    backbone = MoreMini.load(tmp_path / "w")
+    assert len(backbone.vocabulary) == 60
+    assert backbone.n_features == 16
