@@ -1,9 +1,8 @@
 r"""Direct path: a low-rank linear view of the user's own data, fitted without labels.
 
-Let :math:`x` be log-normalised expression (cells × genes). The :math:`G` most variable genes, ranked
-within batches (dispersion normalised by mean expression, the ``seurat`` flavour of Satija et al. 2015),
-are centred per batch, scaled by their pooled standard deviation and clipped. With :math:`V` the leading
-eigenvectors of their covariance,
+Let :math:`x` be log-normalised expression (cells × genes) of the most variable genes (chosen within batches, see
+:mod:`more_scvi.module._variable_genes`), centred, scaled by their standard deviation and clipped. With :math:`V` the
+leading eigenvectors of their covariance,
 
 .. math:: u = V^\top \, \mathrm{clip}\!\left(\frac{x - \mu}{\sigma}, \pm c\right) .
 
@@ -22,6 +21,8 @@ import scipy.sparse as sp
 import torch
 from scipy.sparse.linalg import eigsh
 from torch import nn
+
+from more_scvi.module._variable_genes import BatchMoments
 
 Chunks = Callable[[], Iterable[tuple[sp.csr_matrix, np.ndarray]]]
 
@@ -63,21 +64,20 @@ class DirectPath(nn.Module):
 
     def fit(self, chunks: Chunks, n_batch: int) -> None:
         """Choose genes and components from ``chunks()``, an iterator of (log-normalised csr, batch codes)."""
-        n, total, squares = _moments(chunks, n_batch)
-        genes = _variable_genes(n, total, squares, len(self.genes))
-        n_safe = np.maximum(n, 1)[:, None]
-        means = total[:, genes] / n_safe
-        variance = (squares[:, genes].sum(0) - (n[:, None] * means**2).sum(0)) / max(n.sum() - 1, 1)
-        std = np.sqrt(np.maximum(variance, 1e-12))
-        std[std < 1e-5] = 1.0
+        moments = None
+        for x, batch in chunks():
+            moments = moments or BatchMoments(n_batch, x.shape[1])
+            moments.add(x, batch)
+        genes = moments.variable_genes(len(self.genes))
+        mean, std = moments.mean_std(genes)
         if self.n_components:
             gram = np.zeros((len(genes), len(genes)))
-            for x, batch in chunks():
-                dense = np.clip((x[:, genes].toarray() - means[batch]) / std, -CLIP, CLIP).astype(np.float32)
+            for x, _ in chunks():
+                dense = np.clip((x[:, genes].toarray() - mean) / std, -CLIP, CLIP).astype(np.float32)
                 gram += dense.T @ dense
             self.loadings.copy_(torch.from_numpy(_leading_eigenvectors(gram, self.n_components)))
         self.genes.copy_(torch.from_numpy(genes))
-        self.mean.copy_(torch.from_numpy(np.average(means, axis=0, weights=n_safe[:, 0])))
+        self.mean.copy_(torch.from_numpy(mean))
         self.std.copy_(torch.from_numpy(std))
 
     def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
@@ -93,41 +93,6 @@ class DirectPath(nn.Module):
         v_seen = v[seen]
         solve = np.linalg.solve(v_seen.T @ v_seen + RIDGE * np.eye(v.shape[1]), v_seen.T)
         return (dense[:, seen] @ solve.T).astype(np.float32)
-
-
-def _moments(chunks: Chunks, n_batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cells, sums and sums of squares per batch: (batches,), (batches, genes), (batches, genes)."""
-    n = total = squares = None
-    for x, batch in chunks():
-        if n is None:
-            n, total, squares = np.zeros(n_batch), *(np.zeros((n_batch, x.shape[1])) for _ in range(2))
-        member = sp.csr_matrix((np.ones(len(batch)), (batch, np.arange(len(batch)))), shape=(n_batch, len(batch)))
-        n += np.bincount(batch, minlength=n_batch)
-        total += (member @ x).toarray()
-        squares += (member @ x.multiply(x)).toarray()
-    return n, total, squares
-
-
-def _variable_genes(n: np.ndarray, total: np.ndarray, squares: np.ndarray, n_top: int, n_bins: int = 20) -> np.ndarray:
-    """Genes with the highest normalised dispersion, averaged over batches of at least 20 cells (or all)."""
-    use = np.flatnonzero(n >= min(20, n.max()))
-    score = np.zeros(total.shape[1])
-    for b in use:
-        mean = total[b] / n[b]
-        variance = (squares[b] - n[b] * mean**2) / max(n[b] - 1, 1)
-        expressed = (mean > 1e-8) & (variance > 0)
-        if not expressed.any():
-            continue
-        log_mean = np.log1p(mean[expressed])
-        dispersion = np.log(variance[expressed] / mean[expressed])
-        edges = np.quantile(log_mean, np.linspace(0, 1, n_bins + 1)[1:-1])
-        bins = np.digitize(log_mean, edges)
-        centre = np.array([dispersion[bins == k].mean() if (bins == k).any() else 0.0 for k in range(n_bins)])
-        spread = np.array([dispersion[bins == k].std() if (bins == k).sum() > 1 else 1.0 for k in range(n_bins)])
-        z = np.full(total.shape[1], -2.0)
-        z[expressed] = (dispersion - centre[bins]) / np.maximum(spread[bins], 1e-3)
-        score += z
-    return np.argsort(-score, kind="stable")[:n_top]
 
 
 def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
