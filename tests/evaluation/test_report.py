@@ -56,7 +56,7 @@ def test_only_splits_that_all_have_are_compared():
 
 def test_results_without_randomness_stand_for_every_seed_of_a_held_out_batch():
     both = [record("d", "S2a", "more", 0.5 + seed / 10, 0.5, seed=seed) for seed in (0, 1)]
-    decision = decide([*both, record("d", "S2a", "lr_hvg", 0.4, None, seeded=False)])
+    decision = decide([*both, record("d", "S2a", "lr_hvg", 0.4, None, seeded=False)], peers=["lr_hvg"])
     assert decision.n_splits.tolist() == [2]
     assert decision.difference["more"].tolist() == pytest.approx([0.15])
 
@@ -69,7 +69,8 @@ def test_range_over_seeds_is_of_means_over_rotations():
 
 
 def test_report_states_rule_cost_and_versions():
-    text = report(RESULTS)
+    text = report([*RESULTS, *(record(d, "S1", "lr_hvg", 0.7, None, seeded=False) for d in ("d1", "d2"))])
+    assert "Against plain classifiers" in text
     assert "more: own" in text
     assert "| more | 2/2 | 0.750 |" in text
     assert "0.100" in text  # a tenth of the seconds of scanvi

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 METRICS = ("own", "LR", "kNN", "CiLISI", "structure", "dimension")
+PEERS = ("pca_raw", "pca", "harmony", "scvi", "scanvi", "scvi_long", "scanvi_long")
+CLASSIFIERS = ("lr_hvg", "lda")
 CONTROLS = ("random", "onehot-LR", "LEAK")
-PEERS = ("pca_raw", "pca", "lr_hvg", "lda", "harmony", "scvi", "scanvi", "scvi_long", "scanvi_long")
 
 
 @dataclass(frozen=True)
@@ -156,13 +157,15 @@ def report(records: Sequence[dict[str, Any]], ours: Sequence[str] | None = None)
 
     Returns
     -------
-    Markdown text: the decision rule (if ours has results), means over all rows, one table per data set and protocol.
+    Markdown text: the decision rule (if ours has results), once against methods that integrate and once against plain
+    classifiers; means over all rows; one table per data set and protocol.
     """
     summary = summarise(records)
     methods = list(dict.fromkeys(summary.index.get_level_values("method")))
     if ours is None:
-        ours = [m for m in methods if m not in PEERS and m not in CONTROLS and not m.startswith("LEAK")]
-    order = [*sorted(ours), *reversed(PEERS), *CONTROLS]
+        others = {*PEERS, *CLASSIFIERS, *CONTROLS}
+        ours = [m for m in methods if m not in others and not m.startswith("LEAK")]
+    order = [*sorted(ours), *reversed(PEERS), *CLASSIFIERS, *CONTROLS]
     order = [m for m in order if m in methods] + [m for m in methods if m not in order]
     versions = {f"{k} {v}" for record in records for k, v in record["versions"].items() if k != "python"}
     parts = [
@@ -173,7 +176,13 @@ def report(records: Sequence[dict[str, Any]], ours: Sequence[str] | None = None)
         "CPU seconds on one thread; ratio is to scVI + scANVI.",
     ]
     if any(m in methods for m in ours):
-        parts.append("## Decision rule\n\n" + _decision(decide(records, [m for m in ours if m in methods])))
+        parts.append(
+            "## Decision rule\n\nEach method by the better of its own classifier and the linear probe, chosen once "
+            "by the mean over all rows. Δ is the difference to the best of the others in that row."
+        )
+        parts.append("Against methods that integrate:\n\n" + _decision(decide(records, ours, PEERS)))
+        if any(m in methods for m in CLASSIFIERS):
+            parts.append("Against plain classifiers:\n\n" + _decision(decide(records, ours, CLASSIFIERS)))
     parts.append("## Means over data sets and protocols\n\n" + _overall(summary, order))
     parts.append("## Per data set and protocol")
     for (dataset, protocol), group in summary.groupby(level=["dataset", "protocol"]):
@@ -186,16 +195,13 @@ def _decision(decision: Decision) -> str:
     rows = []
     for row, scores in decision.scores.iterrows():
         cells = {"row": row, "splits": decision.n_splits[row]} | {m: f"{v:.3f}" for m, v in scores.items()}
-        cells["best peer"] = decision.best_peer[row]
+        cells["best"] = decision.best_peer[row]
         rows.append(cells | {f"Δ {m}": f"{v:+.3f}" for m, v in decision.difference.loc[row].items()})
-    last = {"row": "**mean**", "splits": "", "best peer": ""}
+    last = {"row": "**mean**", "splits": "", "best": ""}
     last |= {m: f"**{v:.3f}**" for m, v in decision.scores.mean().items()}
     rows.append(last | {f"Δ {m}": f"**{v:+.3f}**" for m, v in decision.difference.mean().items()})
     chosen = ", ".join(f"{method}: {name}" for method, name in decision.classifier.items())
-    return (
-        "Each method by the better of its own classifier and the linear probe, chosen once by the mean over all rows "
-        f"({chosen}). Δ is the difference to the best peer of that row.\n\n" + _markdown(pd.DataFrame(rows))
-    )
+    return f"{_markdown(pd.DataFrame(rows))}\n\nChosen: {chosen}."
 
 
 def _overall(summary: pd.DataFrame, order: Sequence[str]) -> str:
