@@ -1,27 +1,60 @@
 """The public names. A change here is a change users see: it belongs in CHANGELOG.md."""
 
+import inspect
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
 import more_scvi
 
-NAMESPACES = ["backbones", "data", "evaluation", "losses", "model", "module", "pl", "pretraining", "train"]
-PRESENT = [n for n in NAMESPACES if (Path(more_scvi.__file__).parent / n / "__init__.py").exists()]
+PUBLIC = {
+    "backbones": """Backbone FeatureCache MoreMini MoreMiniSizes Precomputed compute_features get_backbone
+        list_backbones make_panels register_backbone""",
+    "data": "GeneMatch GeneVocabulary load_demo match_genes simulate_batches simulate_platform",
+    "evaluation": """Method MethodResult Split cilisi effective_dimension get_method inner_split knn_probe linear_probe
+        list_methods load_results macro_f1 make_splits register_method run_benchmark scorable score structure""",
+    "losses": """align_batches classify contrast_labels contrast_views intra_class_variance keep_distances
+        masked_gaussian masked_negative_binomial""",
+    "model": "MoRE",
+    "module": """LOSS_WEIGHTS Classifier DirectPath ExpressionDecoder GatedAdapter MoREModule PathBase Projection
+        Refinement""",
+    "pl": "compare embedding history",
+    "pretraining": "Pool fit_front pretrain read_pool",
+    "train": "BalancedBatchSampler MoRETrainingPlan",
+}
+METHODS = {
+    "setup_anndata": """layer batch_key labels_key unlabeled_category categorical_covariate_keys
+        continuous_covariate_keys gene_key data_type""",
+    "train": """max_epochs accelerator devices train_size validation_size batch_size early_stopping
+        datasplitter_kwargs plan_kwargs""",
+    "get_latent_representation": "adata indices batch_size obsm_key",
+    "predict": "adata indices soft batch_size",
+    "save": "dir_path overwrite save_anndata",
+    "load": "dir_path adata",
+    "parameter_counts": "",
+}
 
 
 def test_top_level_names():
-    assert more_scvi.__all__ == ["MoRE", *NAMESPACES]
+    assert more_scvi.__all__ == ["MoRE", *PUBLIC]
     assert set(more_scvi.__all__) <= set(dir(more_scvi))
+    assert more_scvi.MoRE is more_scvi.model.MoRE
 
 
-@pytest.mark.parametrize("namespace", PRESENT)
-def test_namespace_exports_what_it_lists(namespace):
+@pytest.mark.parametrize("namespace", PUBLIC)
+def test_namespace_keeps_its_names_and_documents_all(namespace):
     module = import_module(f"more_scvi.{namespace}")
+    assert set(PUBLIC[namespace].split()) <= set(module.__all__)
     assert len(module.__all__) == len(set(module.__all__))
     for name in module.__all__:
         assert getattr(module, name).__doc__, f"{namespace}.{name} has no docstring"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_keep_their_arguments(method):
+    function = getattr(more_scvi.MoRE, method)
+    assert set(METHODS[method].split()) <= set(inspect.signature(function).parameters)
+    assert function.__doc__
 
 
 def test_unknown_name_lists_the_legal_ones():
