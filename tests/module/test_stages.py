@@ -130,6 +130,7 @@ def minibatch(module, n=24):
     batch, labels = torch.arange(n) % 2, torch.arange(n) % 3
     return {
         "base": torch.randn(n, width),
+        "wide": torch.randn(n, module.direct.wide_loadings.shape[1]),
         "view": torch.randn(n, width),
         "hidden": torch.arange(len(module.target_genes)) % 2 == 0,
         "target": torch.poisson(torch.ones(n, len(module.target_genes))),

@@ -42,6 +42,7 @@ def test_cached_cells_keep_rows_together():
     n = 10
     arrays = TrainingArrays(
         base=np.arange(n, dtype=np.float32)[:, None],
+        wide=np.arange(n, dtype=np.float32)[:, None],
         views=np.arange(n, dtype=np.float32)[:, None, None] + np.array([100.0, 200.0], np.float32)[None, :, None],
         hidden=np.array([[True], [False]]),
         target=sp.csr_matrix(np.arange(n, dtype=np.float32)[:, None]),

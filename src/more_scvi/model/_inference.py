@@ -111,7 +111,9 @@ class InferenceMixin:
                 "predict needs labels, but the model was set up without any; call "
                 "MoRE.setup_anndata(adata, labels_key=...) with at least one known label, and train."
             )
-        p = self._run(adata, indices, batch_size, lambda out: self.module.generative(out["z_labels"])["logits"].softmax(1))
+        p = self._run(
+            adata, indices, batch_size, lambda out: out["log_probs"].exp()
+        )
         if not soft:
             return self.labels[p.argmax(1)]
         names = (self.adata if adata is None else adata).obs_names
@@ -144,18 +146,18 @@ class InferenceMixin:
         if adata is None or adata is self.adata:
             self._n_train_cells()
             arrays = self._training_arrays()
-            base, batch = arrays.base, arrays.batch
+            base, wide, batch = arrays.base, arrays.wide, arrays.batch
         else:
-            base, batch = self._base_of(adata)
+            base, wide, batch = self._base_of(adata)
         chosen = check_indices(indices, len(base))
         module = self.module.eval()
         device = next(module.parameters()).device
         parts = []
         for start in range(0, max(len(chosen), 1), size):
             rows = chosen[start : start + size]
-            out = module.inference(
-                torch.from_numpy(base[rows]).to(device), torch.from_numpy(batch[rows]).to(device)
-            )
+            x, w, b = (torch.from_numpy(array[rows]).to(device) for array in (base, wide, batch))
+            out = module.inference(x, b)
+            out |= module.generative(out["z_labels"], w)
             parts.append(read(out).float().cpu().numpy())
         return np.concatenate(parts)
 
@@ -170,11 +172,13 @@ class InferenceMixin:
             labels = np.where(codes < len(self.labels), codes, -1)
         return batch, labels, self.covariates.transform(adata)
 
-    def _base_of(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray]:
-        """Base and batch codes of data that are not registered; the AnnData is only read."""
+    def _base_of(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Base, wide view and batch codes of data that are not registered; the AnnData is only read."""
         args, module = self._setup_args, self.module
         if not bool(module.fitted):
-            raise ValueError("The model has not seen its own data yet; call model.train() before asking for other data.")
+            raise ValueError(
+                "The model has not seen its own data yet; call model.train() before asking for other data."
+            )
         check_anndata(adata)
         order = check_genes(adata.var_names, self.genes)
         check_matrix(adata, layer=args["layer"], data_type=args["data_type"])
@@ -182,13 +186,14 @@ class InferenceMixin:
         batch = self._batch_codes(adata)
         panels = np.zeros((0, len(self.genes)), dtype=bool)
         cache = self._frozen_features(adata, reader, panels, str(self.device.type))
-        features = {"direct": DirectPass(reader, args["data_type"] == "lognorm").features(module.direct)}
+        direct, wide = DirectPass(reader, args["data_type"] == "lognorm").features(module.direct)
+        features = {"direct": direct}
         if cache is not None:
             features["frozen"] = np.asarray(cache.full, np.float32)
         base = module.transform_base(
             {name: features[name] for name in module.path_names}, batch, self.covariates.transform(adata)
         )
-        return base, batch
+        return base, wide, batch
 
     def _batch_codes(self, adata: AnnData) -> np.ndarray:
         """Codes of known batches; every new batch gets a negative code of its own."""
@@ -197,8 +202,8 @@ class InferenceMixin:
             return np.zeros(adata.n_obs, dtype=np.int64)
         if key not in adata.obs:
             warnings.warn(
-                f"adata.obs has no batch column {key!r}: all cells are taken as one new batch and centred on their own "
-                "mean.",
+                f"adata.obs has no batch column {key!r}: all cells are taken as one new batch and centred on their"
+                " own mean.",
                 UserWarning,
                 stacklevel=4,
             )

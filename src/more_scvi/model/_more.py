@@ -123,9 +123,13 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseMode
         self.gene_names = state[REGISTRY_KEYS.X_KEY]["state_registry"]["gene_names"].tolist()
         self.batches = np.asarray(state[REGISTRY_KEYS.BATCH_KEY]["state_registry"]["categorical_mapping"], dtype=object)
         labels = state.get(REGISTRY_KEYS.LABELS_KEY)
-        self.labels = np.array([]) if labels is None else np.asarray(labels["state_registry"]["categorical_mapping"])[:-1]
+        self.labels = (
+            np.array([]) if labels is None else np.asarray(labels["state_registry"]["categorical_mapping"])[:-1]
+        )
         self.covariates = CovariateDesign(**self._setup_args["covariate_design"])
-        self.backbone, self._obsm_key = self._attach_backbone(backbone, check_mapping("backbone_kwargs", backbone_kwargs))
+        self.backbone, self._obsm_key = self._attach_backbone(
+            backbone, check_mapping("backbone_kwargs", backbone_kwargs)
+        )
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             self.module = MoREModule(
@@ -212,7 +216,9 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseMode
         arguments = setup_method_args["setup_args"]
         arguments["data_type"] = summary.data_type
         source = (kwargs.get("source_registry") or {}).get("setup_args", {})
-        design = CovariateDesign.fit(adata, list(categorical_covariate_keys or []), list(continuous_covariate_keys or []))
+        design = CovariateDesign.fit(
+            adata, list(categorical_covariate_keys or []), list(continuous_covariate_keys or [])
+        )
         arguments["covariate_design"] = source.get(
             "covariate_design", {"levels": design.levels, "moments": design.moments}
         )
@@ -242,8 +248,8 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseMode
         key = kwargs.pop("obsm_key", None)
         if not isinstance(key, str):
             raise TypeError(
-                "backbone='precomputed' needs backbone_kwargs={'obsm_key': 'X_...'}, the key of adata.obsm that holds the "
-                f"features; got {key!r}."
+                "backbone='precomputed' needs backbone_kwargs={'obsm_key': 'X_...'}, the key of adata.obsm that"
+                f" holds the features; got {key!r}."
             )
         if self.adata is not None:
             kwargs["n_features"] = self._obsm_features(self.adata, key).shape[1]
@@ -256,8 +262,9 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseMode
         features = np.asarray(adata.obsm[key], dtype=np.float32)
         if features.ndim != 2 or not np.isfinite(features).all():
             raise ValueError(
-                f"adata.obsm[{key!r}] must be a finite (cells, features) array; got shape {features.shape} with "
-                f"{int((~np.isfinite(features)).sum())} values that are not finite. Recompute it, or drop these cells."
+                f"adata.obsm[{key!r}] must be a finite (cells, features) array; got shape {features.shape} with"
+                f" {int((~np.isfinite(features)).sum())} values that are not finite. Recompute it, or drop these"
+                " cells."
             )
         return features
 

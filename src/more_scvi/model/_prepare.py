@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse as sp
@@ -48,23 +48,31 @@ class DirectPass:
 
         path.fit(chunks, n_batch)
 
-    def features(self, path: DirectPath) -> np.ndarray:
-        """Direct features, (cells, components)."""
-        return np.concatenate([path.transform(self._normalise(x)) for _, x in self.reader.chunks()])
+    def features(self, path: DirectPath) -> tuple[np.ndarray, np.ndarray]:
+        """Direct features, (cells, components), and the wide view, (cells, n_wide)."""
+        blocks = (self._normalise(x) for _, x in self.reader.chunks())
+        full, wide = zip(*((path.transform(x), path.transform_wide(x)) for x in blocks), strict=True)
+        return np.concatenate(full), np.concatenate(wide)
 
     def training(
         self, path: DirectPath, panels: np.ndarray, targets: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, sp.csr_matrix, np.ndarray]:
-        """Direct features, their masked views (cells, views, components), target values and total counts."""
-        full, views, target, totals = [], [], [], []
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, sp.csr_matrix, np.ndarray]:
+        """Direct features, wide view, masked views (cells, views, components), target values and total counts."""
+        full, wide, views, target, totals = [], [], [], [], []
         share = self._visible_share(panels)
         for _, x in self.reader.chunks():
-            full.append(path.transform(self._normalise(x)))
-            per_view = [path.transform(self._normalise(x, panel, s), panel) for panel, s in zip(panels, share, strict=True)]
-            views.append(np.stack(per_view, 1) if per_view else np.zeros((x.shape[0], 0, full[-1].shape[1]), np.float32))
+            normalised = self._normalise(x)
+            full.append(path.transform(normalised))
+            wide.append(path.transform_wide(normalised))
+            per_view = [
+                path.transform(self._normalise(x, panel, s), panel) for panel, s in zip(panels, share, strict=True)
+            ]
+            views.append(
+                np.stack(per_view, 1) if per_view else np.zeros((x.shape[0], 0, full[-1].shape[1]), np.float32)
+            )
             target.append(x[:, targets])
             totals.append(np.asarray(x.sum(1)).ravel())
-        return np.concatenate(full), np.concatenate(views), sp.vstack(target, "csr"), np.concatenate(totals)
+        return np.concatenate(full), np.concatenate(wide), np.concatenate(views), sp.vstack(target, "csr"), np.concatenate(totals)
 
     def _visible_share(self, panels: np.ndarray) -> np.ndarray:
         """Share of all counts that each panel shows, (views,)."""
@@ -90,6 +98,7 @@ def training_arrays(
     labels: np.ndarray,
     covariates: np.ndarray,
     base: np.ndarray,
+    wide: np.ndarray,
 ) -> TrainingArrays:
     """Put the arrays of all cells together; masked views are centred to the batch means of the full view."""
     n_views = len(panels)
@@ -98,9 +107,9 @@ def training_arrays(
         shifted = {name: _recentre(views[name][:, k], full[name], batch, module.n_batch) for name in full}
         out[:, k] = module.transform_base(shifted, batch, covariates)
     hidden = ~panels[:, module.target_genes.cpu().numpy()]
-    return TrainingArrays(base, out if n_views else None, hidden if n_views else None, target, totals, batch, labels)
+    return TrainingArrays(base, wide, out if n_views else None, hidden if n_views else None, target, totals, batch, labels)
 
 
 def _recentre(view: np.ndarray, full: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
-    shift: Callable[[np.ndarray], np.ndarray] = lambda x: batch_means(np.asarray(x, np.float32), batch, n_batch)  # noqa: E731
-    return view + (shift(full) - shift(view))[batch]
+    means = [batch_means(np.asarray(x, np.float32), batch, n_batch) for x in (full, view)]
+    return view + (means[0] - means[1])[batch]

@@ -6,11 +6,21 @@ import weakref
 from typing import Any
 
 import rich.pretty  # noqa: F401 scvi-tools prints with it and does not import it
+from anndata import AnnData
 from scvi.data import AnnDataManager
 
 
 class RegistryMixin:
     """Registry of a model, for a model of one AnnData."""
+
+    @property
+    def adata(self) -> AnnData | None:
+        """The registered AnnData; setting another one checks and sets it up as the original was."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: AnnData) -> None:
+        self._attach(adata)
 
     @classmethod
     def register_manager(cls, adata_manager: AnnDataManager) -> None:

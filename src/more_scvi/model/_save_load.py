@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,10 @@ import torch
 from anndata import AnnData, read_h5ad
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from more_scvi._compat import parse_device_args
+from scvi.data import AnnDataManager
 
-from more_scvi.data import check_anndata, check_genes
+from more_scvi._compat import parse_device_args
+from more_scvi.data import as_batch_array, check_anndata, check_genes
 
 WEIGHTS, CARD, DATA = "adapters.safetensors", "model.json", "adata.h5ad"
 FORMAT = 1
@@ -68,18 +70,15 @@ class SaveLoadMixin:
             raise ValueError(f"{folder} is a file; give a folder.")
         if save_anndata and self.adata is None:
             raise ValueError("save_anndata=True, but the model was loaded without data; save without it.")
-        folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
-        _write(folder / f"{prefix}{WEIGHTS}", save(state))
-        _write(folder / f"{prefix}{CARD}", json.dumps(self._card(), indent=1).encode())
+        files: dict[Path, bytes | Callable[[Path], None]] = {
+            folder / f"{prefix}{WEIGHTS}": save(state),
+            folder / f"{prefix}{CARD}": json.dumps(_plain(self._card()), indent=1).encode(),
+        }
         if save_anndata:
-            target = folder / f"{prefix}{DATA}"
-            beside = target.with_suffix(".tmp.h5ad")
-            try:
-                self.adata.write_h5ad(beside, **anndata_write_kwargs)
-                os.replace(beside, target)
-            finally:
-                beside.unlink(missing_ok=True)
+            files[folder / f"{prefix}{DATA}"] = lambda path: self.adata.write_h5ad(path, **anndata_write_kwargs)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(files)
 
     def _card(self) -> dict[str, Any]:
         history = {} if self.history_ is None else self.history_
@@ -91,7 +90,7 @@ class SaveLoadMixin:
             "arguments": self.init_arguments,
             "backbone_fingerprint": None if self.backbone is None else self.backbone.fingerprint(),
             "n_features": None if self.backbone is None else self.backbone.n_features,
-            "registry": _plain(self.registry_),
+            "registry": self.registry_,
             "history": {k: [v.index.tolist(), v.iloc[:, 0].astype(float).tolist()] for k, v in history.items()},
         }
 
@@ -138,10 +137,12 @@ class SaveLoadMixin:
         card = _read_card(folder / f"{prefix}{CARD}", cls.__name__)
         tensors = _read_tensors(folder / f"{prefix}{WEIGHTS}")
         registry = _restore(card["registry"])
-        arguments = dict(card["arguments"])
+        arguments = _restore(card["arguments"])
         unknown = set(arguments) ^ set(inspect.signature(cls).parameters) - {"adata", "registry"}
         if unknown:
-            raise ValueError(f"{folder / f'{prefix}{CARD}'} lacks or adds the arguments {sorted(unknown)}; it was edited.")
+            raise ValueError(
+                f"{folder / f'{prefix}{CARD}'} lacks or adds the arguments {sorted(unknown)}; it was edited."
+            )
         if arguments["backbone"] == "precomputed":
             arguments["backbone_kwargs"] = {**arguments["backbone_kwargs"], "n_features": card["n_features"]}
         if adata is None:
@@ -163,7 +164,9 @@ class SaveLoadMixin:
                 for k, (index, values) in card["history"].items()
             }
         model.module.eval()
-        _, _, where = parse_device_args(accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True)
+        _, _, where = parse_device_args(
+            accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
+        )
         model.to_device(where)
         return model
 
@@ -175,10 +178,19 @@ class SaveLoadMixin:
                 "adata has the model's genes in another order or more genes; select them first: "
                 "adata = adata[:, model_genes].copy() with model_genes = MoRE.load(dir, adata=False).genes."
             )
+        key = self._setup_args["batch_key"]
+        new = sorted(set(as_batch_array(adata.obs[key], key)) - set(self.batches)) if key in adata.obs else []
+        if new:
+            raise ValueError(
+                f"adata.obs[{key!r}] holds batches the model was not trained on: {', '.join(map(repr, new[:5]))}."
+                " Embed new batches with model = MoRE.load(dir, adata=False);"
+                " model.get_latent_representation(adata)."
+            )
         args = {k: v for k, v in self._setup_args.items() if k != "covariate_design"}
         self.setup_anndata(adata, source_registry=self.registry_, **args)
         self._adata, self._adata_manager = adata, self._get_most_recent_anndata_manager(adata, required=True)
         self._register_manager_for_instance(self._adata_manager)
+        self._arrays = None
 
     def load_weights(self, dir_path: str | os.PathLike, prefix: str | None = None) -> None:
         """Put the adapters of a saved folder into this model, in place.
@@ -200,8 +212,9 @@ class SaveLoadMixin:
         found = None if self.backbone is None else self.backbone.fingerprint()
         if found != expected:
             raise ValueError(
-                f"{folder} was trained on backbone {self.init_arguments['backbone']!r} with fingerprint {expected}, but the "
-                f"one found now has {found}. Install the more-scvi version named in its {CARD}, or give the original weights."
+                f"{folder} was trained on backbone {self.init_arguments['backbone']!r} with fingerprint {expected},"
+                f" but the one found now has {found}. Install the more-scvi version named in its {CARD}, or give the"
+                " original weights."
             )
 
     @staticmethod
@@ -209,21 +222,30 @@ class SaveLoadMixin:
         """Read the registry (setup arguments, categories, genes) of a saved model without loading it."""
         return _restore(_read_card(Path(dir_path) / f"{prefix or ''}{CARD}", None)["registry"])
 
+    @classmethod
+    def view_setup_args(cls, dir_path: str | os.PathLike, prefix: str | None = None) -> None:
+        """Print the setup arguments of a saved model without loading it."""
+        AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
 
-def _write(path: Path, data: bytes) -> None:
-    """Write beside and rename, so that a reader sees the old file or the new one, whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+
+def _write(files: dict[Path, bytes | Callable[[Path], None]]) -> None:
+    """Write all files beside their places, then rename them: a reader sees the old files or the new ones, whole."""
+    beside = {path: path.with_name(f".{uuid4().hex}.{path.name}") for path in files}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        for path, content in files.items():
+            if callable(content):
+                content(beside[path])
+            else:
+                beside[path].write_bytes(content)
+        for path, written in beside.items():
+            os.replace(written, path)
+    finally:
+        for written in beside.values():
+            written.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:
-    """Registry -> JSON: arrays become marked lists, NumPy scalars become Python's."""
+    """Values as JSON holds them: arrays become marked lists, NumPy scalars Python's, paths text."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):
@@ -232,7 +254,14 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, np.generic):
         return value.item()
-    return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(
+        f"{value!r} ({type(value).__name__}) among the arguments of the model or of setup_anndata cannot be saved;"
+        " give text, numbers, lists or dicts, e.g. the path of a file instead of its content."
+    )
 
 
 def _restore(value: Any) -> Any:
@@ -243,17 +272,32 @@ def _restore(value: Any) -> Any:
     return [_restore(v) for v in value] if isinstance(value, list) else value
 
 
-_CARD_KEYS = ("format", "class", "is_trained", "arguments", "backbone_fingerprint", "n_features", "registry", "history")
+_CARD_KEYS = (
+    "format",
+    "class",
+    "is_trained",
+    "arguments",
+    "backbone_fingerprint",
+    "n_features",
+    "registry",
+    "history",
+)
 
 
 def _read_card(path: Path, class_name: str | None) -> dict[str, Any]:
     if not path.exists():
-        where = f"it holds {sorted(p.name for p in path.parent.iterdir())[:8]}" if path.parent.is_dir() else "no such folder"
+        where = (
+            f"it holds {sorted(p.name for p in path.parent.iterdir())[:8]}"
+            if path.parent.is_dir()
+            else "no such folder"
+        )
         raise FileNotFoundError(f"{path} not found ({where}); give a folder written by MoRE.save.")
     try:
         card = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); it is truncated or was not written by MoRE.save.") from None
+        raise ValueError(
+            f"{path} is not readable JSON ({error}); it is truncated or was not written by MoRE.save."
+        ) from None
     missing = [key for key in _CARD_KEYS if not isinstance(card, dict) or key not in card]
     if missing:
         raise ValueError(f"{path} lacks the entries {missing}; it was not written by MoRE.save, or was edited.")
@@ -262,9 +306,13 @@ def _read_card(path: Path, class_name: str | None) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"{path} has no proper {', '.join(wrong)}; it was edited.")
     if card["format"] != FORMAT:
-        raise ValueError(f"{path} has format {card['format']!r}; this version reads format {FORMAT}. Install a newer more-scvi.")
+        raise ValueError(
+            f"{path} has format {card['format']!r}; this version reads format {FORMAT}. Install a newer more-scvi."
+        )
     if class_name is not None and card["class"] != class_name:
-        raise ValueError(f"{path} was written by the class {card['class']!r}, not {class_name!r}; load it with that class.")
+        raise ValueError(
+            f"{path} was written by the class {card['class']!r}, not {class_name!r}; load it with that class."
+        )
     return card
 
 
@@ -273,9 +321,11 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"{path} not found; give a folder written by MoRE.save.")
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a complete safetensors file ({error}); it is truncated or damaged. Save again.") from None
+        raise ValueError(
+            f"{path} is not a complete safetensors file ({error}); it is truncated or damaged. Save again."
+        ) from None
 
 
 def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from more_scvi._compat import parse_device_args
 from scvi.train import SaveCheckpoint, TrainRunner
 
+from more_scvi._compat import parse_device_args
 from more_scvi.backbones import compute_features, make_panels
 from more_scvi.data import RowReader, check_integer, check_mapping
 from more_scvi.model._prepare import DirectPass, path_shares, training_arrays
@@ -105,7 +105,9 @@ class TrainingMixin:
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*num_workers.*|.*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*number of training batches.*")
+            warnings.filterwarnings("ignore", message=".*ambiguous collection.*|.*in eval mode.*")
             torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))
+            self._fit_labels(arrays, sets[0])
             data = CellDataModule(arrays, *sets, batch_size=batch_size)
             if max_epochs is None:
                 max_epochs = max(1, round(DEFAULT_STEPS * min(batch_size, data.n_train) / data.n_train))
@@ -128,6 +130,18 @@ class TrainingMixin:
                 raise
             finally:
                 self.history_ = _joined(earlier, self.history_ or {})
+
+    def _fit_labels(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
+        """Before the first step: wide classifier and batch shifts at equal composition, from visible labels."""
+        module = self.module
+        labels = np.full(len(arrays.labels), -1, dtype=np.int64)
+        labels[cells] = arrays.labels[cells]
+        if module.classifier is None or module.wide.is_fitted or not (labels >= 0).any():
+            return
+        shift = module.fit_labels(arrays.base, arrays.wide, arrays.batch, labels)[arrays.batch]
+        arrays.base -= shift
+        if arrays.views is not None:
+            arrays.views -= shift[:, None]
 
     def _n_train_cells(self) -> int:
         if self.adata is None:
@@ -152,11 +166,15 @@ class TrainingMixin:
         if new:
             direct.fit(module.direct, batch, module.n_batch)
             module.target_genes.copy_(module.direct.genes[: len(module.target_genes)])
-        u, u_views, target, totals = direct.training(module.direct, panels, module.target_genes.cpu().numpy())
+        u, wide, u_views, target, totals = direct.training(module.direct, panels, module.target_genes.cpu().numpy())
         full, views = {"direct": u}, {"direct": u_views}
         if cache is not None:
             full["frozen"] = np.asarray(cache.full, np.float32)
-            views["frozen"] = cache.views if cache.views.shape[1] else np.zeros((len(u), len(panels), full["frozen"].shape[1]), np.float32)
+            views["frozen"] = (
+                cache.views
+                if cache.views.shape[1]
+                else np.zeros((len(u), len(panels), full["frozen"].shape[1]), np.float32)
+            )
         full = {name: full[name] for name in module.path_names}
         if new:
             shares = path_shares(module.path_names, adata.n_obs, self.overlap)
@@ -167,7 +185,7 @@ class TrainingMixin:
         if module.classifier is not None:
             present = np.bincount(labels[labels >= 0], minlength=module.n_labels) > 0
             module.classifier.open_classes.copy_(torch.from_numpy(present))
-        self._arrays = training_arrays(module, full, views, panels, target, totals, batch, labels, covariates, base)
+        self._arrays = training_arrays(module, full, views, panels, target, totals, batch, labels, covariates, base, wide)
         return self._arrays
 
     def _frozen_features(self, adata, reader, panels, accelerator: str = "cpu", devices: Any = "auto"):
@@ -202,11 +220,14 @@ def split_cells(
         joined = np.concatenate(sets)
         if len(sets) != 3 or not len(sets[0]) or len(np.unique(joined)) != len(joined):
             raise ValueError(
-                "external_indexing must be up to three disjoint index arrays (train, validation, test) with at least one "
-                f"training cell; got sizes {[len(s) for s in sets]} with {len(joined) - len(np.unique(joined))} repeats."
+                "external_indexing must be up to three disjoint index arrays (train, validation, test) with at least"
+                f" one training cell; got sizes {[len(s) for s in sets]} with {len(joined) - len(np.unique(joined))}"
+                " repeats."
             )
         if joined.min() < 0 or joined.max() >= n:
-            raise ValueError(f"external_indexing holds indices from {joined.min()} to {joined.max()}; legal: 0 to {n - 1}.")
+            raise ValueError(
+                f"external_indexing holds indices from {joined.min()} to {joined.max()}; legal: 0 to {n - 1}."
+            )
         return tuple(sets)
     train_size = 1.0 if train_size is None else train_size
     validation_size = 1.0 - train_size if validation_size is None else validation_size
@@ -215,7 +236,8 @@ def split_cells(
             raise ValueError(f"{name} is {value!r}; give a share between 0 and 1.")
     if train_size == 0 or train_size + validation_size > 1 + 1e-9:
         raise ValueError(
-            f"train_size {train_size} and validation_size {validation_size} must have a positive train_size and a sum of at most 1."
+            f"train_size {train_size} and validation_size {validation_size} must have a positive train_size and a sum"
+            " of at most 1."
         )
     order = np.random.default_rng(seed).permutation(n) if shuffle else np.arange(n)
     n_train, n_val = max(1, int(np.ceil(train_size * n))), int(np.floor(validation_size * n))
@@ -228,7 +250,9 @@ def _check_data_arguments(kwargs: dict[str, Any] | None, batch_size: int, early_
         raise TypeError(f"datasplitter_kwargs has no argument {sorted(unknown)}; legal: external_indexing.")
     check_integer("batch_size", batch_size, 2)
     if early_stopping and not len(sets[1]):
-        raise ValueError("early_stopping=True needs validation cells; lower train_size (e.g. 0.9) or raise validation_size.")
+        raise ValueError(
+            "early_stopping=True needs validation cells; lower train_size (e.g. 0.9) or raise validation_size."
+        )
 
 
 def _joined(earlier: dict[str, pd.DataFrame], new: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

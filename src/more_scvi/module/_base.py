@@ -81,6 +81,38 @@ class PathBase(nn.Module):
         return ((residual - offset) @ self.rotation.cpu().numpy() / float(self.scale)).astype(np.float32)
 
 
+def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int, n_steps: int = 10) -> np.ndarray:
+    r"""Batch offsets at equal composition: :math:`x_i = \mu_{type(i)} + \beta_{batch(i)}`, fitted by alternating means.
+
+    Parameters
+    ----------
+    x
+        (cells, columns).
+    batch, types
+        Codes, (cells,); cells of negative type are left out.
+    n_batch
+        Number of batches.
+    n_steps
+        Alternations.
+
+    Returns
+    -------
+    :math:`\beta`, (batches, columns), of mean zero over the typed cells; 0 for batches without typed cells.
+    """
+    known = types >= 0
+    beta = np.zeros((n_batch, x.shape[1]), np.float32)
+    if not known.any():
+        return beta
+    x, batch, types = x[known], batch[known], types[known]
+    n_types = types.max() + 1
+    for _ in range(n_steps):
+        mu = batch_means(x - beta[batch], types, n_types)
+        update = batch_means(x - mu[types], batch, n_batch)
+        update[np.bincount(batch, minlength=n_batch) == 0] = 0.0
+        beta = update - update[batch].mean(0) * (np.bincount(batch, minlength=n_batch) > 0)[:, None]
+    return beta
+
+
 def batch_means(x: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
     """Mean of each batch, (batches, columns); batches without cells get the overall mean."""
     n = np.bincount(batch, minlength=n_batch)

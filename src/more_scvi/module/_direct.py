@@ -51,9 +51,12 @@ class DirectPath(nn.Module):
         Highly variable genes used (fewer if the data hold fewer); ``genes`` lists them, most variable first.
     n_components
         Width of the path; 0 leaves only the choice of genes.
+    n_wide
+        Width of the wide view that the wide classifier reads: components of the same genes, not scaled, so that
+        genes keep the weight of their expression.
     """
 
-    def __init__(self, n_genes: int, n_variable: int = 2000, n_components: int = 50):
+    def __init__(self, n_genes: int, n_variable: int = 2000, n_components: int = 50, n_wide: int = 200):
         super().__init__()
         n_variable = min(n_variable, n_genes)
         self.n_components = min(n_components, n_variable)
@@ -61,6 +64,7 @@ class DirectPath(nn.Module):
         self.register_buffer("mean", torch.zeros(n_variable))
         self.register_buffer("std", torch.ones(n_variable))
         self.register_buffer("loadings", torch.zeros(n_variable, self.n_components))
+        self.register_buffer("wide_loadings", torch.zeros(n_variable, min(n_wide, n_variable)))
 
     def fit(self, chunks: Chunks, n_batch: int) -> None:
         """Choose genes and components from ``chunks()``, an iterator of (log-normalised csr, batch codes)."""
@@ -70,15 +74,22 @@ class DirectPath(nn.Module):
             moments.add(x, batch)
         genes = moments.variable_genes(len(self.genes))
         mean, std = moments.mean_std(genes)
-        if self.n_components:
-            gram = np.zeros((len(genes), len(genes)))
-            for x, _ in chunks():
-                dense = np.clip((x[:, genes].toarray() - mean) / std, -CLIP, CLIP).astype(np.float32)
-                gram += dense.T @ dense
-            self.loadings.copy_(torch.from_numpy(_leading_eigenvectors(gram, self.n_components)))
+        scaled, plain = np.zeros((2, len(genes), len(genes)))
+        for x, _ in chunks():
+            centred = (x[:, genes].toarray() - mean).astype(np.float32)
+            plain += centred.T @ centred
+            centred = np.clip(centred / std.astype(np.float32), -CLIP, CLIP)
+            scaled += centred.T @ centred
+        for gram, loadings in ((scaled, self.loadings), (plain, self.wide_loadings)):
+            if loadings.shape[1]:
+                loadings.copy_(torch.from_numpy(_leading_eigenvectors(gram, loadings.shape[1])))
         self.genes.copy_(torch.from_numpy(genes))
         self.mean.copy_(torch.from_numpy(mean))
         self.std.copy_(torch.from_numpy(std))
+
+    def transform_wide(self, x: sp.csr_matrix) -> np.ndarray:
+        """Wide view of log-normalised expression: (cells, genes) -> (cells, n_wide) float32."""
+        return ((x[:, _array(self.genes)].toarray() - _array(self.mean)) @ _array(self.wide_loadings)).astype(np.float32)
 
     def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
         """Project log-normalised expression: (cells, genes) -> (cells, components) float32.

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from more_scvi import losses
 from more_scvi.module._adapter import GatedAdapter
-from more_scvi.module._base import PathBase
+from more_scvi.module._base import PathBase, typed_offsets
 from more_scvi.module._decoders import ExpressionDecoder
 from more_scvi.module._direct import DirectPath
-from more_scvi.module._heads import Classifier, Projection
+from more_scvi.module._heads import Classifier, Projection, WideClassifier
 from more_scvi.module._refinement import Refinement
 
 LOSS_WEIGHTS = {
@@ -91,9 +91,11 @@ class MoREModule(BaseModuleClass):
         self.register_buffer("shares", torch.full((len(widths),), 1.0 / len(widths)))
         self.register_buffer("target_genes", torch.zeros(min(n_targets, n_genes), dtype=torch.long))
         self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("composition", torch.zeros(n_batch, sum(path_widths)))
         self.adapter = GatedAdapter(path_widths, self.n_latent, n_bottleneck, dropout)
         self.refinement = Refinement(self.n_latent, n_batch, n_refinement_steps, refinement_rank)
         self.classifier = Classifier(self.n_latent, n_labels) if n_labels else None
+        self.wide = WideClassifier(self.direct.wide_loadings.shape[1], n_labels) if n_labels else None
         self.projection = Projection(self.n_latent)
         self.decoder = ExpressionDecoder(self.n_latent, len(self.target_genes), likelihood)
 
@@ -121,7 +123,27 @@ class MoREModule(BaseModuleClass):
         self, features: dict[str, np.ndarray], batch: np.ndarray, covariates: np.ndarray
     ) -> np.ndarray:
         """Base of cells given their path features, (cells, sum of path widths) float32."""
-        return self._join([self.paths[name].transform(features[name], batch, covariates) for name in self.paths])
+        base = self._join([self.paths[name].transform(features[name], batch, covariates) for name in self.paths])
+        known = batch >= 0
+        base[known] -= self.composition.cpu().numpy()[batch[known]]
+        return base
+
+    def fit_labels(
+        self, base: np.ndarray, wide: np.ndarray, batch: np.ndarray, labels: np.ndarray, certainty: float = 0.9
+    ) -> np.ndarray:
+        """Fit the wide classifier on visible labels; return the shift of the base, (batches, width).
+
+        Batches that hold types in other proportions have other means without any batch effect. The shift moves each
+        batch to where its mean would be at equal composition, by visible labels and certain predictions.
+        """
+        visible = labels >= 0
+        self.wide.fit(wide[visible], labels[visible])
+        with torch.no_grad():
+            p = self.wide(torch.from_numpy(wide).to(self.wide.weight.device)).softmax(1).cpu().numpy()
+        types = np.where(visible, labels, np.where(p.max(1) >= certainty, p.argmax(1), -1))
+        shift = typed_offsets(base, batch, types, self.n_batch)
+        self.composition.add_(torch.from_numpy(shift).to(self.composition.device))
+        return shift
 
     def _join(self, parts: list[np.ndarray]) -> np.ndarray:
         shares = np.sqrt(self.shares.cpu().numpy())
@@ -140,12 +162,19 @@ class MoREModule(BaseModuleClass):
         return {"z": adapted + offset, "z_labels": adapted + offset.detach(), "refinement": sizes}
 
     def _get_generative_input(self, tensors, inference_outputs, **kwargs) -> dict[str, Tensor]:
-        return {"z_labels": inference_outputs["z_labels"]}
+        return {"z_labels": inference_outputs["z_labels"], "wide": tensors["wide"]}
 
     @auto_move_data
-    def generative(self, z_labels: Tensor) -> dict[str, Tensor | None]:
-        """Logits over the known labels, (cells, n_labels), or None without labels."""
-        return {"logits": self.classifier(z_labels) if self.classifier is not None else None}
+    def generative(self, z_labels: Tensor, wide: Tensor) -> dict[str, Tensor | None]:
+        """Logits of the trained head and log-probabilities of both experts, (cells, n_labels); None without labels."""
+        if self.classifier is None:
+            return {"logits": None, "log_probs": None}
+        logits = self.classifier(z_labels)
+        log_probs = logits.log_softmax(1)
+        if self.wide.is_fitted:
+            both = torch.stack([log_probs, self.wide(wide).log_softmax(1)])
+            log_probs = torch.logsumexp(both, 0) - np.log(2.0)
+        return {"logits": logits, "log_probs": log_probs}
 
     # ---- loss
 
@@ -182,7 +211,7 @@ class MoREModule(BaseModuleClass):
         z, z_labels = inference_outputs["z"], inference_outputs["z_labels"]
         logits = generative_outputs["logits"]
         batch, labels = tensors["batch"].reshape(-1), tensors["labels"].reshape(-1)
-        types = self._types(logits, labels, certainty)
+        types = self._types(generative_outputs["log_probs"], labels, certainty)
         n_types = max(self.n_labels, 1)
         terms: dict[str, Tensor] = {}
 
@@ -226,11 +255,11 @@ class MoREModule(BaseModuleClass):
         return base[:, -self.adapter.path_widths[-1] :]
 
     @torch.no_grad()
-    def _types(self, logits: Tensor | None, labels: Tensor, certainty: float) -> Tensor:
+    def _types(self, log_probs: Tensor | None, labels: Tensor, certainty: float) -> Tensor:
         """Visible labels, filled up with nearly certain predictions; -1 where neither is known."""
-        if logits is None:
+        if log_probs is None:
             return torch.full_like(labels, -1)
-        confidence, guess = logits.softmax(1).max(1)
+        confidence, guess = log_probs.exp().max(1)
         return torch.where(labels >= 0, labels, torch.where(confidence >= certainty, guess, -1))
 
     def _groups(self, types: Tensor, batch: Tensor) -> Tensor:

@@ -5,4 +5,12 @@ from more_scvi.train._data import CachedCells, CellDataModule, TrainingArrays
 from more_scvi.train._plan import MoRETrainingPlan
 from more_scvi.train._sampler import BalancedBatchSampler, seed_from_torch
 
-__all__ = ["BalancedBatchSampler", "CachedCells", "CellDataModule", "MoRETrainingPlan", "RestoringCheckpoint", "TrainingArrays", "seed_from_torch"]
+__all__ = [
+    "BalancedBatchSampler",
+    "CachedCells",
+    "CellDataModule",
+    "MoRETrainingPlan",
+    "RestoringCheckpoint",
+    "TrainingArrays",
+    "seed_from_torch",
+]

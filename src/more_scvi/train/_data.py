@@ -21,6 +21,8 @@ class TrainingArrays:
     ----------
     base
         Linear base, (cells, width) float32.
+    wide
+        Wide view that the wide classifier reads, (cells, n_wide) float32.
     views
         Base of the masked views, (cells, views, width); no views: ``None``.
     hidden
@@ -36,6 +38,7 @@ class TrainingArrays:
     """
 
     base: np.ndarray
+    wide: np.ndarray
     views: np.ndarray | None
     hidden: np.ndarray | None
     target: sp.csr_matrix
@@ -69,6 +72,7 @@ class CachedCells(Dataset):
         a, i = self.arrays, np.asarray(cells)
         out = {
             "base": a.base[i],
+            "wide": a.wide[i],
             "batch": a.batch[i, None],
             "labels": a.labels[i, None],
         }

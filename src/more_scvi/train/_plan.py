@@ -133,7 +133,8 @@ def check_plan_arguments(kwargs: dict[str, Any], loss_weights: dict[str, float] 
         return
     if not isinstance(loss_weights, dict):
         raise TypeError(
-            f"loss_weights must be a dict of λ per term, got {type(loss_weights).__name__}; terms: {', '.join(LOSS_WEIGHTS)}."
+            f"loss_weights must be a dict of λ per term, got {type(loss_weights).__name__}; terms:"
+            f" {', '.join(LOSS_WEIGHTS)}."
         )
     for name, value in loss_weights.items():
         if name not in LOSS_WEIGHTS:
