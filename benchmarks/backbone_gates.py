@@ -96,7 +96,7 @@ def score(z: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, k: 
     types = types[(n >= 5) & np.isin(types, y[train])]
     test = test[np.isin(y[test], y[train])]
     s = StandardScaler().fit_transform(z)
-    linear = LogisticRegression(C=1.0, max_iter=100).fit(s[train], y[train]).predict(s[test])
+    linear = LogisticRegression(C=1.0, max_iter=500).fit(s[train], y[train]).predict(s[test])
     near = KNeighborsClassifier(min(k, len(train))).fit(z[train], y[train]).predict(z[test])
     return tuple(f1_score(y[test], p, labels=types, average="macro", zero_division=0) for p in (linear, near))
 
