@@ -126,6 +126,13 @@ def test_data_without_the_batch_column(bench, refused):
     refused(bench, lambda: MoRE.load(folder, adata=bench.adata), KeyError, ["batch_key='batch'", "Available"])
 
 
+def test_data_with_batches_the_model_does_not_know(bench, refused):
+    folder = bench.saved()
+    bench.adata.obs["batch"] = "new one"
+    words = ["obs['batch']", "'new one'", "adata=False", "get_latent_representation"]
+    refused(bench, lambda: MoRE.load(folder, adata=bench.adata), ValueError, words)
+
+
 def test_an_existing_model_is_not_overwritten(bench, refused):
     folder = bench.saved()
     refused(bench, lambda: bench.model.save(folder), ValueError, ["already holds", "overwrite=True"])
@@ -160,6 +167,18 @@ def test_an_interrupted_save_of_the_data_leaves_nothing(bench, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         bench.model.save(bench.folder / "m", save_anndata=True)
     assert not [file for file in (bench.folder / "m").iterdir() if file.suffix == ".h5ad"]
+
+
+def test_arguments_that_json_does_not_know(bench, refused):
+    """NumPy numbers and paths are saved as what they mean; an object that is neither is refused before writing."""
+    MoRE.setup_anndata(bench.adata, **SETUP)
+    model = MoRE(bench.adata, n_latent=np.int64(6), dropout=np.float32(0.25), cache_dir=bench.folder / "cache")
+    model.save(bench.folder / "m")
+    loaded = MoRE.load(bench.folder / "m", adata=False, accelerator="cpu")
+    assert (loaded.module.n_latent, loaded.init_arguments["cache_dir"]) == (6, str(bench.folder / "cache"))
+    model.init_arguments["backbone_kwargs"] = {"weights": object()}
+    refused(bench, lambda: model.save(bench.folder / "n"), TypeError, ["object", "cannot be saved"])
+    assert not (bench.folder / "n").exists()
 
 
 def test_saving_data_the_model_does_not_have(bench, refused):

@@ -2,6 +2,9 @@
 
 A model takes part through a :class:`ModelCase`: how it is set up, built and trained, what it can do, and which tests it
 is known to fail. Known failures are strict: once upstream is repaired, the suite says so.
+
+Numbers name known traps of scvi-tools. Without a test here: T24 to T26 (query surgery), T38 (wording of a printed
+line), T44 (weights spread over devices), T45 (default epochs at a million cells), T54 (``tests/test_compat.py``).
 """
 
 import re
@@ -135,15 +138,15 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     for item in items:
         case = getattr(item, "callspec", None) and item.callspec.params.get("case")
-        trap = re.match(r"test_(t\d\d)_", item.name)
-        if not isinstance(case, ModelCase) or trap is None:
+        if not isinstance(case, ModelCase):
             continue
+        trap = re.match(r"test_(t\d\d)_|", item.name).group(1)
         missing = [m.args[0] for m in item.iter_markers("needs") if m.args[0] not in case.features]
         if missing:
             item.add_marker(pytest.mark.skip(reason=f"{case.name} has no {', '.join(missing)}"))
         for key, reason in case.known_failures.items():
             test, _, parameter = key.partition(":")
-            if test == trap.group(1) and (not parameter or f"-{parameter}]" in item.name):
+            if test == trap and (not parameter or f"-{parameter}]" in item.name):
                 item.add_marker(pytest.mark.xfail(strict=True, reason=f"{test.upper()}: {reason}"))
 
 

@@ -44,10 +44,15 @@ def test_t30_registry_helpers_work(case, data, trained):
     trained.update_setup_method_args({})
 
 
-def test_t30_setup_can_be_viewed(case, trained, capsys):
-    """view_anndata_setup prints which columns are used."""
+def test_t30_setup_can_be_viewed(case, trained, capsys, tmp_path):
+    """view_anndata_setup prints which columns are used, view_setup_args does so for a saved model."""
     trained.view_anndata_setup()
     assert "batch" in capsys.readouterr().out
+    trained.save(str(tmp_path / "m"))
+    case.cls.view_setup_args(str(tmp_path / "m"))
+    printed = capsys.readouterr().out
+    assert "batch_key" in printed
+    assert "ACTB" not in printed, "setup arguments are no place for thousands of gene names"
 
 
 def test_t36_values_that_are_not_numbers_are_refused(case, data):

@@ -41,6 +41,22 @@ def test_t05_genes_in_another_order_give_the_same_embedding(case, data, trained,
     close(case.latent(trained, data()[:, ::-1].copy()), z)
 
 
+def test_t05_data_can_be_replaced_but_not_by_other_genes(case, data):
+    """Setting `model.adata` embeds the new data from then on; permuted genes are put in order or refused."""
+    model = case.fitted(data())
+    new = data(60, seed=5)
+    expected = case.latent(model, new.copy())
+    model.adata = new
+    close(case.latent(model), expected)
+    said = ""
+    try:
+        model.adata = data(60, seed=5)[:, ::-1].copy()
+    except ValueError as error:
+        said = str(error)
+    assert not said or "genes" in said
+    close(case.latent(model), expected)
+
+
 def test_t05_renamed_genes_are_refused(case, data, trained):
     """Genes the model has never seen, in the same number, raise an error that names some of them."""
     renamed = data()
