@@ -105,7 +105,7 @@ def prepare(adata: AnnData, batch_key: str = "batch", n_genes: int = N_GENES, n_
     x -= x.mean(axis=0)
     x /= x.std(axis=0) + 1e-8
     np.clip(x, -10, 10, out=x)
-    components = PCA(min(n_pcs, *(d - 1 for d in x.shape)), svd_solver="randomized", random_state=0)
+    components = PCA(min(n_pcs, *(d - 1 for d in x.shape)), svd_solver="covariance_eigh")  # exact: it is a reference
     adata.obsm["X_pca"] = components.fit_transform(x).astype(np.float32)
     seconds["pca"] = time.process_time() - start
     adata.uns["prepare_seconds"] = seconds
