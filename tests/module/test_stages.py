@@ -14,6 +14,7 @@ from more_scvi.module import (
     MoREModule,
     PathBase,
     Refinement,
+    SpreadStep,
     log_normalise,
 )
 from more_scvi.module._variable_genes import BatchMoments
@@ -179,3 +180,19 @@ def test_each_term_is_logged_and_removable(module, term):
     logged = loss_of(module, **{term: 1.0}).extra_metrics
     assert f"loss_{term}" in logged and [k for k in logged if k.startswith("loss_")] == [f"loss_{term}"]
     assert "refinement_step_1" in logged and "refinement_step_2" in logged
+
+
+def test_spread_step_equalises_scatter_and_keeps_the_pattern_of_distances():
+    types, batch = torch.arange(400) % 2, torch.arange(400) // 200
+    z = torch.randn(400, 5) * (1.0 + 2.0 * batch[:, None]) + 10.0 * types[:, None]
+    step = SpreadStep(5, n_batch=2, n_labels=2)
+    p = torch.nn.functional.one_hot(types, 2).float()
+    assert torch.equal(step(z, p, batch), z), "the identity until fitted"
+    step.fit(z, types, batch)
+    out = step(z, p, batch)
+    for t in (0, 1):
+        tight, wide = (out[(types == t) & (batch == b)] for b in (0, 1))
+        assert tight.std(0).mean() == pytest.approx(wide.std(0).mean().item(), rel=0.15)
+        before, after = torch.pdist(z[(types == t) & (batch == 1)]), torch.pdist(wide)
+        assert torch.corrcoef(torch.stack([before, after]))[0, 1] > 0.9999
+    assert torch.equal(step(z, p, torch.full((400,), -1)), z), "batches that were not seen stay as they are"

@@ -68,7 +68,7 @@ class InferenceMixin:
         """
         if obsm_key is not None and not isinstance(obsm_key, str):
             raise TypeError(f"obsm_key is {obsm_key!r}; give a key of adata.obsm as text, or None to write nothing.")
-        z = self._run(adata, indices, batch_size, lambda out: out["z"])
+        z = self._run(adata, indices, batch_size, lambda out: out["embedding"])
         if indices is None and obsm_key is not None:
             target = self.adata if adata is None else adata
             if not target.is_view:
@@ -138,7 +138,6 @@ class InferenceMixin:
 
     # ---- from data to the base
 
-    @torch.inference_mode()
     def _run(self, adata: AnnData | None, indices: Any, batch_size: int | None, read) -> np.ndarray:
         """Apply the module to the base of the chosen cells and collect ``read(outputs)`` as one array."""
         self._check_if_trained(warn=True)
@@ -150,6 +149,13 @@ class InferenceMixin:
         else:
             base, wide, batch = self._base_of(adata)
         chosen = check_indices(indices, len(base))
+        return self._forward(base, wide, batch, chosen, size, read)
+
+    @torch.inference_mode()
+    def _forward(
+        self, base: np.ndarray, wide: np.ndarray, batch: np.ndarray, chosen: np.ndarray, size: int, read
+    ) -> np.ndarray:
+        """Pass the chosen rows through the module in blocks and collect ``read(outputs)``."""
         module = self.module.eval()
         device = next(module.parameters()).device
         parts = []
@@ -158,6 +164,7 @@ class InferenceMixin:
             x, w, b = (torch.from_numpy(array[rows]).to(device) for array in (base, wide, batch))
             out = module.inference(x, b)
             out |= module.generative(out["z_labels"], w)
+            out["embedding"] = module.embed(out["z"], out["log_probs"], b)
             parts.append(read(out).float().cpu().numpy())
         return np.concatenate(parts)
 

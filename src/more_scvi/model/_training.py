@@ -130,6 +130,7 @@ class TrainingMixin:
                 raise
             finally:
                 self.history_ = _joined(earlier, self.history_ or {})
+        self._fit_spread(arrays, sets[0])
 
     def _fit_labels(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
         """Before the first step: wide classifier and batch shifts at equal composition, from visible labels."""
@@ -142,6 +143,23 @@ class TrainingMixin:
         arrays.base -= shift
         if arrays.views is not None:
             arrays.views -= shift[:, None]
+
+    def _fit_spread(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
+        """After the last step: centres and spreads per type and batch, by visible labels and predictions."""
+        if self.module.spread is None:
+            return
+        rows = np.arange(len(arrays.base))
+
+        def read(out: dict[str, torch.Tensor]) -> torch.Tensor:
+            return torch.cat([out["z"], out["log_probs"].argmax(1, keepdim=True)], 1)
+
+        z = self._forward(arrays.base, arrays.wide, arrays.batch, rows, 4096, read)
+        types = z[:, -1].astype(np.int64)
+        visible = cells[arrays.labels[cells] >= 0]
+        types[visible] = arrays.labels[visible]
+        device = self.module.spread.scale.device
+        z, types, batch = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (z[:, :-1], types, arrays.batch))
+        self.module.spread.fit(z, types, batch)
 
     def _n_train_cells(self) -> int:
         if self.adata is None:

@@ -7,6 +7,7 @@ from more_scvi.module._direct import DirectPath, log_normalise
 from more_scvi.module._heads import Classifier, Projection
 from more_scvi.module._module import LOSS_WEIGHTS, MoREModule
 from more_scvi.module._refinement import Refinement
+from more_scvi.module._spread import SpreadStep
 
 __all__ = [
     "LOSS_WEIGHTS",
@@ -18,6 +19,7 @@ __all__ = [
     "PathBase",
     "Projection",
     "Refinement",
+    "SpreadStep",
     "batch_means",
     "log_normalise",
 ]

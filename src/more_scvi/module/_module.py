@@ -14,14 +14,15 @@ from more_scvi.module._decoders import ExpressionDecoder
 from more_scvi.module._direct import DirectPath
 from more_scvi.module._heads import Classifier, Projection, WideClassifier
 from more_scvi.module._refinement import Refinement
+from more_scvi.module._spread import SpreadStep
 
 LOSS_WEIGHTS = {
     "masked": 0.1,
     "classify": 1.0,
     "contrast": 0.1,
-    "align_batch": 1.0,
+    "align_batch": 10.0,
     "variance": 0.1,
-    "keep": 5.0,
+    "keep": 20.0,
 }
 
 
@@ -96,6 +97,7 @@ class MoREModule(BaseModuleClass):
         self.refinement = Refinement(self.n_latent, n_batch, n_refinement_steps, refinement_rank)
         self.classifier = Classifier(self.n_latent, n_labels) if n_labels else None
         self.wide = WideClassifier(self.direct.wide_loadings.shape[1], n_labels) if n_labels else None
+        self.spread = SpreadStep(self.n_latent, n_batch, n_labels) if n_labels and n_batch > 1 and n_refinement_steps else None
         self.projection = Projection(self.n_latent)
         self.decoder = ExpressionDecoder(self.n_latent, len(self.target_genes), likelihood)
 
@@ -176,6 +178,10 @@ class MoREModule(BaseModuleClass):
             log_probs = torch.logsumexp(both, 0) - np.log(2.0)
         return {"logits": logits, "log_probs": log_probs}
 
+    def embed(self, z: Tensor, log_probs: Tensor | None, batch: Tensor) -> Tensor:
+        """The embedding that users get: ``z`` after the last refinement step, (cells, n_latent)."""
+        return z if self.spread is None else self.spread(z, log_probs.exp(), batch)
+
     # ---- loss
 
     def loss(
@@ -185,7 +191,7 @@ class MoREModule(BaseModuleClass):
         generative_outputs: dict[str, Tensor | None],
         weights: dict[str, float] | None = None,
         align_ramp: float = 1.0,
-        certainty: float = 0.99,
+        certainty: float = 0.95,
         temperature: float = 0.2,
         variance_floor: float = 0.3,
         refinement_penalty: float = 1.0,
