@@ -12,7 +12,7 @@ the SVD components of the pool alone, and principal components of the data thems
 
 Held-out studies are scored with weights that never saw their cells (FOLDER, from `python -m more_scvi.pretraining
 --hold-out`).
-Benchmark sets never chose anything; the held-out studies did (loss weights, whitening, smallest gene scale).
+Benchmark sets never chose anything; the held-out studies did (weights of gene sets and losses, least gene scale).
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ def read_study(pool, name: str):
 def svd_only(folder: Path | None) -> MoreMini:
     """The backbone with the components as features and no gene sets."""
     backbone = MoreMini.load(folder, weights="untrained")
-    n = backbone.sizes.n_components
-    backbone.front.whitening.zero_()
-    backbone.front.whitening[:n, :n] = torch.eye(n)
+    backbone.front.whitening[:, backbone.sizes.n_components :] = 0
     return backbone
 
 

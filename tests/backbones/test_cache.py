@@ -2,6 +2,7 @@
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import anndata as ad
 import h5py
@@ -162,6 +163,13 @@ class TestResume:
         path = only_folder(tmp_path) / "progress.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "other"}))
         np.testing.assert_array_equal(features(tiny, counts, genes, cache_dir=tmp_path).full, reference.full)
+
+
+def test_two_processes_share_one_cache(tiny, counts, genes, reference, tmp_path):
+    with ThreadPoolExecutor(2) as threads:
+        runs = [threads.submit(features, tiny, counts, genes, chunk_size=3, cache_dir=tmp_path) for _ in range(2)]
+    for run in runs:
+        np.testing.assert_array_equal(run.result().full, reference.full)
 
 
 def test_fingerprint_follows_everything_that_features_follow_from(tiny, make_tiny, counts, genes, panels, reference):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from filelock import FileLock
 from scipy.sparse import csr_matrix, issparse
 from tqdm.auto import tqdm
 
@@ -146,15 +147,25 @@ def compute_features(
     with _on_device(backbone, device, precision) as name:
         fingerprint = _fingerprint(backbone, x, genes, panels, [normalised, name, dtype])
         folder = None if cache_dir is None else Path(cache_dir) / f"{backbone.name}-{fingerprint[:16]}"
-        store = FeatureStore((n_cells, 1 + len(panels), backbone.n_features), np.dtype(dtype), folder, fingerprint)
-        starts = range(store.n_done, n_cells, chunk_size)
-        for start in tqdm(starts, desc=f"{backbone.name} features", unit="chunk", disable=not progress or not starts):
-            rows = _rows(x, start, start + chunk_size)
-            views = [None, *panels]
-            encoded = [backbone.encode(rows, match, visible=v, normalised=normalised) for v in views]
-            store.write(start, np.stack(encoded, axis=1))
-    features = store.finish()
+        with _alone(folder):
+            store = FeatureStore((n_cells, 1 + len(panels), backbone.n_features), np.dtype(dtype), folder, fingerprint)
+            starts = range(store.n_done, n_cells, chunk_size)
+            hide = not progress or not starts
+            for start in tqdm(starts, desc=f"{backbone.name} features", unit="chunk", disable=hide):
+                rows = _rows(x, start, start + chunk_size)
+                views = [None, *panels]
+                encoded = [backbone.encode(rows, match, visible=v, normalised=normalised) for v in views]
+                store.write(start, np.stack(encoded, axis=1))
+            features = store.finish()
     return FeatureCache(features[:, 0], features[:, 1:], panels, fingerprint)
+
+
+def _alone(folder: Path | None) -> AbstractContextManager:
+    """Keep other processes from the same cache: they wait, and then find it finished. The lock dies with its owner."""
+    if folder is None:
+        return nullcontext()
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "lock")
 
 
 def _match(

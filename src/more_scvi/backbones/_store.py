@@ -39,7 +39,6 @@ class FeatureStore:
         if folder is None:
             self.array: np.ndarray = np.empty(shape, dtype)
         else:
-            folder.mkdir(parents=True, exist_ok=True)
             self.array = self._resume() if shape[0] else np.empty(shape, dtype)
 
     @property

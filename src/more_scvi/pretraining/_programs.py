@@ -24,7 +24,7 @@ def fit_front(
     *,
     n_components: int = 64,
     n_features: int = 128,
-    whitening: float = 0.25,
+    set_weight: float = 0.25,
     min_scale: float = 0.5,
     seed: int = 0,
     **network: int,
@@ -43,9 +43,9 @@ def fit_front(
     n_components
         SVD components of the pool's standardised genes.
     n_features
-        Leading principal components of the programs that are kept.
-    whitening
-        1: all features have the same variance within studies; 0: that of the principal components.
+        Features: the components, then principal components of what the gene sets add to them.
+    set_weight
+        Standard deviation of the features from gene sets; that of the components is about 1.
     min_scale
         Lower bound of a gene's standard deviation.
     seed
@@ -56,17 +56,17 @@ def fit_front(
     Raises
     ------
     ValueError
-        If there are fewer programs than features.
+        If there are fewer features than components or more than programs.
     """
     members = _members(pool.vocabulary.human_symbol, gene_sets)
     sizes = MoreMiniSizes(
         n_genes=len(pool.vocabulary), n_components=n_components, n_sets=int(members[:, 1].max(initial=-1)) + 1,
         n_members=len(members), n_features=n_features, **network,
     )  # fmt: skip
-    if n_features > n_components + sizes.n_sets:
+    if not n_components <= n_features <= n_components + sizes.n_sets:
         raise ValueError(
-            f"fit_front: {n_features} features need as many programs, but there are {n_components} components and "
-            f"{sizes.n_sets} gene sets with three known genes. Lower n_features or add gene sets."
+            f"fit_front: n_features={n_features} must be at least the {n_components} components and at most these plus "
+            f"the {sizes.n_sets} gene sets with three known genes. Change n_features or add gene sets."
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -91,12 +91,22 @@ def fit_front(
         scores = _scores(pool, backbone, y)
         spread = np.sqrt(np.maximum(_within(pool, scores).diagonal(), 1e-6))
         fill(program_scale=spread)
-    values, vectors = eigh(_within(pool, scores / spread))
-    values, vectors = values[::-1][:n_features], vectors[:, ::-1][:, :n_features]
-    rotation = vectors * values ** (-whitening / 2)
-    rotation /= np.sqrt(np.mean(values ** (1 - whitening)))
-    fill(whitening=rotation)
+    fill(whitening=_features(_within(pool, scores / spread), spread[:n_components], n_features, set_weight))
     return backbone
+
+
+def _features(covariance: np.ndarray, spread: np.ndarray, n_features: int, set_weight: float) -> np.ndarray:
+    """(programs, features): components, half whitened, then whitened leading directions of what the sets add.
+
+    Principal components of all programs together would mostly show what large gene sets share.
+    """
+    c = len(spread)
+    half_whitened = np.eye(len(covariance), c) * np.sqrt(spread / spread.mean())
+    rest = np.vstack([-np.linalg.solve(covariance[:c, :c], covariance[:c, c:]), np.eye(len(covariance) - c)])
+    values, vectors = eigh(rest.T @ covariance @ rest)
+    leading = np.argsort(-values)[: n_features - c]
+    whitened = rest @ vectors[:, leading] / np.sqrt(np.maximum(values[leading], 1e-6))
+    return np.hstack([half_whitened, set_weight * whitened])
 
 
 def _members(symbols: Sequence[str], gene_sets: Mapping[str, Sequence[str]]) -> np.ndarray:
