@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import scipy.sparse as sp
 import torch
+from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
 from torch import nn
 
@@ -56,7 +57,7 @@ class DirectPath(nn.Module):
         genes keep the weight of their expression.
     """
 
-    def __init__(self, n_genes: int, n_variable: int = 2000, n_components: int = 50, n_wide: int = 200):
+    def __init__(self, n_genes: int, n_variable: int = 2000, n_components: int = 50, n_wide: int = 400):
         super().__init__()
         n_variable = min(n_variable, n_genes)
         self.n_components = min(n_components, n_variable)
@@ -108,8 +109,9 @@ class DirectPath(nn.Module):
 
 def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
     """Eigenvectors of the k largest eigenvalues, largest first, signs fixed for reproducibility."""
-    if k >= gram.shape[0] - 1:
-        v = np.linalg.eigh(gram)[1][:, ::-1][:, :k]
+    n = len(gram)
+    if 10 * k >= n:  # Lanczos pays for a few vectors only
+        v = eigh(gram, subset_by_index=[n - k, n - 1])[1][:, ::-1]
     else:
         values, v = eigsh(gram, k=k, which="LA", v0=np.ones(gram.shape[0]))
         v = v[:, np.argsort(-values)]
