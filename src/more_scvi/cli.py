@@ -61,7 +61,6 @@ def integrate(
     start = time.perf_counter()
     setup = {"batch_key": batch, "labels_key": labels, "unlabeled_category": unlabeled, "layer": layer}
     with contextlib.redirect_stdout(sys.stderr):
-        _quiet()
         with _refusals():
             _check_targets(output, model)
             adata = _read(source)
@@ -99,9 +98,9 @@ def demo(
         if not folder.is_dir():
             raise FileNotFoundError(f"--folder {folder} does not exist. Create it, or choose another.")
     with contextlib.redirect_stdout(sys.stderr):
-        _quiet()
         from more_scvi._demo import draw, run_demo, table
 
+        _quiet()
         adata, result = run_demo(seed, progress=sys.stderr.isatty())
         _write(adata, folder / "demo.h5ad")
         with _replacing(folder / "demo.png") as partial:
@@ -174,6 +173,7 @@ def _build(adata: AnnData, setup: dict[str, Any], backbone: str, seed: int) -> M
 
     from more_scvi.model import MoRE
 
+    _quiet()
     scvi.settings.seed = seed
     MoRE.setup_anndata(adata, **setup)
     return MoRE(adata, backbone=backbone)
@@ -200,7 +200,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def _quiet() -> None:
-    """Leave out what Lightning says about itself."""
+    """Leave out what Lightning says about itself; it sets its level on import, so call this after."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
 
