@@ -58,6 +58,8 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseMode
         Components of the direct path; 0 switches it off.
     n_variable
         Highly variable genes the direct path is fitted on.
+    n_wide
+        Components of these genes that the wide classifier reads, an expert beside the trained one; 0: none.
     n_bottleneck, dropout
         Width of and dropout in the adapter's bottleneck.
     n_refinement_steps, refinement_rank
@@ -102,6 +104,7 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseMode
         n_latent: int = 50,
         n_components: int = 50,
         n_variable: int = 2000,
+        n_wide: int = 400,
         n_bottleneck: int = 64,
         dropout: float = 0.1,
         n_refinement_steps: int = 2,
@@ -140,6 +143,7 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseMode
                 n_covariates=self.covariates.n_columns,
                 n_latent=n_latent,
                 n_variable=n_variable,
+                n_wide=n_wide,
                 n_components=min(n_components, self.summary_stats.n_cells - 1),
                 n_bottleneck=n_bottleneck,
                 dropout=dropout,
@@ -272,7 +276,7 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseMode
 def _check_arguments(arguments: dict[str, Any]) -> None:
     for name in ("n_latent", "n_variable", "n_bottleneck", "refinement_rank"):
         check_integer(name, arguments[name], 1)
-    for name in ("n_components", "n_refinement_steps", "n_views"):
+    for name in ("n_components", "n_wide", "n_refinement_steps", "n_views"):
         check_integer(name, arguments[name], 0)
     check_number("dropout", arguments["dropout"], 0.0, 0.95)
     if arguments["seed"] is not None:

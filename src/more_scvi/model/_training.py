@@ -137,7 +137,7 @@ class TrainingMixin:
         module = self.module
         labels = np.full(len(arrays.labels), -1, dtype=np.int64)
         labels[cells] = arrays.labels[cells]
-        if module.classifier is None or module.wide.is_fitted or not (labels >= 0).any():
+        if module.classifier is None or bool(module.labels_fitted) or not (labels >= 0).any():
             return
         shift = module.fit_labels(arrays.base, arrays.wide, arrays.batch, labels)[arrays.batch]
         arrays.base -= shift

@@ -46,6 +46,8 @@ class MoREModule(BaseModuleClass):
         Width of the embedding.
     n_variable, n_components
         Genes and components of the direct path (``n_components=0``: no direct path).
+    n_wide
+        Width of the view that the wide classifier reads (0: no wide classifier).
     n_feature_axes
         Principal axes kept of the frozen features.
     n_targets
@@ -68,6 +70,7 @@ class MoREModule(BaseModuleClass):
         n_latent: int = 50,
         n_variable: int = 2000,
         n_components: int = 50,
+        n_wide: int = 400,
         n_feature_axes: int = 50,
         n_targets: int = 500,
         likelihood: str = "nb",
@@ -78,7 +81,7 @@ class MoREModule(BaseModuleClass):
     ):
         super().__init__()
         self.n_batch, self.n_labels = n_batch, n_labels
-        self.direct = DirectPath(n_genes, n_variable, n_components)
+        self.direct = DirectPath(n_genes, n_variable, n_components, n_wide)
         widths = {}
         if n_features:
             widths["frozen"] = (n_features, min(n_feature_axes, n_features))
@@ -92,11 +95,12 @@ class MoREModule(BaseModuleClass):
         self.register_buffer("shares", torch.full((len(widths),), 1.0 / len(widths)))
         self.register_buffer("target_genes", torch.zeros(min(n_targets, n_genes), dtype=torch.long))
         self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("labels_fitted", torch.tensor(False))
         self.register_buffer("composition", torch.zeros(n_batch, sum(path_widths)))
         self.adapter = GatedAdapter(path_widths, self.n_latent, n_bottleneck, dropout)
         self.refinement = Refinement(self.n_latent, n_batch, n_refinement_steps, refinement_rank)
         self.classifier = Classifier(self.n_latent, n_labels) if n_labels else None
-        self.wide = WideClassifier(self.direct.wide_loadings.shape[1], n_labels) if n_labels else None
+        self.wide = WideClassifier(self.direct.wide_loadings.shape[1], n_labels) if n_labels and n_wide else None
         self.spread = SpreadStep(self.n_latent, n_batch, n_labels) if n_labels and n_batch > 1 and n_refinement_steps else None
         self.projection = Projection(self.n_latent)
         self.decoder = ExpressionDecoder(self.n_latent, len(self.target_genes), likelihood)
@@ -138,12 +142,14 @@ class MoREModule(BaseModuleClass):
         Batches that hold types in other proportions have other means without any batch effect. The shift moves each
         batch to where its mean would be at equal composition, by visible labels and certain predictions.
         """
-        visible = labels >= 0
-        self.wide.fit(wide[visible], labels[visible])
-        with torch.no_grad():
-            p = self.wide(torch.from_numpy(wide).to(self.wide.weight.device)).softmax(1).cpu().numpy()
-        types = np.where(visible, labels, np.where(p.max(1) >= certainty, p.argmax(1), -1))
+        visible, types = labels >= 0, labels
+        if self.wide is not None:
+            self.wide.fit(wide[visible], labels[visible])
+            with torch.no_grad():
+                p = self.wide(torch.from_numpy(wide).to(self.wide.weight.device)).softmax(1).cpu().numpy()
+            types = np.where(visible, labels, np.where(p.max(1) >= certainty, p.argmax(1), -1))
         shift = typed_offsets(base, batch, types, self.n_batch)
+        self.labels_fitted.fill_(True)
         self.composition.add_(torch.from_numpy(shift).to(self.composition.device))
         return shift
 
@@ -173,7 +179,7 @@ class MoREModule(BaseModuleClass):
             return {"logits": None, "log_probs": None}
         logits = self.classifier(z_labels)
         log_probs = logits.log_softmax(1)
-        if self.wide.is_fitted:
+        if self.wide is not None and self.wide.is_fitted:
             both = torch.stack([log_probs, self.wide(wide).log_softmax(1)])
             log_probs = torch.logsumexp(both, 0) - np.log(2.0)
         return {"logits": logits, "log_probs": log_probs}
