@@ -180,7 +180,7 @@ def main() -> None:
         bench[name.split(".")[0]] = evaluate(read_bench(args.data / "bench" / name), None)
         print(table({name: bench[name.split(".")[0]]}), flush=True)
     text += [f"## Benchmark sets (bundled weights, at most {MAX_CELLS} cells)", "", table(bench), ""]
-    text += [f"{time.perf_counter() - started:.0f} seconds on one thread.", ""]
+    text += [f"{time.perf_counter() - started:.0f} seconds on one thread of a busy machine.", ""]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("\n".join(text))
 
