@@ -58,10 +58,13 @@ def test_few_genes(n_genes):
 
 
 @pytest.mark.parametrize(
-    "init", [{"backbone": None}, {"n_components": 0}, {"n_views": 0}, {"n_refinement_steps": 0}], ids=str
+    "init", [{"backbone": None}, {"n_components": 0}, {"n_views": 0}, {"n_refinement_steps": 0}, {"n_wide": 0}], ids=str
 )
 def test_parts_can_be_left_out(init):
-    run(make_data(), init, batch_key="batch", labels_key="cell_type")
+    model = run(make_data(), init, batch_key="batch", labels_key="cell_type")
+    new = make_data(40, seed=2)
+    assert np.isfinite(model.get_latent_representation(new, obsm_key=None)).all()
+    assert set(model.predict(new)) <= set(model.predict())
 
 
 def test_every_loss_can_be_left_out():

@@ -33,6 +33,7 @@ CONSTRUCTOR = [
     pytest.param({"n_latent": True}, TypeError, ["n_latent=True"], id="n-latent-bool"),
     pytest.param({"n_components": -1}, ValueError, ["n_components=-1", "at least 0"], id="n-components-negative"),
     pytest.param({"n_variable": "2000"}, TypeError, ["n_variable='2000'"], id="n-variable-text"),
+    pytest.param({"n_wide": -1}, ValueError, ["n_wide=-1", "at least 0"], id="n-wide-negative"),
     pytest.param({"n_bottleneck": 0}, ValueError, ["n_bottleneck=0"], id="n-bottleneck-zero"),
     pytest.param({"n_refinement_steps": -1}, ValueError, ["n_refinement_steps=-1"], id="steps-negative"),
     pytest.param({"refinement_rank": None}, TypeError, ["refinement_rank=None"], id="rank-none"),

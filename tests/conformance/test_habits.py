@@ -1,5 +1,7 @@
 """What a user of scvi-tools does without thinking about it."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scvi
@@ -57,8 +59,10 @@ def test_training_on_a_learning_rate(case, data):
 def test_an_untrained_model_says_so(case, data):
     adata = data()
     case.setup(adata)
-    with pytest.warns(UserWarning, match="(?i)train"):
-        case.latent(case.build(adata))
+    model = case.build(adata)
+    with warnings.catch_warnings(), pytest.raises((UserWarning, RuntimeError), match="(?i)train"):
+        warnings.simplefilter("error", UserWarning)
+        case.latent(model)
 
 
 def test_printing_a_model(case, trained, capsys):

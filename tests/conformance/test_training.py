@@ -95,6 +95,17 @@ def test_t13_the_best_checkpoint_is_restored_and_loads(case, data, tmp_path):
     np.testing.assert_allclose(case.latent(loaded), case.latent(model), atol=1e-5)
 
 
+def test_t13_checkpoints_need_no_callback(case, data, tmp_path):
+    """`enable_checkpointing=True` is enough; each checkpoint is a whole model."""
+    adata = data()
+    case.setup(adata)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scvi.settings, "_logging_dir", tmp_path)
+        case.fit(case.build(adata), train_size=0.8, enable_checkpointing=True, check_val_every_n_epoch=1)
+    (folder,) = tmp_path.glob("*/*")
+    assert np.isfinite(case.latent(case.cls.load(str(folder), adata=adata, accelerator="cpu"))).all()
+
+
 def test_t16_a_split_need_not_name_every_cell(case, data):
     """Cells that a given split leaves out are simply not trained on."""
     adata = data()

@@ -92,15 +92,18 @@ class TrainingMixin:
         )
         _check_data_arguments(datasplitter_kwargs, batch_size, early_stopping, sets)
         trainer_kwargs = {k: list(v) if isinstance(v, list) else v for k, v in trainer_kwargs.items()}
-        if trainer_kwargs.get("callbacks"):
-            trainer_kwargs["callbacks"] = [
-                RestoringCheckpoint.of(c) if isinstance(c, SaveCheckpoint) else c for c in trainer_kwargs["callbacks"]
-            ]
+        callbacks = trainer_kwargs.get("callbacks") or []
+        callbacks = [RestoringCheckpoint.of(c) if isinstance(c, SaveCheckpoint) else c for c in callbacks]
+        if trainer_kwargs.get("enable_checkpointing") and not any(isinstance(c, SaveCheckpoint) for c in callbacks):
+            callbacks.append(
+                RestoringCheckpoint(monitor=trainer_kwargs.get("checkpointing_monitor", "validation_loss"))
+            )
+        trainer_kwargs["callbacks"] = callbacks
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
         if len(sets[1]):
             trainer_kwargs.setdefault("check_val_every_n_epoch", 1)
-        arrays = self._training_arrays(accelerator, devices)
+        arrays, self._train_cells = self._training_arrays(accelerator, devices), sets[0]
         was_trained, earlier = self.is_trained_, {k: v.copy() for k, v in (self.history_ or {}).items()}
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*num_workers.*|.*does not have many workers.*")
@@ -122,6 +125,7 @@ class TrainingMixin:
                     accelerator=accelerator,
                     devices=devices,
                     benchmark=False,
+                    early_stopping=early_stopping,
                     **trainer_kwargs,
                 )()
             except BaseException:
@@ -130,7 +134,11 @@ class TrainingMixin:
                 raise
             finally:
                 self.history_ = _joined(earlier, self.history_ or {})
-        self._fit_spread(arrays, sets[0])
+        self._finish()
+
+    def _finish(self) -> None:
+        """Do what follows the last step; checkpoints call it, too, so that they are whole models."""
+        self._fit_spread(self._arrays, self._train_cells)
 
     def _fit_labels(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
         """Before the first step: wide classifier and batch shifts at equal composition, from visible labels."""
@@ -158,7 +166,9 @@ class TrainingMixin:
         visible = cells[arrays.labels[cells] >= 0]
         types[visible] = arrays.labels[visible]
         device = self.module.spread.scale.device
-        z, types, batch = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (z[:, :-1], types, arrays.batch))
+        z, types, batch = (
+            torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (z[:, :-1], types, arrays.batch)
+        )
         self.module.spread.fit(z, types, batch)
 
     def _n_train_cells(self) -> int:
@@ -203,7 +213,9 @@ class TrainingMixin:
         if module.classifier is not None:
             present = np.bincount(labels[labels >= 0], minlength=module.n_labels) > 0
             module.classifier.open_classes.copy_(torch.from_numpy(present))
-        self._arrays = training_arrays(module, full, views, panels, target, totals, batch, labels, covariates, base, wide)
+        self._arrays = training_arrays(
+            module, full, views, panels, target, totals, batch, labels, covariates, base, wide
+        )
         return self._arrays
 
     def _frozen_features(self, adata, reader, panels, accelerator: str = "cpu", devices: Any = "auto"):

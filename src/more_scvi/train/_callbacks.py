@@ -16,6 +16,11 @@ class RestoringCheckpoint(SaveCheckpoint):
         own.__dict__ = callback.__dict__
         return own
 
+    def on_save_checkpoint(self, trainer: lightning.Trainer, *args) -> None:
+        """Save the model as it would be if training ended here."""
+        trainer._model._finish()
+        super().on_save_checkpoint(trainer, *args)
+
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Restore the best weights if ``load_best_on_end``."""
         if self.load_best_on_end and self.best_model_path:
