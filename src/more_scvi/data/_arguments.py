@@ -44,9 +44,10 @@ def check_number(name: str, value: Any, minimum: float = -np.inf, maximum: float
     """`value` as float if it is a finite number in [`minimum`, `maximum`]; TypeError or ValueError otherwise."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a number from {minimum} to {maximum}.")
-    if not (np.isfinite(value) and minimum <= value <= maximum):
+    number = float(value)
+    if not (np.isfinite(number) and minimum <= number <= maximum):
         raise ValueError(f"{name}={value!r} is out of range; expected a finite number from {minimum} to {maximum}.")
-    return float(value)
+    return number
 
 
 def check_mapping(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def check_genes(names: Sequence[str], registered: Sequence[str]) -> np.ndarray |
     return at.astype(np.int64)
 
 
-def check_categories(values: Sequence[Any] | np.ndarray, known: Sequence[Any], key: str) -> np.ndarray:
+def check_categories(values: Sequence[Any] | np.ndarray, known: Sequence[Any] | np.ndarray, key: str) -> np.ndarray:
     """Codes of categories that a model knows, for data given at inference.
 
     Values are compared as text, so a new category ``0``, ``""`` or ``False`` is as new as any other.

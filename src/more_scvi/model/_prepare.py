@@ -72,7 +72,8 @@ class DirectPass:
             )
             target.append(x[:, targets])
             totals.append(np.asarray(x.sum(1)).ravel())
-        return np.concatenate(full), np.concatenate(wide), np.concatenate(views), sp.vstack(target, "csr"), np.concatenate(totals)
+        direct, wide, views = (np.concatenate(parts) for parts in (full, wide, views))
+        return direct, wide, views, sp.vstack(target, "csr"), np.concatenate(totals)
 
     def _visible_share(self, panels: np.ndarray) -> np.ndarray:
         """Share of all counts that each panel shows, (views,)."""
@@ -107,7 +108,9 @@ def training_arrays(
         shifted = {name: _recentre(views[name][:, k], full[name], batch, module.n_batch) for name in full}
         out[:, k] = module.transform_base(shifted, batch, covariates)
     hidden = ~panels[:, module.target_genes.cpu().numpy()]
-    return TrainingArrays(base, wide, out if n_views else None, hidden if n_views else None, target, totals, batch, labels)
+    if not n_views:
+        out, hidden = None, None
+    return TrainingArrays(base, wide, out, hidden, target, totals, batch, labels)
 
 
 def _recentre(view: np.ndarray, full: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
