@@ -144,7 +144,7 @@ class MoREModule(BaseModuleClass):
         """
         visible, types = labels >= 0, labels
         if self.wide is not None:
-            self.wide.fit(wide[visible], labels[visible])
+            self.wide.fit(wide[visible], base[visible], labels[visible])
             with torch.no_grad():
                 p = self.wide(torch.from_numpy(wide).to(self.wide.weight.device)).softmax(1).cpu().numpy()
             types = np.where(visible, labels, np.where(p.max(1) >= certainty, p.argmax(1), -1))
@@ -180,8 +180,8 @@ class MoREModule(BaseModuleClass):
         logits = self.classifier(z_labels)
         log_probs = logits.log_softmax(1)
         if self.wide is not None and self.wide.is_fitted:
-            both = torch.stack([log_probs, self.wide(wide).log_softmax(1)])
-            log_probs = torch.logsumexp(both, 0) - np.log(2.0)
+            share = self.wide.share
+            log_probs = torch.logaddexp(log_probs + (1 - share).log(), self.wide(wide).log_softmax(1) + share.log())
         return {"logits": logits, "log_probs": log_probs}
 
     def embed(self, z: Tensor, log_probs: Tensor | None, batch: Tensor) -> Tensor:
