@@ -109,7 +109,7 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseMode
         dropout: float = 0.1,
         n_refinement_steps: int = 2,
         refinement_rank: int = 8,
-        n_views: int = 3,
+        n_views: int = 2,
         cache_dir: str | None = None,
         seed: int | None = None,
     ):

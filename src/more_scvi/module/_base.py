@@ -15,6 +15,7 @@ Nothing here sees labels.
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import nn
 
@@ -116,8 +117,7 @@ def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: 
 def batch_means(x: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
     """Mean of each batch, (batches, columns); batches without cells get the overall mean."""
     n = np.bincount(batch, minlength=n_batch)
-    out = np.zeros((n_batch, x.shape[1]), dtype=np.float64)
-    np.add.at(out, batch, x)
-    out = out / np.maximum(n, 1)[:, None]
+    member = sp.csr_matrix((np.ones(len(x)), (batch, np.arange(len(x)))), shape=(n_batch, len(x)))
+    out = (member @ x) / np.maximum(n, 1)[:, None]
     out[n == 0] = x.mean(0)
     return out.astype(np.float32)

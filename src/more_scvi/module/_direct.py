@@ -77,10 +77,11 @@ class DirectPath(nn.Module):
         mean, std = moments.mean_std(genes)
         scaled, plain = np.zeros((2, len(genes), len(genes)))
         for x, _ in chunks():
-            centred = (x[:, genes].toarray() - mean).astype(np.float32)
-            plain += centred.T @ centred
-            centred = np.clip(centred / std.astype(np.float32), -CLIP, CLIP)
-            scaled += centred.T @ centred
+            chosen = x[:, genes]
+            plain += (chosen.T @ chosen).toarray()
+            dense = np.clip((chosen.toarray() - mean.astype(np.float32)) / std.astype(np.float32), -CLIP, CLIP)
+            scaled += dense.T @ dense
+        plain -= moments.n.sum() * np.outer(mean, mean)
         for gram, loadings in ((scaled, self.loadings), (plain, self.wide_loadings)):
             if loadings.shape[1]:
                 loadings.copy_(torch.from_numpy(_leading_eigenvectors(gram, loadings.shape[1])))
@@ -111,7 +112,7 @@ def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
     """Eigenvectors of the k largest eigenvalues, largest first, signs fixed for reproducibility."""
     n = len(gram)
     if 10 * k >= n:  # Lanczos pays for a few vectors only
-        v = eigh(gram, subset_by_index=[n - k, n - 1])[1][:, ::-1]
+        v = eigh(gram.astype(np.float32), subset_by_index=[n - k, n - 1])[1][:, ::-1]
     else:
         values, v = eigsh(gram, k=k, which="LA", v0=np.ones(gram.shape[0]))
         v = v[:, np.argsort(-values)]
