@@ -59,8 +59,10 @@ def test_before_training_the_embedding_is_the_linear_base(cells):
     model = build(cells, train=None)
     z = model.get_latent_representation()
     base = model._training_arrays().base
-    between = np.corrcoef(np.linalg.norm(z[:200, None] - z[None, :200], axis=-1).ravel(),
-                          np.linalg.norm(base[:200, None] - base[None, :200], axis=-1).ravel())[0, 1]
+    between = np.corrcoef(
+        np.linalg.norm(z[:200, None] - z[None, :200], axis=-1).ravel(),
+        np.linalg.norm(base[:200, None] - base[None, :200], axis=-1).ravel(),
+    )[0, 1]
     assert between > 0.99
     means = [z[cells.obs["batch"] == b].mean(0) for b in cells.obs["batch"].unique()]
     assert np.abs(np.subtract(*means[:2])).max() < 1e-3

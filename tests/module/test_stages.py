@@ -31,7 +31,9 @@ def counts(n=120, genes=60):
 def fitted_direct(x, batch, chunk, n_components=8):
     path = DirectPath(x.shape[1], n_variable=30, n_components=n_components)
     norm = log_normalise(x)
-    path.fit(lambda: ((norm[i : i + chunk], batch[i : i + chunk]) for i in range(0, x.shape[0], chunk)), batch.max() + 1)
+    path.fit(
+        lambda: ((norm[i : i + chunk], batch[i : i + chunk]) for i in range(0, x.shape[0], chunk)), batch.max() + 1
+    )
     return path, norm
 
 
@@ -107,7 +109,9 @@ def test_every_learned_part_starts_as_nothing():
     assert offset.abs().sum() == 0 and all(s == 0 for s in sizes)
     decoder = ExpressionDecoder(5, 6)
     decoder.fit_average(sp.csr_matrix(np.ones((3, 6))), np.full(3, 6.0))
-    assert decoder(torch.randn(2, 5), torch.full((2, 1), 6.0)).detach() == pytest.approx(np.full((2, 6), 3.5 / 3), rel=1e-5)
+    assert decoder(torch.randn(2, 5), torch.full((2, 1), 6.0)).detach() == pytest.approx(
+        np.full((2, 6), 3.5 / 3), rel=1e-5
+    )
 
 
 def test_refinement_moves_known_batches_only():

@@ -111,9 +111,7 @@ class InferenceMixin:
                 "predict needs labels, but the model was set up without any; call "
                 "MoRE.setup_anndata(adata, labels_key=...) with at least one known label, and train."
             )
-        p = self._run(
-            adata, indices, batch_size, lambda out: out["log_probs"].exp()
-        )
+        p = self._run(adata, indices, batch_size, lambda out: out["log_probs"].exp())
         if not soft:
             return self.labels[p.argmax(1)]
         names = (self.adata if adata is None else adata).obs_names

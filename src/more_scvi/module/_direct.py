@@ -91,7 +91,9 @@ class DirectPath(nn.Module):
 
     def transform_wide(self, x: sp.csr_matrix) -> np.ndarray:
         """Wide view of log-normalised expression: (cells, genes) -> (cells, n_wide) float32."""
-        return ((x[:, _array(self.genes)].toarray() - _array(self.mean)) @ _array(self.wide_loadings)).astype(np.float32)
+        return ((x[:, _array(self.genes)].toarray() - _array(self.mean)) @ _array(self.wide_loadings)).astype(
+            np.float32
+        )
 
     def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
         """Project log-normalised expression: (cells, genes) -> (cells, components) float32.

@@ -101,7 +101,9 @@ class MoREModule(BaseModuleClass):
         self.refinement = Refinement(self.n_latent, n_batch, n_refinement_steps, refinement_rank)
         self.classifier = Classifier(self.n_latent, n_labels) if n_labels else None
         self.wide = WideClassifier(self.direct.wide_loadings.shape[1], n_labels) if n_labels and n_wide else None
-        self.spread = SpreadStep(self.n_latent, n_batch, n_labels) if n_labels and n_batch > 1 and n_refinement_steps else None
+        self.spread = (
+            SpreadStep(self.n_latent, n_batch, n_labels) if n_labels and n_batch > 1 and n_refinement_steps else None
+        )
         self.projection = Projection(self.n_latent)
         self.decoder = ExpressionDecoder(self.n_latent, len(self.target_genes), likelihood)
 
@@ -125,9 +127,7 @@ class MoREModule(BaseModuleClass):
         self.fitted.fill_(True)
         return base
 
-    def transform_base(
-        self, features: dict[str, np.ndarray], batch: np.ndarray, covariates: np.ndarray
-    ) -> np.ndarray:
+    def transform_base(self, features: dict[str, np.ndarray], batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
         """Base of cells given their path features, (cells, sum of path widths) float32."""
         base = self._join([self.paths[name].transform(features[name], batch, covariates) for name in self.paths])
         known = batch >= 0
@@ -255,12 +255,12 @@ class MoREModule(BaseModuleClass):
         steps = inference_outputs["refinement"]
         spread = inference_outputs["z_labels"].detach().pow(2).sum(1).mean().clamp_min(1e-8)
         penalty = refinement_penalty * sum(steps) / spread if steps else 0.0
-        total = z.sum() * 0.0 + penalty + sum(weights[name] * ramp.get(name, 1.0) * term for name, term in terms.items())
+        total = (
+            z.sum() * 0.0 + penalty + sum(weights[name] * ramp.get(name, 1.0) * term for name, term in terms.items())
+        )
         extra = {f"loss_{name}": term.detach() for name, term in terms.items()}
         extra |= {f"refinement_step_{t + 1}": s.detach() for t, s in enumerate(steps)}
-        return LossOutput(
-            loss=total, reconstruction_loss=reconstruction, n_obs_minibatch=len(z), extra_metrics=extra
-        )
+        return LossOutput(loss=total, reconstruction_loss=reconstruction, n_obs_minibatch=len(z), extra_metrics=extra)
 
     def _kept(self, base: Tensor) -> Tensor:
         """Part of the base whose distances are kept: the direct path, which is the data's own geometry."""

@@ -71,4 +71,4 @@ class BatchMoments:
         stats.loc[alone, "spread"] = stats.loc[alone, "centre"]
         stats.loc[alone, "centre"] = 0.0
         stats = stats.loc[table["bin"]]
-        return ((table["dispersion"].to_numpy() - stats["centre"].to_numpy()) / stats["spread"].to_numpy())
+        return (table["dispersion"].to_numpy() - stats["centre"].to_numpy()) / stats["spread"].to_numpy()
