@@ -19,7 +19,7 @@ from more_scvi.train import CellDataModule, RestoringCheckpoint, TrainingArrays
 
 logger = logging.getLogger("more_scvi")
 
-DEFAULT_STEPS = 600
+DEFAULT_STEPS = 800
 
 
 class TrainingMixin:
@@ -45,7 +45,7 @@ class TrainingMixin:
         Parameters
         ----------
         max_epochs
-            Passes over the data; ``None`` gives about 600 optimiser steps, and at least one pass.
+            Passes over the data; ``None`` gives about 800 optimiser steps, and at least one pass.
         accelerator, devices
             As in Lightning; ``"auto"`` uses a GPU if there is one, for features and training.
         train_size, validation_size

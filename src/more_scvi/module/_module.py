@@ -72,7 +72,7 @@ class MoREModule(BaseModuleClass):
         n_components: int = 50,
         n_wide: int = 400,
         n_feature_axes: int = 50,
-        n_targets: int = 500,
+        n_targets: int = 200,
         likelihood: str = "nb",
         n_bottleneck: int = 64,
         dropout: float = 0.1,
