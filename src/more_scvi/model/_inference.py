@@ -24,6 +24,7 @@ from more_scvi.data import (
     check_matrix,
 )
 from more_scvi.model._prepare import DirectPass
+from more_scvi.module import WideClassifier
 
 INFERENCE_BATCH = 4096
 
@@ -128,6 +129,8 @@ class InferenceMixin:
         rows = {"backbone": (0, 0 if self.backbone is None else self.backbone.n_parameters())}
         for name, part in self.module.named_children():
             trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
+            if isinstance(part, WideClassifier):  # solved in closed form, but learned from labels all the same
+                trained = part.weight.numel() + part.bias.numel()
             if trained:
                 rows[name] = (trained, 0)
         table = pd.DataFrame.from_dict(rows, orient="index", columns=["trained", "frozen"])

@@ -19,7 +19,7 @@ from more_scvi.train import CellDataModule, RestoringCheckpoint, TrainingArrays
 
 logger = logging.getLogger("more_scvi")
 
-DEFAULT_STEPS = 800
+DEFAULT_STEPS, MAX_EPOCHS = 800, 100
 
 
 class TrainingMixin:
@@ -45,7 +45,7 @@ class TrainingMixin:
         Parameters
         ----------
         max_epochs
-            Passes over the data; ``None`` gives about 800 optimiser steps, and at least one pass.
+            Passes over the data; ``None`` gives about 800 optimiser steps, at least one pass and at most 100.
         accelerator, devices
             As in Lightning; ``"auto"`` uses a GPU if there is one, for features and training.
         train_size, validation_size
@@ -113,7 +113,9 @@ class TrainingMixin:
             self._fit_labels(arrays, sets[0])
             data = CellDataModule(arrays, *sets, batch_size=batch_size)
             if max_epochs is None:
-                max_epochs = max(1, round(DEFAULT_STEPS * min(batch_size, data.n_train) / data.n_train))
+                max_epochs = min(
+                    MAX_EPOCHS, max(1, round(DEFAULT_STEPS * min(batch_size, data.n_train) / data.n_train))
+                )
             self.module.train()  # scvi-tools leaves a trained module in eval mode and Lightning keeps it
             self.is_trained_, self.history_ = False, None
             try:
