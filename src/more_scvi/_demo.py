@@ -61,7 +61,9 @@ def run_demo(seed: int = 0, progress: bool = True) -> tuple[AnnData, dict[str, A
     pcs, seconds = _timed(lambda: _principal_components(adata))
     rows = [probe("PCA+probe", pcs, seconds, 0)]
     backbone = get_backbone("more-mini")
-    features, seconds = _timed(lambda: backbone.encode(adata.X, match_genes(adata.var_names, backbone.vocabulary)))
+    assert backbone.vocabulary is not None  # more-mini has one
+    match = match_genes(adata.var_names, backbone.vocabulary)
+    features, seconds = _timed(lambda: backbone.encode(adata.X, match))
     rows.append(probe("frozen+probe", features, seconds, backbone.n_parameters()))
     (model, z), seconds = _timed(lambda: _train(adata, seed, progress))
     on, counts = scorable(types, hidden), model.parameter_counts().loc["total"]

@@ -61,7 +61,7 @@ def align_batches(
     within = m @ m.T
     within.fill_diagonal_(0.0)
     scale = ((d * within).sum() / within.sum().clamp_min(1.0)).detach().clamp_min(1e-8)
-    kernel = sum(torch.exp(-d / (2.0 * scale * w)) for w in bandwidths) / len(bandwidths)
+    kernel = torch.stack([torch.exp(-d / (2.0 * scale * w)) for w in bandwidths]).mean(0)
     km, kr = kernel @ m, kernel @ rest
     inside = ((m * km).sum(0) - n) / (n * (n - 1))
     outside = ((rest * kr).sum(0) - r) / (r * (r - 1))

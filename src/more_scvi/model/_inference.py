@@ -24,12 +24,13 @@ from more_scvi.data import (
     check_matrix,
 )
 from more_scvi.model._prepare import DirectPass
+from more_scvi.model._state import ModelState
 from more_scvi.module import WideClassifier
 
 INFERENCE_BATCH = 4096
 
 
-class InferenceMixin:
+class InferenceMixin(ModelState):
     """Embedding, predictions and parameter counts of a model."""
 
     def get_latent_representation(
@@ -188,7 +189,7 @@ class InferenceMixin:
                 "The model has not seen its own data yet; call model.train() before asking for other data."
             )
         check_anndata(adata)
-        order = check_genes(adata.var_names, self.genes)
+        order = check_genes(adata.var_names, self.genes.tolist())
         check_matrix(adata, layer=args["layer"], data_type=args["data_type"])
         reader = RowReader(adata, args["layer"], order)
         batch = self._batch_codes(adata)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
-from scvi.model.base import BaseModelClass
 
 from more_scvi.backbones import Backbone, get_backbone, list_backbones
 from more_scvi.data import (
@@ -31,12 +30,11 @@ from more_scvi.model._registry import RegistryMixin
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._training import TrainingMixin
 from more_scvi.module import MoREModule
-from more_scvi.train import MoRETrainingPlan
 
 logger = logging.getLogger("more_scvi")
 
 
-class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseModelClass):
+class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin):
     """One embedding for cells of several batches: a frozen pre-trained transformer and light adapters.
 
     The frozen backbone reads every cell once; its features are cached. In-data principal components are set
@@ -91,9 +89,6 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin, BaseMode
     -----
     After arXiv 2511.20382.
     """
-
-    _module_cls = MoREModule
-    _training_plan_cls = MoRETrainingPlan
 
     def __init__(
         self,

@@ -58,7 +58,11 @@ class DirectPass:
         self, path: DirectPath, panels: np.ndarray, targets: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, sp.csr_matrix, np.ndarray]:
         """Direct features, wide view, masked views (cells, views, components), target values and total counts."""
-        full, wide, views, target, totals = [], [], [], [], []
+        full: list[np.ndarray] = []
+        wide: list[np.ndarray] = []
+        views: list[np.ndarray] = []
+        target: list[sp.csr_matrix] = []
+        totals: list[np.ndarray] = []
         share = self._visible_share(panels)
         for _, x in self.reader.chunks():
             normalised = self._normalise(x)
@@ -72,14 +76,14 @@ class DirectPass:
             )
             target.append(x[:, targets])
             totals.append(np.asarray(x.sum(1)).ravel())
-        direct, wide, views = (np.concatenate(parts) for parts in (full, wide, views))
-        return direct, wide, views, sp.vstack(target, "csr"), np.concatenate(totals)
+        dense = [np.concatenate(parts) for parts in (full, wide, views, totals)]
+        return dense[0], dense[1], dense[2], sp.vstack(target, "csr"), dense[3]
 
     def _visible_share(self, panels: np.ndarray) -> np.ndarray:
         """Share of all counts that each panel shows, (views,)."""
         if self.normalised or not len(panels):
             return np.ones(len(panels))
-        per_gene = sum(np.asarray(x.sum(0)).ravel() for _, x in self.reader.chunks())
+        per_gene = np.sum([np.asarray(x.sum(0)).ravel() for _, x in self.reader.chunks()], axis=0)
         return panels @ per_gene / per_gene.sum()
 
     def _normalise(self, x: sp.csr_matrix, panel: np.ndarray | None = None, share: float = 1.0) -> sp.csr_matrix:
@@ -108,8 +112,8 @@ def training_arrays(
         shifted = {name: _recentre(views[name][:, k], full[name], batch, module.n_batch) for name in full}
         out[:, k] = module.transform_base(shifted, batch, covariates)
     hidden = ~panels[:, module.target_genes.cpu().numpy()]
-    if not n_views:
-        out, hidden = None, None
+    if n_views == 0:
+        return TrainingArrays(base, wide, None, None, target, totals, batch, labels)
     return TrainingArrays(base, wide, out, hidden, target, totals, batch, labels)
 
 

@@ -9,8 +9,10 @@ import rich.pretty  # noqa: F401 scvi-tools prints with it and does not import i
 from anndata import AnnData
 from scvi.data import AnnDataManager
 
+from more_scvi.model._state import ModelState
 
-class RegistryMixin:
+
+class RegistryMixin(ModelState):
     """Registry of a model, for a model of one AnnData."""
 
     @property

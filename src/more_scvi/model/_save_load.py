@@ -21,12 +21,13 @@ from scvi.data import AnnDataManager
 
 from more_scvi._compat import parse_device_args
 from more_scvi.data import as_batch_array, check_anndata, check_genes
+from more_scvi.model._state import ModelState
 
 WEIGHTS, CARD, DATA = "adapters.safetensors", "model.json", "adata.h5ad"
 FORMAT = 1
 
 
-class SaveLoadMixin:
+class SaveLoadMixin(ModelState):
     """``save`` and ``load`` of a model."""
 
     def save(
@@ -173,7 +174,7 @@ class SaveLoadMixin:
     def _attach(self, adata: AnnData) -> None:
         """Set up ``adata`` as the original was and make it the model's data; sizes stay those of the original."""
         check_anndata(adata)
-        if check_genes(adata.var_names, self.genes) is not None:
+        if check_genes(adata.var_names, self.genes.tolist()) is not None:
             raise ValueError(
                 "adata has the model's genes in another order or more genes; select them first: "
                 "adata = adata[:, model_genes].copy() with model_genes = MoRE.load(dir, adata=False).genes."

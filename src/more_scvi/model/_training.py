@@ -15,6 +15,7 @@ from more_scvi._compat import parse_device_args
 from more_scvi.backbones import compute_features, make_panels
 from more_scvi.data import RowReader, check_integer, check_mapping
 from more_scvi.model._prepare import DirectPass, path_shares, training_arrays
+from more_scvi.model._state import ModelState
 from more_scvi.train import CellDataModule, RestoringCheckpoint, TrainingArrays
 
 logger = logging.getLogger("more_scvi")
@@ -22,7 +23,7 @@ logger = logging.getLogger("more_scvi")
 DEFAULT_STEPS, MAX_EPOCHS = 800, 100
 
 
-class TrainingMixin:
+class TrainingMixin(ModelState):
     """``train`` and what it needs."""
 
     def train(
@@ -140,7 +141,7 @@ class TrainingMixin:
 
     def _finish(self) -> None:
         """Do what follows the last step; checkpoints call it, too, so that they are whole models."""
-        self._fit_spread(self._arrays, self._train_cells)
+        self._fit_spread(self._training_arrays(), self._train_cells)
 
     def _fit_labels(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
         """Before the first step: wide classifier and batch shifts at equal composition, from visible labels."""
@@ -260,7 +261,7 @@ def split_cells(
             raise ValueError(
                 f"external_indexing holds indices from {joined.min()} to {joined.max()}; legal: 0 to {n - 1}."
             )
-        return tuple(sets)
+        return sets[0], sets[1], sets[2]
     train_size = 1.0 if train_size is None else train_size
     validation_size = 1.0 - train_size if validation_size is None else validation_size
     for name, value in (("train_size", train_size), ("validation_size", validation_size)):

@@ -31,6 +31,8 @@ class GatedAdapter(nn.Module):
         Dropout inside the bottleneck.
     """
 
+    rotation: Tensor
+
     def __init__(self, path_widths: list[int], n_latent: int, n_bottleneck: int = 64, dropout: float = 0.1):
         super().__init__()
         self.path_widths = path_widths

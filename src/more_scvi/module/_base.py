@@ -41,6 +41,11 @@ class PathBase(nn.Module):
         Columns of the covariate design (one-hot categories and standardised continuous ones).
     """
 
+    offset: torch.Tensor
+    slope: torch.Tensor
+    rotation: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, n_in: int, n_out: int, n_batch: int, n_covariates: int = 0):
         super().__init__()
         self.register_buffer("offset", torch.zeros(n_batch, n_in))

@@ -31,6 +31,8 @@ class ExpressionDecoder(nn.Module):
         Rank of the map; keeps the number of trained parameters small.
     """
 
+    average: Tensor
+
     def __init__(self, n_latent: int, n_genes: int, likelihood: str = "nb", rank: int = 32):
         super().__init__()
         self.likelihood = likelihood

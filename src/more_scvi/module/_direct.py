@@ -57,8 +57,15 @@ class DirectPath(nn.Module):
         genes keep the weight of their expression.
     """
 
+    genes: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+    loadings: torch.Tensor
+    wide_loadings: torch.Tensor
+
     def __init__(self, n_genes: int, n_variable: int = 2000, n_components: int = 50, n_wide: int = 400):
         super().__init__()
+        self.n_genes = n_genes
         n_variable = min(n_variable, n_genes)
         self.n_components = min(n_components, n_variable)
         self.register_buffer("genes", torch.zeros(n_variable, dtype=torch.long))
@@ -69,9 +76,8 @@ class DirectPath(nn.Module):
 
     def fit(self, chunks: Chunks, n_batch: int) -> None:
         """Choose genes and components from ``chunks()``, an iterator of (log-normalised csr, batch codes)."""
-        moments = None
+        moments = BatchMoments(n_batch, self.n_genes)
         for x, batch in chunks():
-            moments = moments or BatchMoments(n_batch, x.shape[1])
             moments.add(x, batch)
         genes = moments.variable_genes(len(self.genes))
         mean, std = moments.mean_std(genes)

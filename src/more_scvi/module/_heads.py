@@ -26,6 +26,8 @@ class Classifier(nn.Module):
         Dropout on the bottleneck.
     """
 
+    open_classes: Tensor
+
     def __init__(self, n_latent: int, n_labels: int, n_hidden: int = 32, dropout: float = 0.1):
         super().__init__()
         self.linear = nn.Linear(n_latent, n_labels)
@@ -56,6 +58,10 @@ class WideClassifier(nn.Module):
     n_wide, n_labels
         Width of the wide view and number of classes.
     """
+
+    weight: Tensor
+    bias: Tensor
+    share: Tensor
 
     def __init__(self, n_wide: int, n_labels: int):
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -59,6 +61,12 @@ class MoREModule(BaseModuleClass):
     n_refinement_steps, refinement_rank
         Steps and rank of the refinement.
     """
+
+    shares: Tensor
+    target_genes: Tensor
+    fitted: Tensor
+    labels_fitted: Tensor
+    composition: Tensor
 
     def __init__(
         self,
@@ -119,8 +127,7 @@ class MoREModule(BaseModuleClass):
     ) -> np.ndarray:
         """Fit centring, rotation and shares; return the base, (cells, sum of path widths) float32."""
         self.shares.copy_(torch.as_tensor(shares, dtype=torch.float32))
-        parts = [self.paths[name].fit(features[name], batch, covariates) for name in self.paths]
-        base = self._join(parts)
+        base = self._join([self._path(name).fit(features[name], batch, covariates) for name in self.paths])
         vectors = np.linalg.eigh(base.T @ base)[1][:, ::-1][:, : self.n_latent]
         vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
         self.adapter.rotation.copy_(torch.from_numpy(np.ascontiguousarray(vectors)))
@@ -129,7 +136,7 @@ class MoREModule(BaseModuleClass):
 
     def transform_base(self, features: dict[str, np.ndarray], batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
         """Base of cells given their path features, (cells, sum of path widths) float32."""
-        base = self._join([self.paths[name].transform(features[name], batch, covariates) for name in self.paths])
+        base = self._join([self._path(name).transform(features[name], batch, covariates) for name in self.paths])
         known = batch >= 0
         base[known] -= self.composition.cpu().numpy()[batch[known]]
         return base
@@ -152,6 +159,9 @@ class MoREModule(BaseModuleClass):
         self.labels_fitted.fill_(True)
         self.composition.add_(torch.from_numpy(shift).to(self.composition.device))
         return shift
+
+    def _path(self, name: str) -> PathBase:
+        return cast(PathBase, self.paths[name])
 
     def _join(self, parts: list[np.ndarray]) -> np.ndarray:
         shares = np.sqrt(self.shares.cpu().numpy())
@@ -186,7 +196,7 @@ class MoREModule(BaseModuleClass):
 
     def embed(self, z: Tensor, log_probs: Tensor | None, batch: Tensor) -> Tensor:
         """The embedding that users get: ``z`` after the last refinement step, (cells, n_latent)."""
-        return z if self.spread is None else self.spread(z, log_probs.exp(), batch)
+        return z if self.spread is None or log_probs is None else self.spread(z, log_probs.exp(), batch)
 
     # ---- loss
 

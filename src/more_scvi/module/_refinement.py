@@ -37,8 +37,8 @@ class Refinement(nn.Module):
         self.read = nn.ModuleList(nn.Linear(n_latent, rank) for _ in range(self.n_steps))
         self.write = nn.ModuleList(nn.Linear(rank, n_latent, bias=False) for _ in range(self.n_steps))
         self.embedding = nn.ModuleList(nn.Embedding(n_batch, rank) for _ in range(self.n_steps))
-        for embedding in self.embedding:
-            nn.init.zeros_(embedding.weight)
+        for parameter in self.embedding.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor, batch: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Refine (cells, n_latent) given (cells,) batch codes (-1 = unseen).

@@ -1,8 +1,8 @@
 r"""Last refinement step: the spread of a type is made the same in every batch.
 
 Where batches differ in depth or noise, cells of one type scatter more widely in one batch than in another even when
-their means agree, and the tight batch keeps to itself. With :math:`c_{tb}` the centre and :math:`\sigma_{tb}` the spread
-of type :math:`t` in batch :math:`b`, and :math:`p` the class probabilities of a cell, the step subtracts
+their means agree, and the tight batch keeps to itself. With :math:`c_{tb}` the centre and :math:`\sigma_{tb}` the
+spread of type :math:`t` in batch :math:`b`, and :math:`p` the class probabilities of a cell, the step subtracts
 
 .. math:: (1 - s)\,(z - c),\qquad c = \sum_t p_t c_{tb},\qquad s = \sum_t p_t\, \bar\sigma_t / \sigma_{tb} .
 
@@ -28,6 +28,9 @@ class SpreadStep(nn.Module):
         Width of the embedding, numbers of batches and types.
     """
 
+    centre: Tensor
+    scale: Tensor
+
     def __init__(self, n_latent: int, n_batch: int, n_labels: int):
         super().__init__()
         self.register_buffer("centre", torch.zeros(n_batch, n_labels, n_latent))
@@ -48,7 +51,7 @@ class SpreadStep(nn.Module):
         self.centre.copy_(centre.view_as(self.centre))
 
     def forward(self, z: Tensor, probabilities: Tensor, batch: Tensor) -> Tensor:
-        """(cells, n_latent), (cells, n_labels), (cells,) -> (cells, n_latent); batches of negative code stay as they are."""
+        """(cells, n_latent), (cells, n_labels), (cells,) -> (cells, n_latent); new batches (code < 0) do not move."""
         known = batch.clamp_min(0)
         centre = torch.einsum("nt,ntd->nd", probabilities, self.centre[known])
         scale = (probabilities * self.scale[known]).sum(1, keepdim=True)

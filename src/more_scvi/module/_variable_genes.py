@@ -49,7 +49,7 @@ class BatchMoments:
         """Positions of the ``n_top`` genes: chosen in most batches first, then by mean normalised dispersion."""
         chosen = np.zeros(self.detected.shape[1])
         dispersions = np.full(self.detected.shape, np.nan)
-        for b in np.flatnonzero(self.n > 1):
+        for b in np.flatnonzero(self.n > 1).tolist():
             genes = np.flatnonzero(self.detected[b])
             norm = self._normalised_dispersion(b, genes)
             dispersions[b, genes] = norm

@@ -76,7 +76,7 @@ class CachedCells(Dataset):
             "batch": a.batch[i, None],
             "labels": a.labels[i, None],
         }
-        if a.views is not None:
+        if a.views is not None and a.hidden is not None:
             out["target"] = a.target[i].toarray().astype(np.float32, copy=False)
             out["totals"] = a.totals[i, None].astype(np.float32, copy=False)
             k = int(self.rng.integers(a.views.shape[1]))
