@@ -53,17 +53,18 @@ def main() -> None:
     lines = [
         "# Cost",
         "",
-        f"`python benchmarks/cost.py --dataset {arguments.dataset} --threads {arguments.threads}`; CPU seconds of set-up,",
-        "features, training and embedding; peak memory of the whole process, libraries and data included.",
+        f"`python benchmarks/cost.py --dataset {arguments.dataset} --threads {arguments.threads}`.",
+        "CPU seconds of set-up, features, training and embedding; peak memory of the whole process, with libraries and",
+        "data.",
         "",
         "| method | CPU seconds | peak memory (GB) | trained parameters | frozen parameters |",
         "| --- | --- | --- | --- | --- |",
     ]
     names = {"more": "MoRE", "scanvi": "scVI + scANVI"}
     for method, row in rows.items():
-        lines.append(
-            f"| {names[method]} | {row['seconds']:.1f} | {row['peak_gb']:.2f} | {row['trained']:,} | {row['frozen']:,} |"
-        )
+        numbers = (f"{row['seconds']:.1f}", f"{row['peak_gb']:.2f}", f"{row['trained']:,}", f"{row['frozen']:,}")
+        cells = (names[method], *numbers)
+        lines.append(f"| {' | '.join(cells)} |")
     ratio = rows["scanvi"]["seconds"] / rows["more"]["seconds"]
     share = rows["more"]["trained"] / (rows["more"]["trained"] + rows["more"]["frozen"])
     lines += [

@@ -82,3 +82,10 @@ def test_nothing_to_report_or_compare_is_an_error():
         report([])
     with pytest.raises(ValueError, match="Nothing to compare"):
         decide(RESULTS, ours=["other"])
+
+
+def test_variants_are_compared_with_their_method_on_the_same_splits():
+    variant = record("d1", "S1", "more:no-keep", 0.85, 0.60)
+    text = report([*RESULTS, variant])
+    assert "| more:no-keep | 1 | -0.050 | -0.100 |" in text
+    assert "Δ more:no-keep" not in text

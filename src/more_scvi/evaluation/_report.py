@@ -153,7 +153,8 @@ def report(records: Sequence[dict[str, Any]], ours: Sequence[str] | None = None)
     records
         Results, see :func:`~more_scvi.evaluation.load_results`.
     ours
-        Methods to compare with the peers; by default all that are neither peer nor control.
+        Methods to compare with the peers; by default all that are neither peer, control nor variant. A variant is
+        called ``<method>:<what changed>`` and is compared with that method.
 
     Returns
     -------
@@ -165,7 +166,10 @@ def report(records: Sequence[dict[str, Any]], ours: Sequence[str] | None = None)
     if ours is None:
         others = {*PEERS, *CLASSIFIERS, *CONTROLS}
         ours = [m for m in methods if m not in others and not m.startswith("LEAK")]
-    order = [*sorted(ours), *reversed(PEERS), *CLASSIFIERS, *CONTROLS]
+        complete = [m for m in ours if ":" not in m]
+        ours = complete or ours
+    named = sorted(m for m in methods if m in ours or m.split(":")[0] in ours)
+    order = [*named, *reversed(PEERS), *CLASSIFIERS, *CONTROLS]
     order = [m for m in order if m in methods] + [m for m in methods if m not in order]
     versions = {f"{k} {v}" for record in records for k, v in record["versions"].items() if k != "python"}
     parts = [
@@ -183,6 +187,12 @@ def report(records: Sequence[dict[str, Any]], ours: Sequence[str] | None = None)
         parts.append("Against methods that integrate:\n\n" + _decision(decide(records, ours, PEERS)))
         if any(m in methods for m in CLASSIFIERS):
             parts.append("Against plain classifiers:\n\n" + _decision(decide(records, ours, CLASSIFIERS)))
+    variants = [m for m in order if ":" in m and m.split(":")[0] in ours]
+    if variants:
+        parts.append(
+            "## Variants\n\nDifference to the method before the colon, mean over the splits that both have; one part "
+            "changed at a time.\n\n" + _variants(flatten(records), variants)
+        )
     parts.append("## Means over data sets and protocols\n\n" + _overall(summary, order))
     parts.append("## Per data set and protocol")
     for (dataset, protocol), group in summary.groupby(level=["dataset", "protocol"]):
@@ -202,6 +212,18 @@ def _decision(decision: Decision) -> str:
     rows.append(last | {f"Δ {m}": f"**{v:+.3f}**" for m, v in decision.difference.mean().items()})
     chosen = ", ".join(f"{method}: {name}" for method, name in decision.classifier.items())
     return f"{_markdown(pd.DataFrame(rows))}\n\nChosen: {chosen}."
+
+
+def _variants(table: pd.DataFrame, variants: Sequence[str]) -> str:
+    splits = table.groupby(["method", "dataset", "protocol", "seed", "rotation"])[list(METRICS)].mean()
+    rows = []
+    for name in variants:
+        changed, base = splits.loc[name], splits.loc[name.split(":")[0]]
+        both = changed.index.intersection(base.index)
+        delta = (changed.loc[both] - base.loc[both]).groupby(level=["dataset", "protocol"]).mean().mean()
+        cells = {"variant": name, "splits": len(both)}
+        rows.append(cells | {m: "–" if np.isnan(delta[m]) else f"{delta[m]:+.3f}" for m in METRICS})
+    return _markdown(pd.DataFrame(rows))
 
 
 def _overall(summary: pd.DataFrame, order: Sequence[str]) -> str:
