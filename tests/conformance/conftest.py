@@ -16,6 +16,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
+import rich.pretty  # noqa: F401 scvi-tools prints its registry with it and does not import it
 import scipy.sparse as sp
 import scvi
 

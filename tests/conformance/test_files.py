@@ -44,7 +44,7 @@ def test_t30_registry_helpers_work(case, data, trained):
     trained.update_setup_method_args({})
 
 
-def test_t30_setup_can_be_viewed(case, trained, capsys, tmp_path):
+def test_setup_can_be_viewed(case, trained, capsys, tmp_path):
     """view_anndata_setup prints which columns are used, view_setup_args does so for a saved model."""
     trained.view_anndata_setup()
     assert "batch" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from scvi.train import Trainer  # noqa: F401  imported early: the first import t
 import more_scvi as more
 from more_scvi.backbones import Backbone, register_backbone
 from more_scvi.evaluation import cilisi, linear_probe, macro_f1, structure
+from more_scvi.model._training import default_epochs
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 SHORT = {"max_epochs": 3, **QUIET}
@@ -234,6 +235,13 @@ def test_covariates_are_removed_from_the_base(cells):
     assert np.abs(np.corrcoef(base[:, 0], adata.obs["score"])[0, 1]) < 0.05
     with pytest.raises(KeyError, match="score"):
         build(adata, setup=setup).get_latent_representation(cells, obsm_key=None)
+
+
+@pytest.mark.parametrize("n_cells", [2, 300, 5_000, 100_000])
+def test_default_epochs_bound_the_number_of_steps(n_cells):
+    """Unlike a fixed number of epochs, the price does not grow with the data."""
+    assert default_epochs(n_cells, 256) * max(1, n_cells / 256) <= 810
+    assert default_epochs(10_000_000, 256) == 1
 
 
 @pytest.mark.gpu

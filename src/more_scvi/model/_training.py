@@ -114,9 +114,7 @@ class TrainingMixin(ModelState):
             self._fit_labels(arrays, sets[0])
             data = CellDataModule(arrays, *sets, batch_size=batch_size)
             if max_epochs is None:
-                max_epochs = min(
-                    MAX_EPOCHS, max(1, round(DEFAULT_STEPS * min(batch_size, data.n_train) / data.n_train))
-                )
+                max_epochs = default_epochs(data.n_train, batch_size)
             self.module.train()  # scvi-tools leaves a trained module in eval mode and Lightning keeps it
             self.is_trained_, self.history_ = False, None
             try:
@@ -236,6 +234,11 @@ class TrainingMixin(ModelState):
             cache_dir=self.cache_dir,
             device=str(device),
         )
+
+
+def default_epochs(n_cells: int, batch_size: int) -> int:
+    """Passes over the data that give about 800 optimiser steps: at least 1, at most 100."""
+    return min(MAX_EPOCHS, max(1, round(DEFAULT_STEPS * min(batch_size, n_cells) / n_cells)))
 
 
 def split_cells(
