@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from os import PathLike
 from typing import Any
 
@@ -30,8 +29,6 @@ from more_scvi.model._registry import RegistryMixin
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._training import TrainingMixin
 from more_scvi.module import MoREModule
-
-logger = logging.getLogger("more_scvi")
 
 
 class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin):

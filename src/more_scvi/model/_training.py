@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import Any
 
@@ -14,11 +13,10 @@ from scvi.train import SaveCheckpoint, TrainRunner
 from more_scvi._compat import parse_device_args
 from more_scvi.backbones import compute_features, make_panels
 from more_scvi.data import RowReader, check_integer, check_mapping
+from more_scvi.model._inference import INFERENCE_BATCH
 from more_scvi.model._prepare import DirectPass, path_shares, training_arrays
 from more_scvi.model._state import ModelState
 from more_scvi.train import CellDataModule, RestoringCheckpoint, TrainingArrays
-
-logger = logging.getLogger("more_scvi")
 
 DEFAULT_STEPS, MAX_EPOCHS = 800, 100
 
@@ -162,7 +160,7 @@ class TrainingMixin(ModelState):
         def read(out: dict[str, torch.Tensor]) -> torch.Tensor:
             return torch.cat([out["z"], out["log_probs"].argmax(1, keepdim=True)], 1)
 
-        z = self._forward(arrays.base, arrays.wide, arrays.batch, rows, 4096, read)
+        z = self._forward(arrays.base, arrays.wide, arrays.batch, rows, INFERENCE_BATCH, read)
         types = z[:, -1].astype(np.int64)
         visible = cells[arrays.labels[cells] >= 0]
         types[visible] = arrays.labels[visible]

@@ -9,8 +9,8 @@ leading eigenvectors of their covariance,
 Where a panel hides genes, :math:`u` is the posterior mean given the visible ones (probabilistic PCA,
 Tipping and Bishop 1999): :math:`u_S = (V_S^\top V_S + \rho I)^{-1} V_S^\top x_S`.
 
-Beside it stands a *wide view*, more components of the same genes that are centred but not scaled, so that genes keep the
-weight of their expression; the wide classifier reads it.
+Beside it stands a *wide view*, more components of the same genes that are centred but not scaled, so that genes keep
+the weight of their expression; the wide classifier reads it.
 
 Everything is accumulated over chunks of rows: memory is bounded by the chunk and a genes × genes matrix.
 """

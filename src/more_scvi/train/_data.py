@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import lightning
 import numpy as np
@@ -45,7 +45,6 @@ class TrainingArrays:
     totals: np.ndarray
     batch: np.ndarray
     labels: np.ndarray
-    _rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
 
 class CachedCells(Dataset):
@@ -55,8 +54,6 @@ class CachedCells(Dataset):
     ----------
     arrays
         The cached arrays.
-    hide_labels
-        Treat every cell as not labelled (validation of unsupervised terms).
     seed
         Seed of the choice of the masked view, one per minibatch.
     """
