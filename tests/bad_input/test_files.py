@@ -103,7 +103,7 @@ def test_no_folder(bench, refused):
 
 def test_a_saved_model_without_its_data(bench, refused):
     folder = bench.saved()
-    refused(bench, lambda: MoRE.load(folder), ValueError, ["no saved AnnData", "adata=False"])
+    refused(bench, lambda: MoRE.load(folder), ValueError, ["no saved data", "adata=False"])
 
 
 @pytest.mark.parametrize(

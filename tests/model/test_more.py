@@ -180,7 +180,7 @@ def test_precomputed_features_and_registered_backbones(cells):
     more.MoRE.setup_anndata(adata, batch_key="batch", labels_key="label")
     model = more.MoRE(adata, backbone="precomputed", backbone_kwargs={"obsm_key": "X_mine"})
     model.train(**SHORT)
-    assert model.module.paths["frozen"].rotation.shape[0] == 7
+    assert model.module.base("rna").paths["frozen"].rotation.shape[0] == 7
 
     class Depth(Backbone):
         name, n_features, vocabulary = "depth", 1, None
@@ -197,7 +197,7 @@ def test_lognormalised_input_gives_a_gaussian_decoder_and_a_similar_embedding(ce
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
     model = build(adata)
-    assert model.module.decoder.likelihood == "gaussian"
+    assert model.module.decoders["rna"].likelihood == "gaussian"
     assert np.isfinite(model.get_latent_representation()).all()
 
 
@@ -207,7 +207,7 @@ def test_gene_key_leads_to_the_same_features(cells):
     adata.var_names = [f"gene_{i}" for i in range(adata.n_vars)]
     setup = {"batch_key": "batch", "labels_key": "label", "gene_key": "symbol"}
     renamed, plain = build(adata, setup=setup), build(cells)
-    assert renamed.overlap == plain.overlap
+    assert renamed.overlaps == plain.overlaps
     assert np.allclose(renamed.get_latent_representation(), plain.get_latent_representation(), atol=1e-4)
 
 

@@ -11,6 +11,7 @@ from more_scvi.module import (
     DirectPath,
     ExpressionDecoder,
     GatedAdapter,
+    ModalitySizes,
     MoREModule,
     PathBase,
     Refinement,
@@ -53,7 +54,7 @@ def test_variable_genes_are_those_of_scanpy():
 def test_direct_path_is_the_pca_of_scaled_genes():
     x, _ = counts()
     path, norm = fitted_direct(x, np.zeros(x.shape[0], dtype=int), 1000)
-    dense = norm[:, path.genes.numpy()].toarray()
+    dense = norm[:, path.features.numpy()].toarray()
     z = np.clip((dense - dense.mean(0)) / dense.std(0), -10, 10)
     v = np.linalg.svd(z, full_matrices=False)[2][:8]
     assert np.linalg.svd(v @ path.loadings.numpy())[1] == pytest.approx(np.ones(8), abs=1e-2)
@@ -63,7 +64,7 @@ def test_direct_path_does_not_depend_on_chunks():
     x, _ = counts()
     batch = RNG.integers(0, 2, x.shape[0])
     (one, norm), (many, _) = fitted_direct(x, batch, 1000), fitted_direct(x, batch, 7)
-    assert np.array_equal(one.genes, many.genes)
+    assert np.array_equal(one.features, many.features)
     assert np.allclose(one.transform(norm), many.transform(norm), atol=1e-3)
 
 
@@ -71,7 +72,7 @@ def test_direct_view_ignores_hidden_genes_and_approaches_the_full_projection():
     x, _ = counts()
     path, norm = fitted_direct(x, np.zeros(x.shape[0], dtype=int), 1000, n_components=4)
     visible = np.ones(x.shape[1], dtype=bool)
-    visible[path.genes.numpy()[:10]] = False
+    visible[path.features.numpy()[:10]] = False
     other = norm.toarray()
     other[:, ~visible] = 99.0
     view = path.transform(norm, visible)
@@ -131,36 +132,53 @@ def test_closed_classes_are_never_predicted():
 
 
 def minibatch(module, n=24):
-    width = sum(module.adapter.path_widths)
     batch, labels = torch.arange(n) % 2, torch.arange(n) % 3
-    return {
-        "base": torch.randn(n, width),
-        "wide": torch.randn(n, module.direct.wide_loadings.shape[1]),
-        "view": torch.randn(n, width),
-        "hidden": torch.arange(len(module.target_genes)) % 2 == 0,
-        "target": torch.poisson(torch.ones(n, len(module.target_genes))),
-        "totals": torch.full((n, 1), 30.0),
+    out = {
+        "base": torch.randn(n, sum(module.widths)),
+        "present": torch.ones(n, len(module.modalities), dtype=torch.bool),
+        "wide": torch.randn(n, sum(module.wide_widths)),
+        "view": torch.randn(n, sum(module.widths)),
         "batch": batch[:, None],
         "labels": torch.where(batch == 0, labels, -1)[:, None],
     }
+    for name in module.modalities:
+        n_targets = len(module.base(name).targets)
+        out[f"hidden_{name}"] = torch.arange(n_targets) % 2 == 0
+        out[f"target_{name}"] = torch.poisson(torch.ones(n, n_targets))
+        out[f"totals_{name}"] = torch.full((n, 1), 30.0)
+    return out
+
+
+TERMS = ("masked", "classify", "contrast", "align_batch", "align_modality", "variance", "keep")
 
 
 def loss_of(module, **weights):
     torch.manual_seed(0)
-    weights = dict.fromkeys(("masked", "classify", "contrast", "align_batch", "variance", "keep"), 0.0) | weights
+    weights = dict.fromkeys(TERMS, 0.0) | weights
     for parameter in module.parameters():
         parameter.grad = None
     _, _, out = module(minibatch(module), loss_kwargs={"weights": weights, "certainty": 0.2, "refinement_penalty": 0.0})
     return out
 
 
-@pytest.fixture
-def module():
+def make_module(*names):
     torch.manual_seed(1)
-    module = MoREModule(n_features=6, n_genes=40, n_batch=2, n_labels=3, n_latent=8, n_components=5, n_variable=30)
-    for part in (*module.refinement.embedding, module.decoder.write):  # as after some steps: nothing is zero
+    sizes = {
+        "rna": ModalitySizes("rna", 40, 6),
+        "atac": ModalitySizes("atac", 60, 0, likelihood="bernoulli"),
+        "protein": ModalitySizes("protein", 12, 0, likelihood="nb_mixture"),
+    }
+    module = MoREModule([sizes[n] for n in names], n_batch=2, n_labels=3, n_latent=8, n_components=5, n_variable=30)
+    parts = [*module.refinement.embedding, *(d.map.write for d in module.decoders.values())]
+    for part in parts:  # as after some steps: nothing is zero
         torch.nn.init.ones_(part.weight)
+    module.kept.fill_(1.0)
     return module
+
+
+@pytest.fixture(params=[("rna",), ("rna", "atac", "protein")], ids=["rna", "three"])
+def module(request):
+    return make_module(*request.param)
 
 
 def has_gradient(part):
@@ -171,7 +189,7 @@ def has_gradient(part):
 def test_label_and_reconstruction_losses_never_reach_the_refinement(module, term):
     loss_of(module, **{term: 1.0}).loss.backward()
     assert not has_gradient(module.refinement)
-    assert has_gradient(module.adapter)
+    assert has_gradient(module.adapters)
 
 
 def test_alignment_reaches_the_refinement(module):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from more_scvi.module import LOSS_WEIGHTS, MoREModule
-from more_scvi.train import BalancedBatchSampler, CachedCells, MoRETrainingPlan, TrainingArrays
+from more_scvi.module import LOSS_WEIGHTS, ModalitySizes, MoREModule
+from more_scvi.train import BalancedBatchSampler, CachedCells, MaskedTargets, MoRETrainingPlan, TrainingArrays
 
 
 def test_batches_are_drawn_evenly_and_every_cell_of_a_large_batch_once():
@@ -44,23 +44,29 @@ def test_cached_cells_keep_rows_together():
         base=np.arange(n, dtype=np.float32)[:, None],
         wide=np.arange(n, dtype=np.float32)[:, None],
         views=np.arange(n, dtype=np.float32)[:, None, None] + np.array([100.0, 200.0], np.float32)[None, :, None],
-        hidden=np.array([[True], [False]]),
-        target=sp.csr_matrix(np.arange(n, dtype=np.float32)[:, None]),
-        totals=np.arange(n, dtype=float),
-        batch=np.arange(n) % 2,
+        present=np.ones((n, 1), bool),
+        targets={
+            "rna": MaskedTargets(
+                hidden=np.array([[True], [False]]),
+                target=sp.csr_matrix(np.arange(n, dtype=np.float32)[:, None]),
+                totals=np.arange(n, dtype=float),
+            )
+        },
+        batch=np.zeros(n, dtype=int),
+        domain=np.arange(n) % 2,
         labels=np.arange(n) % 3,
     )
     got = CachedCells(arrays)[[7, 2]]
-    k = 100.0 if got["hidden"].item() else 200.0
+    k = 100.0 if got["hidden_rna"].item() else 200.0
     assert got["view"][:, 0].tolist() == [7 + k, 2 + k]
-    for name in ("base", "target", "totals"):
+    for name in ("base", "target_rna", "totals_rna"):
         assert got[name][:, 0].tolist() == [7.0, 2.0]
     assert got["batch"][:, 0].tolist() == [1, 0] and got["labels"][:, 0].tolist() == [1, 2]
 
 
 @pytest.fixture
 def module():
-    return MoREModule(n_features=4, n_genes=20, n_batch=2, n_labels=2, n_components=3)
+    return MoREModule([ModalitySizes("rna", 20, 4)], n_batch=2, n_labels=2, n_components=3)
 
 
 @pytest.mark.parametrize(

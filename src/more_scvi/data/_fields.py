@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data.fields import CategoricalObsField, LayerField
+from scvi.data.fields import BaseAnnDataField, CategoricalObsField, LayerField
 
 from more_scvi.data._columns import as_batch_array, as_label_array, check_categories, value_text
 
@@ -24,6 +25,91 @@ class MatrixField(LayerField):
         """Return sizes, ``var_names``, and under ``gene_names`` the symbols or ids that a backbone reads."""
         names = adata.var_names if self.gene_key is None else adata.var[self.gene_key]
         return {**super().register_field(adata), "gene_names": np.array([str(name) for name in names], dtype=object)}
+
+
+class FeaturesField(BaseAnnDataField):
+    """Features of one modality of a MuData and the genes they speak of: names only, no values.
+
+    Parameters
+    ----------
+    role
+        ``"rna"``, ``"atac"`` or ``"protein"``.
+    names
+        Names of the features.
+    n_cells
+        Cells of the MuData, given to the field of one modality (scvi-tools allows a size to be told once).
+    gene_names
+        Genes that a backbone reads.
+    links
+        csr (features, genes) from features to these genes; ``None``: features are genes.
+    """
+
+    attr_name = "obs"
+    attr_key = None
+    is_empty = False
+
+    def __init__(
+        self,
+        role: str,
+        names: np.ndarray,
+        n_cells: int | None,
+        gene_names: list[str],
+        links: sp.csr_matrix | None = None,
+    ):
+        super().__init__()
+        self.role, self.names, self.n_cells, self.gene_names, self.links = role, names, n_cells, gene_names, links
+
+    @property
+    def registry_key(self) -> str:
+        """Key in the registry."""
+        return features_key(self.role)
+
+    def get_data_registry(self) -> dict[str, Any]:
+        """Values are not read through the registry."""
+        return {}
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Nothing beyond what ``setup_mudata`` has checked."""
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """Names of features and genes, and the links between them as three arrays."""
+        links = sp.coo_matrix((0, 0)) if self.links is None else self.links.tocoo()
+        return {
+            "column_names": np.array([str(name) for name in self.names], dtype=object),
+            "gene_names": np.array([str(name) for name in self.gene_names], dtype=object),
+            "n_cells": self.n_cells,
+            "link_feature": links.row.astype(object),
+            "link_gene": links.col.astype(object),
+            "link_weight": links.data.astype(float).astype(object),
+            "linked": self.links is not None,
+        }
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
+        """The registered state: features of other data are checked to be the same."""
+        return dict(state_registry)
+
+    def get_summary_stats(self, state_registry: dict) -> dict[str, int]:
+        """Number of cells, and of genes, peaks or antibodies."""
+        count = {"rna": "n_vars", "atac": "n_peaks", "protein": "n_proteins"}[self.role]
+        cells = {} if state_registry["n_cells"] is None else {"n_cells": state_registry["n_cells"]}
+        return {**cells, count: len(state_registry["column_names"])}
+
+    def view_state_registry(self, state_registry: dict) -> None:
+        """Nothing to show beyond the sizes."""
+
+
+def features_key(role: str) -> str:
+    """Key of a modality's features in the registry."""
+    return REGISTRY_KEYS.X_KEY if role == "rna" else f"X_{role}"
+
+
+def read_links(state: dict[str, Any]) -> sp.csr_matrix | None:
+    """Links of a registered modality, csr (features, genes); None where features are genes."""
+    if not state.get("linked", False):
+        return None
+    shape = (len(state["column_names"]), len(state["gene_names"]))
+    rows, columns = (np.asarray(state[key], dtype=np.int64) for key in ("link_feature", "link_gene"))
+    return sp.csr_matrix((np.asarray(state["link_weight"], dtype=np.float32), (rows, columns)), shape=shape)
 
 
 class BatchField(CategoricalObsField):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from scvi.distributions import NegativeBinomialMixture
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def masked_negative_binomial(counts: Tensor, mean: Tensor, log_inverse_dispersion: Tensor, hidden: Tensor) -> Tensor:
@@ -64,3 +66,60 @@ def masked_gaussian(values: Tensor, mean: Tensor, log_scale: Tensor, hidden: Ten
         return mean.sum(1) * 0.0
     log_s = log_scale[hidden]
     return (0.5 * ((values[:, hidden] - mean[:, hidden]) / log_s.exp()) ** 2 + log_s).mean(1)
+
+
+def masked_bernoulli(values: Tensor, logits: Tensor, hidden: Tensor) -> Tensor:
+    r"""Negative log-likelihood of "open" (a value above 0) under a Bernoulli.
+
+    Parameters
+    ----------
+    values, logits
+        Counts or 0/1 and the logits of "open", (cells, peaks).
+    hidden
+        Boolean (peaks,): peaks that were hidden from the view.
+
+    Returns
+    -------
+    Mean negative log-likelihood per hidden peak, (cells,).
+    """
+    if not hidden.any():
+        return logits.sum(1) * 0.0
+    is_open = (values[:, hidden] > 0).float()
+    return F.binary_cross_entropy_with_logits(logits[:, hidden], is_open, reduction="none").mean(1)
+
+
+def masked_negative_binomial_mixture(
+    counts: Tensor,
+    background: Tensor,
+    foreground: Tensor,
+    mixing_logits: Tensor,
+    log_inverse_dispersion: Tensor,
+    hidden: Tensor,
+) -> Tensor:
+    r"""Negative log-likelihood of antibody counts under background and foreground (scvi-tools' mixture, as in totalVI).
+
+    Parameters
+    ----------
+    counts, background, foreground
+        Observed counts and the means of both parts, (cells, antibodies).
+    mixing_logits
+        Logit of background, (cells, antibodies).
+    log_inverse_dispersion
+        :math:`\log\theta`, (antibodies,).
+    hidden
+        Boolean (antibodies,): antibodies that were hidden from the view.
+
+    Returns
+    -------
+    Mean negative log-likelihood per hidden antibody, (cells,).
+    """
+    if not hidden.any():
+        return foreground.sum(1) * 0.0
+    mixture = NegativeBinomialMixture(
+        mu1=background[:, hidden],
+        mu2=foreground[:, hidden],
+        theta1=log_inverse_dispersion[hidden].exp().expand(len(counts), -1),
+        mixture_logits=mixing_logits[:, hidden],
+        validate_args=False,
+    )
+    return -mixture.log_prob(counts[:, hidden]).mean(1)

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from mudata import MuData
 
-from more_scvi.data import (
-    BatchField,
-    LabelsField,
-    RowReader,
-    as_batch_array,
-    check_anndata,
-    check_categories,
-    check_genes,
-    check_indices,
-    check_integer,
-    check_matrix,
-)
-from more_scvi.model._prepare import DirectPass
+from more_scvi.data import check_indices, check_integer, check_option
 from more_scvi.model._state import ModelState
 from more_scvi.module import WideClassifier
 
@@ -35,28 +23,33 @@ class InferenceMixin(ModelState):
 
     def get_latent_representation(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         indices: Sequence[int] | Sequence[bool] | slice | None = None,
         batch_size: int | None = None,
         obsm_key: str | None = "X_more",
+        modality: str | None = None,
     ) -> np.ndarray:
         """Embedding of cells.
 
         Parameters
         ----------
         adata
-            ``None``: the registered data. Otherwise an AnnData with the same genes in any order; it is not
-            registered. Its batch column may be absent or hold new batches, which are centred on their own mean.
+            ``None``: the registered data. Otherwise an AnnData with the same genes in any order, or a MuData with any
+            of the model's modalities; it is not registered. Its batch column may be absent or hold new batches,
+            which are centred on their own mean. An AnnData given to a model of a MuData is its RNA.
         indices
             Cells to return: positions (also negative), booleans or a slice. ``None``: all.
         batch_size
             Cells per forward pass; the result does not depend on it.
         obsm_key
             Where to write the embedding when all cells are asked for; ``None`` writes nothing.
+        modality
+            ``"rna"``, ``"atac"`` or ``"protein"``: where the cells lie by this modality alone, in the same space;
+            written to ``f"{obsm_key}_{modality}"``. ``None``: by all that were measured.
 
         Returns
         -------
-        (cells, n_latent) float32.
+        (cells, n_latent) float32; with ``modality``, NaN for cells in which it was not measured.
 
         Raises
         ------
@@ -70,7 +63,10 @@ class InferenceMixin(ModelState):
         """
         if obsm_key is not None and not isinstance(obsm_key, str):
             raise TypeError(f"obsm_key is {obsm_key!r}; give a key of adata.obsm as text, or None to write nothing.")
-        z = self._run(adata, indices, batch_size, lambda out: out["embedding"])
+        if modality is not None:
+            check_option("modality", modality, self.roles)
+            obsm_key = None if obsm_key is None else f"{obsm_key}_{modality}"
+        z = self._run(adata, indices, batch_size, lambda out: out["embedding"], modality)
         if indices is None and obsm_key is not None:
             target = self.adata if adata is None else adata
             if not target.is_view:
@@ -79,7 +75,7 @@ class InferenceMixin(ModelState):
 
     def predict(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         indices: Sequence[int] | Sequence[bool] | slice | None = None,
         soft: bool = False,
         batch_size: int | None = None,
@@ -119,6 +115,44 @@ class InferenceMixin(ModelState):
         names = (self.adata if adata is None else adata).obs_names
         return pd.DataFrame(p, index=names[check_indices(indices, len(names))], columns=list(self.labels))
 
+    def get_modality_weights(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | Sequence[bool] | slice | None = None,
+        per_dimension: bool = False,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame | np.ndarray:
+        """How much each modality says about each cell: the weights of the fusion.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As in :meth:`get_latent_representation`.
+        per_dimension
+            Return the weight of every axis instead of their mean.
+
+        Returns
+        -------
+        DataFrame cells × modalities of mean weights, or an array (cells, modalities, n_latent). Weights of a cell add
+        up to 1 over the modalities measured in it; they are 0 for the others.
+
+        Examples
+        --------
+        >>> model.get_modality_weights().groupby(mdata.obs["cell_type"]).mean()
+        """
+        fusion = self.module.fusion
+
+        def read(out: dict[str, torch.Tensor]) -> torch.Tensor:
+            if len(self.roles) == 1:
+                return torch.ones_like(out["embeddings"])
+            return fusion.weights(out["base"], out["present"])
+
+        weights = self._run(adata, indices, batch_size, read)
+        if per_dimension:
+            return weights
+        names = (self.adata if adata is None else adata).obs_names
+        return pd.DataFrame(weights.mean(2), index=names[check_indices(indices, len(names))], columns=self.roles)
+
     def parameter_counts(self) -> pd.DataFrame:
         """Number of trained and frozen parameters per part.
 
@@ -128,7 +162,14 @@ class InferenceMixin(ModelState):
         ``total.trained / total.frozen`` is the price of adapting instead of fine-tuning.
         """
         rows = {"backbone": (0, 0 if self.backbone is None else self.backbone.n_parameters())}
-        for name, part in self.module.named_children():
+        several = len(self.roles) > 1
+        parts = [
+            (f"{name[:-1]}_{role}" if several else name[:-1], child)
+            for name in ("adapters", "decoders")
+            for role, child in getattr(self.module, name).items()
+        ]
+        parts += [(n, c) for n, c in self.module.named_children() if n not in ("bases", "adapters", "decoders")]
+        for name, part in parts:
             trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
             if isinstance(part, WideClassifier):  # solved in closed form, but learned from labels all the same
                 trained = part.weight.numel() + part.bias.numel()
@@ -138,24 +179,53 @@ class InferenceMixin(ModelState):
         table.loc["total"] = table.sum()
         return table
 
-    # ---- from data to the base
+    # ---- from data to answers
 
-    def _run(self, adata: AnnData | None, indices: Any, batch_size: int | None, read) -> np.ndarray:
-        """Apply the module to the base of the chosen cells and collect ``read(outputs)`` as one array."""
+    def _run(
+        self,
+        data: AnnData | MuData | None,
+        indices: Any,
+        batch_size: int | None,
+        read: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+        modality: str | None = None,
+    ) -> np.ndarray:
+        """Apply the module to the bases of the chosen cells and collect ``read(outputs)`` as one array.
+
+        With ``modality`` only that modality is read; cells without it are NaN.
+        """
         self._check_if_trained(warn=True)
         size = INFERENCE_BATCH if batch_size is None else check_integer("batch_size", batch_size)
-        if adata is None or adata is self.adata:
+        base, present, wide, domain = self._inputs(data)
+        chosen = check_indices(indices, len(base))
+        if modality is None:
+            return self._forward(base, present, wide, domain, chosen, size, read)
+        at = self.roles.index(modality)
+        only = np.zeros_like(present)
+        only[:, at] = present[:, at]
+        has = present[chosen, at]
+        part = self._forward(base, only, wide, domain, chosen[has], size, read)
+        out = np.full((len(chosen), *part.shape[1:]), np.nan, np.float32)
+        out[has] = part
+        return out
+
+    def _inputs(self, data: AnnData | MuData | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Bases, measured modalities, wide views and domain codes of the registered or of other data."""
+        if data is None or data is self.adata:
             self._n_train_cells()
             arrays = self._training_arrays()
-            base, wide, batch = arrays.base, arrays.wide, arrays.batch
-        else:
-            base, wide, batch = self._base_of(adata)
-        chosen = check_indices(indices, len(base))
-        return self._forward(base, wide, batch, chosen, size, read)
+            return arrays.base, arrays.present, arrays.wide, arrays.domain
+        return self._base_of(data)
 
     @torch.inference_mode()
     def _forward(
-        self, base: np.ndarray, wide: np.ndarray, batch: np.ndarray, chosen: np.ndarray, size: int, read
+        self,
+        base: np.ndarray,
+        present: np.ndarray,
+        wide: np.ndarray,
+        domain: np.ndarray,
+        chosen: np.ndarray,
+        size: int,
+        read: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     ) -> np.ndarray:
         """Pass the chosen rows through the module in blocks and collect ``read(outputs)``."""
         module = self.module.eval()
@@ -163,62 +233,10 @@ class InferenceMixin(ModelState):
         parts = []
         for start in range(0, max(len(chosen), 1), size):
             rows = chosen[start : start + size]
-            x, w, b = (torch.from_numpy(array[rows]).to(device) for array in (base, wide, batch))
-            out = module.inference(x, b)
-            out |= module.generative(out["z_labels"], w)
-            out["embedding"] = module.embed(out["z"], out["log_probs"], b)
+            x, here, w, d = (torch.from_numpy(array[rows]).to(device) for array in (base, present, wide, domain))
+            out = module.inference(x, here, d)
+            out |= module.generative(out["z_labels"], w, here)
+            out["embedding"] = module.embed(out["z"], out["log_probs"], d)
+            out["base"], out["present"] = x, here
             parts.append(read(out).float().cpu().numpy())
         return np.concatenate(parts)
-
-    def _codes(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Batch codes, label codes (-1 = not labelled) and covariates of the registered data."""
-        args = self._setup_args
-        batch = BatchField(args["batch_key"]).codes(adata, self.batches)
-        labels = np.full(adata.n_obs, -1, dtype=np.int64)
-        if len(self.labels):
-            field = LabelsField(args["labels_key"], args["unlabeled_category"])
-            codes = field.codes(adata, np.append(self.labels, field.unlabeled_category))
-            labels = np.where(codes < len(self.labels), codes, -1)
-        return batch, labels, self.covariates.transform(adata)
-
-    def _base_of(self, adata: AnnData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Base, wide view and batch codes of data that are not registered; the AnnData is only read."""
-        args, module = self._setup_args, self.module
-        if not bool(module.fitted):
-            raise ValueError(
-                "The model has not seen its own data yet; call model.train() before asking for other data."
-            )
-        check_anndata(adata)
-        order = check_genes(adata.var_names, self.genes.tolist())
-        check_matrix(adata, layer=args["layer"], data_type=args["data_type"])
-        reader = RowReader(adata, args["layer"], order)
-        batch = self._batch_codes(adata)
-        panels = np.zeros((0, len(self.genes)), dtype=bool)
-        cache = self._frozen_features(adata, reader, panels, str(self.device.type))
-        direct, wide = DirectPass(reader, args["data_type"] == "lognorm").features(module.direct)
-        features = {"direct": direct}
-        if cache is not None:
-            features["frozen"] = np.asarray(cache.full, np.float32)
-        base = module.transform_base(
-            {name: features[name] for name in module.path_names}, batch, self.covariates.transform(adata)
-        )
-        return base, wide, batch
-
-    def _batch_codes(self, adata: AnnData) -> np.ndarray:
-        """Codes of known batches; every new batch gets a negative code of its own."""
-        key = self._setup_args["batch_key"]
-        if key is None:
-            return np.zeros(adata.n_obs, dtype=np.int64)
-        if key not in adata.obs:
-            warnings.warn(
-                f"adata.obs has no batch column {key!r}: all cells are taken as one new batch and centred on their"
-                " own mean.",
-                UserWarning,
-                stacklevel=4,
-            )
-            return np.full(adata.n_obs, -1, dtype=np.int64)
-        values = as_batch_array(adata.obs[key], key)
-        codes = check_categories(values, self.batches, key)
-        new = codes < 0
-        codes[new] = -1 - np.unique(values[new].astype(str), return_inverse=True)[1]
-        return codes

@@ -8,47 +8,52 @@ from typing import Any
 import numpy as np
 import torch
 from anndata import AnnData
+from mudata import MuData
 from scvi import REGISTRY_KEYS, settings
 
 from more_scvi.backbones import Backbone, get_backbone, list_backbones
 from more_scvi.data import (
-    BatchField,
     CovariateDesign,
-    DataManager,
-    LabelsField,
-    MatrixField,
     check_integer,
     check_mapping,
     check_number,
-    check_setup,
+    check_option,
     check_vocabulary,
+    features_key,
     match_genes,
+    read_links,
 )
+from more_scvi.model._features import FeaturesMixin, obsm_features
+from more_scvi.model._impute import ImputeMixin
 from more_scvi.model._inference import InferenceMixin
-from more_scvi.model._registry import RegistryMixin
 from more_scvi.model._save_load import SaveLoadMixin
+from more_scvi.model._setup import SetupMixin
 from more_scvi.model._training import TrainingMixin
-from more_scvi.module import MoREModule
+from more_scvi.module import ModalitySizes, MoREModule
+
+MIN_LINKED_GENES = 10
+"""A modality whose features speak of fewer genes than this that the backbone knows has no frozen features."""
 
 
-class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin):
-    """One embedding for cells of several batches: a frozen pre-trained transformer and light adapters.
+class MoRE(ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMixin, SaveLoadMixin, SetupMixin):
+    """One embedding for cells of several batches and modalities: a frozen pre-trained transformer and light adapters.
 
-    The frozen backbone reads every cell once; its features are cached. In-data principal components are set
-    beside them. What is trained on top (gate, adapter, refinement, heads) starts as zero residuals around that
-    linear base and takes seconds to minutes on a CPU.
+    The frozen backbone reads every cell once; its features are cached. A linear view of the data themselves (PCA of
+    genes, LSI of peaks, CLR of antibodies) is set beside them. What is trained on top (gates, adapters, fusion of
+    modalities, refinement, heads) starts as zero residuals around that linear base and takes seconds to minutes on a
+    CPU.
 
     Parameters
     ----------
     adata
-        AnnData registered with :meth:`setup_anndata`.
+        AnnData registered with :meth:`setup_anndata`, or MuData registered with :meth:`setup_mudata`.
     backbone
         Name of a registered backbone (:func:`more_scvi.backbones.list_backbones`), or a folder with weights;
         ``"precomputed"`` reads features from ``adata.obsm``; ``None`` uses the direct path alone.
     backbone_kwargs
         Arguments of the backbone; for ``"precomputed"`` ``{"obsm_key": "X_mymodel"}``.
     n_latent
-        Width of the embedding (at most the width of both paths together).
+        Width of the embedding (at most the width of all paths together).
     n_components
         Components of the direct path; 0 switches it off.
     n_variable
@@ -59,6 +64,9 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin):
         Width of and dropout in the adapter's bottleneck.
     n_refinement_steps, refinement_rank
         Steps of batch refinement and their rank.
+    fusion
+        How the modalities of a cell become one: ``"attention"`` (learned weights per axis and cell), or one of two
+        controls without trained weights, ``"concatenation"`` and ``"mean"``.
     n_views
         Masked panel views per cell for masked modelling and contrast; 0 switches masking off.
     cache_dir
@@ -89,7 +97,7 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin):
 
     def __init__(
         self,
-        adata: AnnData | None = None,
+        adata: AnnData | MuData | None = None,
         registry: dict | None = None,
         backbone: str | None = "more-mini",
         backbone_kwargs: dict[str, Any] | None = None,
@@ -101,37 +109,31 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin):
         dropout: float = 0.1,
         n_refinement_steps: int = 2,
         refinement_rank: int = 8,
+        fusion: str = "attention",
         n_views: int = 2,
         cache_dir: str | None = None,
         seed: int | None = None,
     ):
         arguments = {k: v for k, v in locals().items() if k not in ("self", "adata", "registry", "__class__")}
         _check_arguments(arguments)
-        super().__init__(adata, registry)
+        super().__init__(None if adata is None else self._frame_of(adata), registry)
+        self._adata = adata
         if seed is None:
             arguments["seed"] = settings.seed if settings.seed is not None else 0
         self.init_arguments = arguments
         self.n_views, self.cache_dir, self.seed = n_views, cache_dir, int(arguments["seed"])
-        self._setup_args = self.registry_["setup_args"]
-        state = self.registry_["field_registries"]
-        self.genes = np.asarray(state[REGISTRY_KEYS.X_KEY]["state_registry"]["column_names"], dtype=object)
-        self.gene_names = state[REGISTRY_KEYS.X_KEY]["state_registry"]["gene_names"].tolist()
-        self.batches = np.asarray(state[REGISTRY_KEYS.BATCH_KEY]["state_registry"]["categorical_mapping"], dtype=object)
-        labels = state.get(REGISTRY_KEYS.LABELS_KEY)
-        self.labels = (
-            np.array([]) if labels is None else np.asarray(labels["state_registry"]["categorical_mapping"])[:-1]
-        )
-        self.covariates = CovariateDesign(**self._setup_args["covariate_design"])
+        self._read_registry()
         self.backbone, self._obsm_key = self._attach_backbone(
             backbone, check_mapping("backbone_kwargs", backbone_kwargs)
         )
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             self.module = MoREModule(
-                n_features=self.backbone.n_features if self.backbone is not None else 0,
-                n_genes=len(self.genes),
+                [self._sizes(role, n_components) for role in self.roles],
                 n_batch=len(self.batches),
                 n_labels=len(self.labels),
+                n_domains=len(self.domains),
+                patterns=self.patterns,
                 n_covariates=self.covariates.n_columns,
                 n_latent=n_latent,
                 n_variable=n_variable,
@@ -141,104 +143,80 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin):
                 dropout=dropout,
                 n_refinement_steps=n_refinement_steps,
                 refinement_rank=refinement_rank,
-                likelihood="nb" if self._setup_args["data_type"] == "counts" else "gaussian",
+                fusion=fusion,
             )
         self._arrays = None
+        sizes = ", ".join(
+            f"{len(self.features[role])} {FEATURE_WORDS[role]} ({self.overlaps[role]:.0%} known to the backbone)"
+            for role in self.roles
+        )
         self._model_summary_string = (
-            f"MoRE with backbone {backbone!r}, {self.summary_stats.n_cells} cells, {len(self.genes)} genes "
-            f"({self.overlap:.0%} known to the backbone), {len(self.batches)} batches, {len(self.labels)} labels, "
-            f"n_latent {self.module.n_latent}"
+            f"MoRE with backbone {backbone!r}, {self.summary_stats.n_cells} cells, {sizes}, "
+            f"{len(self.batches)} batches, {len(self.labels)} labels, n_latent {self.module.n_latent}"
         )
         self.init_params_ = self._get_init_params(locals())
 
-    @classmethod
-    def setup_anndata(
-        cls,
-        adata: AnnData,
-        layer: str | None = None,
-        batch_key: str | None = None,
-        labels_key: str | None = None,
-        unlabeled_category: str = "Unknown",
-        categorical_covariate_keys: list[str] | None = None,
-        continuous_covariate_keys: list[str] | None = None,
-        gene_key: str | None = None,
-        data_type: str = "auto",
-        **kwargs: Any,
-    ) -> None:
-        """Register an AnnData: say where counts, batches and labels are.
+    def _read_registry(self) -> None:
+        """Set what the registered data say about modalities, features, batches and labels."""
+        self._setup_args = self.registry_["setup_args"]
+        state = {key: field["state_registry"] for key, field in self.registry_["field_registries"].items()}
+        self.is_mudata = "modalities" in self._setup_args
+        self.roles = list(self._setup_args["modalities"]) if self.is_mudata else ["rna"]
+        of = {role: state[features_key(role)] for role in self.roles}
+        self.features = {role: np.asarray(of[role]["column_names"], dtype=object) for role in self.roles}
+        self.gene_names = {role: list(of[role]["gene_names"]) for role in self.roles}
+        self.links = {role: read_links(of[role]) for role in self.roles}
+        self.batches = np.asarray(state[REGISTRY_KEYS.BATCH_KEY]["categorical_mapping"], dtype=object)
+        labels = state.get(REGISTRY_KEYS.LABELS_KEY)
+        self.labels = np.array([]) if labels is None else np.asarray(labels["categorical_mapping"])[:-1]
+        self.covariates = CovariateDesign(**self._setup_args["covariate_design"])
+        domains = self._setup_args["domains"] if self.is_mudata else [[batch, ["rna"]] for batch in self.batches]
+        patterns = self._setup_args["patterns"] if self.is_mudata else [["rna"]]
+        self.domains = [(batch, tuple(roles)) for batch, roles in domains]
+        self.patterns = np.array([[role in pattern for role in self.roles] for pattern in patterns])
 
-        Parameters
-        ----------
-        adata
-            Cells × genes, sparse or dense, in memory or backed.
-        layer
-            Layer with counts or log-normalised values; ``None`` reads ``adata.X``.
-        batch_key
-            Column of ``adata.obs`` to integrate over (donor, platform, study, ...).
-        labels_key
-            Column of ``adata.obs`` with cell types; cells with ``unlabeled_category`` or a missing value are
-            not labelled.
-        unlabeled_category
-            Value that means "not labelled".
-        categorical_covariate_keys, continuous_covariate_keys
-            Further nuisance columns whose linear effect is removed from the base.
-        gene_key
-            Column of ``adata.var`` with gene symbols or Ensembl ids (human or mouse) for the backbone;
-            ``None`` uses ``adata.var_names``.
-        data_type
-            ``"counts"``, ``"lognorm"`` (log1p of counts per 10,000) or ``"auto"``.
+    @property
+    def genes(self) -> np.ndarray:
+        """Names of the features of the first modality, in the order of the registered data."""
+        return self.features[self.roles[0]]
 
-        Raises
-        ------
-        TypeError, KeyError, ValueError
-            See :func:`more_scvi.data.check_setup`; the AnnData is unchanged then.
-
-        Notes
-        -----
-        Writes ``obs["_scvi_batch"]``, ``obs["_scvi_labels"]`` and two identifiers in ``uns``, as scvi-tools does.
-        """
-        setup_method_args = cls._get_setup_method_args(**locals())
-        summary = check_setup(
-            adata,
-            layer=layer,
-            batch_key=batch_key,
-            labels_key=labels_key,
-            unlabeled_category=unlabeled_category,
-            categorical_covariate_keys=categorical_covariate_keys,
-            continuous_covariate_keys=continuous_covariate_keys,
-            gene_key=gene_key,
-            data_type=data_type,
-        )
-        arguments = setup_method_args["setup_args"]
-        arguments["data_type"] = summary.data_type
-        source = (kwargs.get("source_registry") or {}).get("setup_args", {})
-        design = CovariateDesign.fit(
-            adata, list(categorical_covariate_keys or []), list(continuous_covariate_keys or [])
-        )
-        arguments["covariate_design"] = source.get(
-            "covariate_design", {"levels": design.levels, "moments": design.moments}
-        )
-        fields = [MatrixField(layer, gene_key), BatchField(batch_key)]
-        if labels_key is not None and (summary.labels or source):
-            fields.append(LabelsField(labels_key, unlabeled_category))
-        manager = DataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+    def _sizes(self, role: str, n_components: int) -> ModalitySizes:
+        """Sizes of a modality for the module."""
+        n_features = len(self.features[role])
+        n_frozen = self.backbone.n_features if self.backbone is not None and self._is_frozen(role) else 0
+        n_niche = 0
+        if self._setup_args.get("spatial_key") is not None and role == self.roles[0]:
+            n_niche = n_frozen + min(n_components, n_features, self.summary_stats.n_cells - 1)
+        kind = self._data_type(role)
+        likelihood = {"atac": "bernoulli", "protein": "nb_mixture"}.get(role, "nb" if kind == "counts" else "gaussian")
+        return ModalitySizes(role, n_features, n_frozen, n_niche, likelihood)
 
     def _attach_backbone(self, name: str | None, kwargs: dict[str, Any]) -> tuple[Backbone | None, str | None]:
         """The frozen backbone and, for precomputed features, their key in ``obsm``."""
-        self.overlap = 1.0
+        self.overlaps = dict.fromkeys(self.roles, 1.0)
+        self._frozen_roles = list(self.roles)
         if name is None:
             return None, None
         key = None
         if name == "precomputed":
             key = self._check_obsm_key(kwargs)
+            self._frozen_roles = self.roles[:1]
         backbone = get_backbone(name, **kwargs)
         if backbone.vocabulary is not None:
-            match = match_genes(self.gene_names, backbone.vocabulary)
-            check_vocabulary(match.n_matched, self.gene_names, backbone.vocabulary.human_symbol, str(name))
-            self.overlap = match.overlap
+            for role in self.roles:
+                match = match_genes(self.gene_names[role], backbone.vocabulary)
+                self.overlaps[role] = match.overlap
+                if role == "rna":
+                    check_vocabulary(
+                        match.n_matched, self.gene_names[role], backbone.vocabulary.human_symbol, str(name)
+                    )
+                elif match.n_matched < MIN_LINKED_GENES:
+                    self._frozen_roles.remove(role)
         return backbone, key
+
+    def _is_frozen(self, role: str) -> bool:
+        """Whether the backbone reads this modality: enough of its features speak of genes it knows."""
+        return role in self._frozen_roles
 
     def _check_obsm_key(self, kwargs: dict[str, Any]) -> str:
         key = kwargs.pop("obsm_key", None)
@@ -248,21 +226,12 @@ class MoRE(InferenceMixin, TrainingMixin, SaveLoadMixin, RegistryMixin):
                 f" holds the features; got {key!r}."
             )
         if self.adata is not None:
-            kwargs["n_features"] = self._obsm_features(self.adata, key).shape[1]
+            adata = self.adata.mod[self._setup_args["modalities"][self.roles[0]]] if self.is_mudata else self.adata
+            kwargs["n_features"] = obsm_features(adata, key).shape[1]
         return key
 
-    @staticmethod
-    def _obsm_features(adata: AnnData, key: str) -> np.ndarray:
-        if key not in adata.obsm:
-            raise KeyError(f"obsm_key {key!r} is not in adata.obsm; it holds {list(adata.obsm)}.")
-        features = np.asarray(adata.obsm[key], dtype=np.float32)
-        if features.ndim != 2 or not np.isfinite(features).all():
-            raise ValueError(
-                f"adata.obsm[{key!r}] must be a finite (cells, features) array; got shape {features.shape} with"
-                f" {int((~np.isfinite(features)).sum())} values that are not finite. Recompute it, or drop these"
-                " cells."
-            )
-        return features
+
+FEATURE_WORDS = {"rna": "genes", "atac": "peaks", "protein": "antibodies"}
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:
@@ -270,6 +239,7 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
         check_integer(name, arguments[name], 1)
     for name in ("n_components", "n_wide", "n_refinement_steps", "n_views"):
         check_integer(name, arguments[name], 0)
+    check_option("fusion", arguments["fusion"], ("attention", "concatenation", "mean"))
     check_number("dropout", arguments["dropout"], 0.0, 0.95)
     if arguments["seed"] is not None:
         check_integer("seed", arguments["seed"], 0)

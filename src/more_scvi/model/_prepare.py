@@ -1,18 +1,22 @@
-"""From an AnnData to the arrays that training and inference read: features, base, masked views, targets."""
+"""From a modality's matrix to the arrays that training and inference read: path features, masked views, targets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from more_scvi.data import RowReader
-from more_scvi.module import DirectPath, MoREModule, batch_means, log_normalise
-from more_scvi.train import TrainingArrays
+from more_scvi.module import ModalityBase, batch_means
 
 EVIDENCE_CELLS = 1000.0
 """Number of cells at which the direct path gets as much weight as the frozen features."""
+
+NICHE_SHARE = 0.25
+"""Share of the neighbours' mean in the base of spatial data."""
 
 
 def path_shares(names: list[str], n_cells: int, overlap: float) -> np.ndarray:
@@ -21,43 +25,108 @@ def path_shares(names: list[str], n_cells: int, overlap: float) -> np.ndarray:
     Principal components of the data need cells; frozen features need genes that the backbone knows.
     """
     evidence = {"frozen": EVIDENCE_CELLS * min(1.0, 2.0 * overlap), "direct": float(n_cells)}
-    share = np.array([evidence[name] for name in names])
-    return share / share.sum()
+    share = np.array([evidence.get(name, 0.0) for name in names])
+    niche = np.array([NICHE_SHARE if name == "niche" else 0.0 for name in names])
+    return share / share.sum() * (1.0 - niche.sum()) + niche
 
 
-class DirectPass:
-    """Reads the matrix in blocks and returns direct features, masked views, targets and totals.
+@dataclass
+class Measured:
+    """One modality of the cells: its matrix and how it is read.
+
+    Attributes
+    ----------
+    name
+        Role of the modality.
+    reader
+        Rows of the matrix, features in the order of the model.
+    cells
+        (rows,) position of each row's cell among all cells.
+    normalised
+        The matrix holds log-normalised values; otherwise counts.
+    gene_names
+        Genes that the backbone reads.
+    links
+        csr (features, genes) from features to these genes; None: features are genes.
+    niche
+        csr (rows, rows) weights of spatial neighbours, or None.
+    given
+        (rows, features) features that were computed elsewhere, or None.
+    """
+
+    name: str
+    reader: RowReader
+    cells: np.ndarray
+    normalised: bool
+    gene_names: list[str]
+    links: sp.csr_matrix | None = None
+    niche: sp.csr_matrix | None = None
+    given: np.ndarray | None = None
+
+    @property
+    def source(self) -> Any:
+        """What the backbone reads: given features, genes, or features summed up to genes; sliced by rows."""
+        if self.given is not None:
+            return self.given
+        return self.reader if self.links is None else LinkedReader(self.reader, self.links)
+
+    def feature_panels(self, gene_panels: np.ndarray) -> np.ndarray:
+        """Panels of features that show the same genes, (views, features); those without a gene are shown at random."""
+        if self.links is None:
+            return gene_panels
+        rng = np.random.default_rng(0)
+        panels = (self.links @ gene_panels.T.astype(np.float32) > 0).T
+        unlinked = np.diff(self.links.indptr) == 0
+        panels[:, unlinked] = rng.random((len(panels), int(unlinked.sum()))) < 0.5
+        panels[~panels.any(1), 0] = True
+        return panels
+
+
+class LinkedReader:
+    """Rows of a matrix summed up to genes: slices are csr (rows, genes)."""
+
+    def __init__(self, reader: RowReader, links: sp.csr_matrix):
+        self._reader, self._links = reader, links.astype(np.float32)
+        self.shape = (len(reader), links.shape[1])
+
+    def __getitem__(self, rows: slice) -> sp.csr_matrix:
+        return sp.csr_matrix(self._reader[rows] @ self._links)
+
+
+class MatrixPass:
+    """Reads a modality in blocks and returns direct features, masked views, targets and totals.
 
     Parameters
     ----------
-    reader
-        Rows of the matrix.
-    normalised
-        The matrix holds log-normalised values; otherwise counts.
+    measured
+        The modality.
+    base
+        Its part of the module; its direct path is read, and fitted by :meth:`fit`.
     """
 
-    def __init__(self, reader: RowReader, normalised: bool):
-        self.reader, self.normalised = reader, normalised
+    def __init__(self, measured: Measured, base: ModalityBase):
+        self.reader, self.normalised, self.path = measured.reader, measured.normalised, base.direct
 
-    def fit(self, path: DirectPath, batch: np.ndarray, n_batch: int) -> None:
-        """Fit the direct path; three passes over the matrix."""
+    def fit(self, batch: np.ndarray, n_batch: int) -> None:
+        """Fit the direct path, in several passes over the matrix."""
 
-        def chunks() -> Iterator[tuple[sp.csr_matrix, np.ndarray]]:
+        def chunks() -> Iterator[tuple[Any, np.ndarray]]:
             for rows, x in self.reader.chunks():
                 yield self._normalise(x), batch[rows]
 
-        path.fit(chunks, n_batch)
+        self.path.fit(chunks, n_batch)
 
-    def features(self, path: DirectPath) -> tuple[np.ndarray, np.ndarray]:
-        """Direct features, (cells, components), and the wide view, (cells, n_wide)."""
+    def features(self) -> tuple[np.ndarray, np.ndarray]:
+        """Direct features, (rows, components), and the wide view, (rows, n_wide)."""
         blocks = (self._normalise(x) for _, x in self.reader.chunks())
-        full, wide = zip(*((path.transform(x), path.transform_wide(x)) for x in blocks), strict=True)
+        full, wide = zip(*((self.path.transform(x), self.path.transform_wide(x)) for x in blocks), strict=True)
         return np.concatenate(full), np.concatenate(wide)
 
     def training(
-        self, path: DirectPath, panels: np.ndarray, targets: np.ndarray
+        self, panels: np.ndarray, targets: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, sp.csr_matrix, np.ndarray]:
-        """Direct features, wide view, masked views (cells, views, components), target values and total counts."""
+        """Direct features, wide view, masked views (rows, views, components), target values and total counts."""
+        path = self.path
         full: list[np.ndarray] = []
         wide: list[np.ndarray] = []
         views: list[np.ndarray] = []
@@ -79,44 +148,60 @@ class DirectPass:
         dense = [np.concatenate(parts) for parts in (full, wide, views, totals)]
         return dense[0], dense[1], dense[2], sp.vstack(target, "csr"), dense[3]
 
+    def normalised_block(self, x: sp.csr_matrix) -> Any:
+        """A block of the matrix as the direct path reads it."""
+        return self._normalise(x)
+
+    def gene_values(self, links: sp.csr_matrix) -> np.ndarray:
+        """Normalised features summed up to genes, (rows, genes) float32; ``links``: csr (features, genes)."""
+        links = sp.csr_matrix(links, dtype=np.float32)
+        blocks = [self._normalise(x) @ links for _, x in self.reader.chunks()]
+        return np.concatenate([b.toarray() if sp.issparse(b) else np.asarray(b) for b in blocks]).astype(np.float32)
+
     def _visible_share(self, panels: np.ndarray) -> np.ndarray:
         """Share of all counts that each panel shows, (views,)."""
         if self.normalised or not len(panels):
             return np.ones(len(panels))
-        per_gene = np.sum([np.asarray(x.sum(0)).ravel() for _, x in self.reader.chunks()], axis=0)
-        return panels @ per_gene / per_gene.sum()
+        per_feature = np.sum([np.asarray(x.sum(0)).ravel() for _, x in self.reader.chunks()], axis=0)
+        return panels @ per_feature / per_feature.sum()
 
-    def _normalise(self, x: sp.csr_matrix, panel: np.ndarray | None = None, share: float = 1.0) -> sp.csr_matrix:
-        if self.normalised:
-            return x
-        return log_normalise(x) if panel is None else log_normalise(x, (x @ panel.astype(np.float32)) / share)
+    def _normalise(self, x: sp.csr_matrix, panel: np.ndarray | None = None, share: float = 1.0) -> Any:
+        return x if self.normalised else self.path.normalise(x, panel, share)
 
 
-def training_arrays(
-    module: MoREModule,
-    full: dict[str, np.ndarray],
+def masked_views(
+    base: ModalityBase,
     views: dict[str, np.ndarray],
-    panels: np.ndarray,
-    target: sp.csr_matrix,
-    totals: np.ndarray,
+    full: dict[str, np.ndarray],
     batch: np.ndarray,
-    labels: np.ndarray,
     covariates: np.ndarray,
-    base: np.ndarray,
-    wide: np.ndarray,
-) -> TrainingArrays:
-    """Put the arrays of all cells together; masked views are centred to the batch means of the full view."""
-    n_views = len(panels)
-    out = np.empty((len(base), n_views, base.shape[1]), np.float32)
+    n_views: int,
+) -> np.ndarray:
+    """Base of the masked views, (rows, views, width), centred to the batch means of the full view."""
+    out = np.empty((len(batch), n_views, base.width), np.float32)
     for k in range(n_views):
-        shifted = {name: _recentre(views[name][:, k], full[name], batch, module.n_batch) for name in full}
-        out[:, k] = module.transform_base(shifted, batch, covariates)
-    hidden = ~panels[:, module.target_genes.cpu().numpy()]
-    if n_views == 0:
-        return TrainingArrays(base, wide, None, None, target, totals, batch, labels)
-    return TrainingArrays(base, wide, out, hidden, target, totals, batch, labels)
+        shifted = {name: _recentre(views[name][:, k], full[name], batch, base.n_batch) for name in full}
+        out[:, k] = base.transform(shifted, batch, covariates)
+    return out
 
 
 def _recentre(view: np.ndarray, full: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
     means = [batch_means(np.asarray(x, np.float32), batch, n_batch) for x in (full, view)]
     return view + (means[0] - means[1])[batch]
+
+
+def scatter(part: np.ndarray, cells: np.ndarray, n_cells: int) -> np.ndarray:
+    """Rows of a modality at their cells, zero elsewhere: (rows, ...) -> (n_cells, ...)."""
+    if len(part) == n_cells and np.array_equal(cells, np.arange(n_cells)):
+        return part
+    out = np.zeros((n_cells, *part.shape[1:]), part.dtype)
+    out[cells] = part
+    return out
+
+
+def scatter_rows(part: sp.csr_matrix, cells: np.ndarray, n_cells: int) -> sp.csr_matrix:
+    """As :func:`scatter`, sparse."""
+    if part.shape[0] == n_cells and np.array_equal(cells, np.arange(n_cells)):
+        return part
+    place = sp.csr_matrix((np.ones(len(cells), part.dtype), (cells, np.arange(len(cells)))), (n_cells, len(cells)))
+    return sp.csr_matrix(place @ part)

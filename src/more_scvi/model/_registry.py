@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, ClassVar
 
 import rich.pretty  # noqa: F401 scvi-tools prints with it and does not import it
 from anndata import AnnData
+from mudata import MuData
 from scvi.data import AnnDataManager
 
 from more_scvi.model._state import ModelState
@@ -15,14 +16,44 @@ from more_scvi.model._state import ModelState
 class RegistryMixin(ModelState):
     """Registry of a model, for a model of one AnnData."""
 
+    _frames: ClassVar[dict[int, AnnData]] = {}
+
     @property
-    def adata(self) -> AnnData | None:
-        """The registered AnnData; setting another one checks and sets it up as the original was."""
+    def adata(self) -> AnnData | MuData | None:
+        """The registered AnnData or MuData; setting another one checks and sets it up as the original was."""
         return self._adata
 
     @adata.setter
-    def adata(self, adata: AnnData) -> None:
+    def adata(self, adata: AnnData | MuData) -> None:
         self._attach(adata)
+
+    @classmethod
+    def _keep_frame(cls, mdata: MuData, frame: AnnData) -> None:
+        """Remember the columns that were registered for a MuData, while it lives; nothing is written into it."""
+        key = id(mdata)
+        if key not in cls._frames:
+            weakref.finalize(mdata, cls._frames.pop, key, None)
+        cls._frames[key] = frame
+
+    @classmethod
+    def _frame_of(cls, data: AnnData | MuData) -> AnnData:
+        """What scvi-tools' managers know: an AnnData itself, or the registered columns of a MuData."""
+        if not isinstance(data, MuData):
+            return data
+        if id(data) not in cls._frames:
+            raise ValueError(
+                "Please set up your MuData with MoRE.setup_mudata first: this object was not registered (a copy has to"
+                " be registered, too)."
+            )
+        return cls._frames[id(data)]
+
+    @classmethod
+    def _get_most_recent_anndata_manager(cls, adata: AnnData | MuData, required: bool = False) -> AnnDataManager | None:
+        return super()._get_most_recent_anndata_manager(cls._frame_of(adata), required)
+
+    def get_anndata_manager(self, adata: AnnData | MuData, required: bool = False) -> AnnDataManager | None:
+        """Manager of a registered AnnData or MuData; None, or an error if ``required``, for others."""
+        return super().get_anndata_manager(self._frame_of(adata), required)
 
     @classmethod
     def register_manager(cls, adata_manager: AnnDataManager) -> None:

@@ -15,16 +15,18 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData, read_h5ad
+from mudata import MuData, read_h5mu
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scvi.data import AnnDataManager
 
 from more_scvi._compat import parse_device_args
-from more_scvi.data import as_batch_array, check_anndata, check_genes
+from more_scvi.data import as_batch_array, check_genes
+from more_scvi.model._setup import RESOLVED
 from more_scvi.model._state import ModelState
 
-WEIGHTS, CARD, DATA = "adapters.safetensors", "model.json", "adata.h5ad"
-FORMAT = 1
+WEIGHTS, CARD, DATA, MUDATA = "adapters.safetensors", "model.json", "adata.h5ad", "mdata.h5mu"
+FORMAT = 2
 
 
 class SaveLoadMixin(ModelState):
@@ -49,9 +51,9 @@ class SaveLoadMixin(ModelState):
         overwrite
             Replace files of an earlier save.
         save_anndata
-            Also write the registered AnnData.
+            Also write the registered AnnData or MuData.
         **anndata_write_kwargs
-            Arguments of :meth:`anndata.AnnData.write_h5ad`.
+            Arguments of :meth:`anndata.AnnData.write_h5ad` or :meth:`mudata.MuData.write_h5mu`.
 
         Raises
         ------
@@ -60,8 +62,8 @@ class SaveLoadMixin(ModelState):
 
         Notes
         -----
-        Writes ``adapters.safetensors`` and ``model.json`` (and ``adata.h5ad``), each beside its place and then
-        renamed. The size does not depend on the number of cells.
+        Writes ``adapters.safetensors`` and ``model.json`` (and ``adata.h5ad`` or ``mdata.h5mu``), each beside its place
+        and then renamed. The size does not depend on the number of cells.
         """
         folder, prefix = Path(dir_path), prefix or ""
         present = [name for name in (WEIGHTS, CARD) if (folder / f"{prefix}{name}").exists()]
@@ -77,7 +79,10 @@ class SaveLoadMixin(ModelState):
             folder / f"{prefix}{CARD}": json.dumps(_plain(self._card()), indent=1).encode(),
         }
         if save_anndata:
-            files[folder / f"{prefix}{DATA}"] = lambda path: self.adata.write_h5ad(path, **anndata_write_kwargs)
+            if self.is_mudata:
+                files[folder / f"{prefix}{MUDATA}"] = lambda path: self.adata.write_h5mu(path, **anndata_write_kwargs)
+            else:
+                files[folder / f"{prefix}{DATA}"] = lambda path: self.adata.write_h5ad(path, **anndata_write_kwargs)
         folder.mkdir(parents=True, exist_ok=True)
         _write(files)
 
@@ -99,7 +104,7 @@ class SaveLoadMixin(ModelState):
     def load(
         cls,
         dir_path: str | os.PathLike,
-        adata: AnnData | bool | None = None,
+        adata: AnnData | MuData | bool | None = None,
         accelerator: str = "auto",
         device: int | str = "auto",
         prefix: str | None = None,
@@ -111,7 +116,7 @@ class SaveLoadMixin(ModelState):
         dir_path
             Folder written by :meth:`save`.
         adata
-            AnnData to attach (it is set up as the original was); ``None`` reads the saved ``adata.h5ad``;
+            AnnData or MuData to attach (it is set up as the original was); ``None`` reads the saved data;
             ``False`` loads without data, for inference on other data.
         accelerator, device
             Where to put the adapters.
@@ -147,12 +152,15 @@ class SaveLoadMixin(ModelState):
         if arguments["backbone"] == "precomputed":
             arguments["backbone_kwargs"] = {**arguments["backbone_kwargs"], "n_features": card["n_features"]}
         if adata is None:
-            path = folder / f"{prefix}{DATA}"
+            path, read = folder / f"{prefix}{DATA}", read_h5ad
+            if "modalities" in registry["setup_args"]:
+                path, read = folder / f"{prefix}{MUDATA}", read_h5mu
             if not path.exists():
                 raise ValueError(
-                    f"{folder} holds no saved AnnData; give adata=..., or adata=False to load the model without data."
+                    f"{folder} holds no saved data ({path.name}); give adata=..., or adata=False to load the model"
+                    " without data."
                 )
-            adata = read_h5ad(path)
+            adata = read(path)
         model = cls(registry=registry, **arguments)
         model._check_backbone(card["backbone_fingerprint"], folder)
         _fill(model.module, tensors, folder / f"{prefix}{WEIGHTS}")
@@ -171,24 +179,37 @@ class SaveLoadMixin(ModelState):
         model.to_device(where)
         return model
 
-    def _attach(self, adata: AnnData) -> None:
+    def _attach(self, adata: AnnData | MuData) -> None:
         """Set up ``adata`` as the original was and make it the model's data; sizes stay those of the original."""
-        check_anndata(adata)
-        if check_genes(adata.var_names, self.genes.tolist()) is not None:
-            raise ValueError(
-                "adata has the model's genes in another order or more genes; select them first: "
-                "adata = adata[:, model_genes].copy() with model_genes = MoRE.load(dir, adata=False).genes."
+        if self.is_mudata != isinstance(adata, MuData):
+            wanted = "MuData" if self.is_mudata else "AnnData"
+            raise TypeError(
+                f"The model was trained on a {wanted}, but adata is a {type(adata).__name__}; give a {wanted}."
             )
+        cells = self._cells_of(adata)
+        for role in self.roles:
+            if role not in cells.adatas:
+                raise ValueError(
+                    f"mdata lacks the modality {self._setup_args['modalities'][role]!r} that the model was trained on."
+                    " Embed such data with model = MoRE.load(dir, adata=False); model.get_latent_representation(mdata)."
+                )
+            if check_genes(cells.adatas[role].var_names, self.features[role].tolist()) is not None:
+                raise ValueError(
+                    "adata has the model's genes in another order or more genes; select them first: "
+                    "adata = adata[:, model_genes].copy() with model_genes = MoRE.load(dir, adata=False).genes"
+                    " (model.features['atac'] and so on for other modalities)."
+                )
         key = self._setup_args["batch_key"]
-        new = sorted(set(as_batch_array(adata.obs[key], key)) - set(self.batches)) if key in adata.obs else []
+        new = sorted(set(as_batch_array(cells.obs[key], key)) - set(self.batches)) if key in cells.obs else []
         if new:
             raise ValueError(
                 f"adata.obs[{key!r}] holds batches the model was not trained on: {', '.join(map(repr, new[:5]))}."
                 " Embed new batches with model = MoRE.load(dir, adata=False);"
                 " model.get_latent_representation(adata)."
             )
-        args = {k: v for k, v in self._setup_args.items() if k != "covariate_design"}
-        self.setup_anndata(adata, source_registry=self.registry_, **args)
+        args = {k: v for k, v in self._setup_args.items() if k not in RESOLVED}
+        setup = self.setup_mudata if self.is_mudata else self.setup_anndata
+        setup(adata, source_registry=self.registry_, **args)
         self._adata, self._adata_manager = adata, self._get_most_recent_anndata_manager(adata, required=True)
         self._register_manager_for_instance(self._adata_manager)
         self._arrays = None

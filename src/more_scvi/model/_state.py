@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from anndata import AnnData
+from mudata import MuData
 from scvi.model.base import BaseModelClass
 
 from more_scvi.backbones import Backbone
@@ -23,18 +25,24 @@ class ModelState(BaseModelClass):
     module: MoREModule
     backbone: Backbone | None
     covariates: CovariateDesign
-    genes: np.ndarray
-    gene_names: list[str]
+    is_mudata: bool
+    roles: list[str]
+    features: dict[str, np.ndarray]
+    gene_names: dict[str, list[str]]
+    links: dict[str, sp.csr_matrix | None]
+    overlaps: dict[str, float]
     batches: np.ndarray
     labels: np.ndarray
-    overlap: float
+    domains: list[tuple[str, tuple[str, ...]]]
+    patterns: np.ndarray
     n_views: int
     cache_dir: str | None
     seed: int
     init_arguments: dict[str, Any]
     is_trained_: bool
     history_: Any
-    _adata: AnnData | None
+    _adata: AnnData | MuData | None
+    _frozen_roles: list[str]
     _obsm_key: str | None
     _setup_args: dict[str, Any]
     _arrays: TrainingArrays | None

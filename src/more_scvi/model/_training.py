@@ -10,11 +10,9 @@ import pandas as pd
 import torch
 from scvi.train import SaveCheckpoint, TrainRunner
 
-from more_scvi._compat import parse_device_args
-from more_scvi.backbones import compute_features, make_panels
-from more_scvi.data import RowReader, check_integer, check_mapping
+from more_scvi.data import check_integer, check_mapping
+from more_scvi.model._experts import certain_types, fit_experts
 from more_scvi.model._inference import INFERENCE_BATCH
-from more_scvi.model._prepare import DirectPass, path_shares, training_arrays
 from more_scvi.model._state import ModelState
 from more_scvi.train import CellDataModule, RestoringCheckpoint, TrainingArrays
 
@@ -138,6 +136,7 @@ class TrainingMixin(ModelState):
     def _finish(self) -> None:
         """Do what follows the last step; checkpoints call it, too, so that they are whole models."""
         self._fit_spread(self._training_arrays(), self._train_cells)
+        self._fit_imputers(self._training_arrays())
 
     def _fit_labels(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
         """Before the first step: wide classifier and batch shifts at equal composition, from visible labels."""
@@ -146,10 +145,18 @@ class TrainingMixin(ModelState):
         labels[cells] = arrays.labels[cells]
         if module.classifier is None or bool(module.labels_fitted) or not (labels >= 0).any():
             return
-        shift = module.fit_labels(arrays.base, arrays.wide, arrays.batch, labels)[arrays.batch]
-        arrays.base -= shift
-        if arrays.views is not None:
-            arrays.views -= shift[:, None]
+        types = labels
+        if module.wide is not None:
+            fit_experts(module, arrays, labels)
+            types = certain_types(module.wide, arrays, labels)
+        for at, role in enumerate(self.roles):
+            rows = np.flatnonzero(arrays.present[:, at])
+            columns, batch = module.columns(role), arrays.batch[rows]
+            shift = module.base(role).fit_composition(arrays.base[rows, columns], batch, types[rows])[batch]
+            arrays.base[rows, columns] -= shift
+            if arrays.views is not None:
+                arrays.views[rows, :, columns] -= shift[:, None]
+        module.labels_fitted.fill_(True)
 
     def _fit_spread(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
         """After the last step: centres and spreads per type and batch, by visible labels and predictions."""
@@ -160,15 +167,15 @@ class TrainingMixin(ModelState):
         def read(out: dict[str, torch.Tensor]) -> torch.Tensor:
             return torch.cat([out["z"], out["log_probs"].argmax(1, keepdim=True)], 1)
 
-        z = self._forward(arrays.base, arrays.wide, arrays.batch, rows, INFERENCE_BATCH, read)
+        z = self._forward(arrays.base, arrays.present, arrays.wide, arrays.domain, rows, INFERENCE_BATCH, read)
         types = z[:, -1].astype(np.int64)
         visible = cells[arrays.labels[cells] >= 0]
         types[visible] = arrays.labels[visible]
         device = self.module.spread.scale.device
-        z, types, batch = (
-            torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (z[:, :-1], types, arrays.batch)
+        z, types, domain = (
+            torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (z[:, :-1], types, arrays.domain)
         )
-        self.module.spread.fit(z, types, batch)
+        self.module.spread.fit(z, types, domain)
 
     def _n_train_cells(self) -> int:
         if self.adata is None:
@@ -177,61 +184,6 @@ class TrainingMixin(ModelState):
                 "MoRE.load(dir, adata=adata)."
             )
         return self.adata.n_obs
-
-    def _training_arrays(self, accelerator: str = "cpu", devices: Any = "auto") -> TrainingArrays:
-        """Arrays of all registered cells; the heavy part, done once per model."""
-        if self._arrays is not None:
-            return self._arrays
-        module, adata = self.module, self.adata
-        reader = RowReader(adata, self._setup_args["layer"])
-        batch, labels, covariates = self._codes(adata)
-        normalised = self._setup_args["data_type"] == "lognorm"
-        panels = make_panels(len(self.genes), self.n_views, seed=0)
-        cache = self._frozen_features(adata, reader, panels, accelerator, devices)
-        direct = DirectPass(reader, normalised)
-        new = not bool(module.fitted)
-        if new:
-            direct.fit(module.direct, batch, module.n_batch)
-            module.target_genes.copy_(module.direct.genes[: len(module.target_genes)])
-        u, wide, u_views, target, totals = direct.training(module.direct, panels, module.target_genes.cpu().numpy())
-        full, views = {"direct": u}, {"direct": u_views}
-        if cache is not None:
-            full["frozen"] = np.asarray(cache.full, np.float32)
-            views["frozen"] = (
-                cache.views
-                if cache.views.shape[1]
-                else np.zeros((len(u), len(panels), full["frozen"].shape[1]), np.float32)
-            )
-        full = {name: full[name] for name in module.path_names}
-        if new:
-            shares = path_shares(module.path_names, adata.n_obs, self.overlap)
-            base = module.fit_base(full, batch, covariates, shares)
-            module.decoder.fit_average(target, totals)
-        else:
-            base = module.transform_base(full, batch, covariates)
-        if module.classifier is not None:
-            present = np.bincount(labels[labels >= 0], minlength=module.n_labels) > 0
-            module.classifier.open_classes.copy_(torch.from_numpy(present))
-        self._arrays = training_arrays(
-            module, full, views, panels, target, totals, batch, labels, covariates, base, wide
-        )
-        return self._arrays
-
-    def _frozen_features(self, adata, reader, panels, accelerator: str = "cpu", devices: Any = "auto"):
-        """Cached frozen features of an AnnData, or None without a backbone."""
-        if self.backbone is None:
-            return None
-        _, _, device = parse_device_args(accelerator=accelerator, devices=devices, return_device="torch")
-        source = reader if self._obsm_key is None else self._obsm_features(adata, self._obsm_key)
-        return compute_features(
-            self.backbone,
-            source,
-            self.gene_names,
-            panels=panels,
-            normalised=self._setup_args["data_type"] == "lognorm",
-            cache_dir=self.cache_dir,
-            device=str(device),
-        )
 
 
 def default_epochs(n_cells: int, batch_size: int) -> int:

@@ -2,25 +2,41 @@
 
 from more_scvi.module._adapter import GatedAdapter
 from more_scvi.module._base import PathBase, batch_means
-from more_scvi.module._decoders import ExpressionDecoder
+from more_scvi.module._bridge import MIN_PAIRS, ridge
+from more_scvi.module._clr import ProteinPath
+from more_scvi.module._decoders import AccessibilityDecoder, ExpressionDecoder, ProteinDecoder
 from more_scvi.module._direct import DirectPath, log_normalise
+from more_scvi.module._fusion import Fusion
 from more_scvi.module._heads import Classifier, Projection, WideClassifier
+from more_scvi.module._imputer import Imputer
+from more_scvi.module._lsi import AccessibilityPath
+from more_scvi.module._modality import ModalityBase, ModalitySizes
 from more_scvi.module._module import LOSS_WEIGHTS, MoREModule
 from more_scvi.module._refinement import Refinement
 from more_scvi.module._spread import SpreadStep
 
 __all__ = [
+    "Imputer",
     "LOSS_WEIGHTS",
+    "MIN_PAIRS",
+    "AccessibilityDecoder",
+    "AccessibilityPath",
     "Classifier",
     "DirectPath",
     "ExpressionDecoder",
+    "Fusion",
     "GatedAdapter",
     "MoREModule",
+    "ModalityBase",
+    "ModalitySizes",
     "PathBase",
     "Projection",
+    "ProteinDecoder",
+    "ProteinPath",
     "Refinement",
     "SpreadStep",
     "WideClassifier",
     "batch_means",
     "log_normalise",
+    "ridge",
 ]

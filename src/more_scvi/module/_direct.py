@@ -52,7 +52,7 @@ class DirectPath(nn.Module):
     n_genes
         Genes of the data set.
     n_variable
-        Highly variable genes used (fewer if the data hold fewer); ``genes`` lists them, most variable first.
+        Highly variable genes used (fewer if the data hold fewer); ``features`` lists them, most variable first.
     n_components
         Width of the path; 0 leaves only the choice of genes.
     n_wide
@@ -60,7 +60,7 @@ class DirectPath(nn.Module):
         genes keep the weight of their expression.
     """
 
-    genes: torch.Tensor
+    features: torch.Tensor
     mean: torch.Tensor
     std: torch.Tensor
     loadings: torch.Tensor
@@ -71,18 +71,39 @@ class DirectPath(nn.Module):
         self.n_genes = n_genes
         n_variable = min(n_variable, n_genes)
         self.n_components = min(n_components, n_variable)
-        self.register_buffer("genes", torch.zeros(n_variable, dtype=torch.long))
+        self.n_wide = min(n_wide, n_variable)
+        self.register_buffer("features", torch.zeros(n_variable, dtype=torch.long))
         self.register_buffer("mean", torch.zeros(n_variable))
         self.register_buffer("std", torch.ones(n_variable))
         self.register_buffer("loadings", torch.zeros(n_variable, self.n_components))
-        self.register_buffer("wide_loadings", torch.zeros(n_variable, min(n_wide, n_variable)))
+        self.register_buffer("wide_loadings", torch.zeros(n_variable, self.n_wide))
+
+    def normalise(self, x: sp.csr_matrix, visible: np.ndarray | None = None, share: float = 1.0) -> sp.csr_matrix:
+        """Counts to log-normalised expression: csr (cells, genes); totals are of visible genes over their ``share``."""
+        if visible is None:
+            return log_normalise(x)
+        return log_normalise(x, (x @ visible.astype(np.float32)) / share)
+
+    def inverse(self, u: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
+        """Best linear guess of log-normalised expression: (cells, components) -> (cells, columns) float32.
+
+        Genes that the path does not use are NaN.
+        """
+        columns = np.arange(self.n_genes) if columns is None else np.asarray(columns)
+        place = np.full(self.n_genes, -1)
+        place[_array(self.features)] = np.arange(len(self.features))
+        used = place[columns] >= 0
+        at = place[columns][used]
+        out = np.full((len(u), len(columns)), np.nan, np.float32)
+        out[:, used] = u @ _array(self.loadings)[at].T * _array(self.std)[at] + _array(self.mean)[at]
+        return out
 
     def fit(self, chunks: Chunks, n_batch: int) -> None:
         """Choose genes and components from ``chunks()``, an iterator of (log-normalised csr, batch codes)."""
         moments = BatchMoments(n_batch, self.n_genes)
         for x, batch in chunks():
             moments.add(x, batch)
-        genes = moments.variable_genes(len(self.genes))
+        genes = moments.variable_genes(len(self.features))
         mean, std = moments.mean_std(genes)
         scaled, plain = np.zeros((2, len(genes), len(genes)))
         for x, _ in chunks():
@@ -94,13 +115,13 @@ class DirectPath(nn.Module):
         for gram, loadings in ((scaled, self.loadings), (plain, self.wide_loadings)):
             if loadings.shape[1]:
                 loadings.copy_(torch.from_numpy(_leading_eigenvectors(gram, loadings.shape[1])))
-        self.genes.copy_(torch.from_numpy(genes))
+        self.features.copy_(torch.from_numpy(genes))
         self.mean.copy_(torch.from_numpy(mean))
         self.std.copy_(torch.from_numpy(std))
 
     def transform_wide(self, x: sp.csr_matrix) -> np.ndarray:
         """Wide view of log-normalised expression: (cells, genes) -> (cells, n_wide) float32."""
-        return ((x[:, _array(self.genes)].toarray() - _array(self.mean)) @ _array(self.wide_loadings)).astype(
+        return ((x[:, _array(self.features)].toarray() - _array(self.mean)) @ _array(self.wide_loadings)).astype(
             np.float32
         )
 
@@ -109,7 +130,7 @@ class DirectPath(nn.Module):
 
         ``visible`` is a boolean (genes,) mask; hidden genes are missing, not zero.
         """
-        genes, v = _array(self.genes), _array(self.loadings)
+        genes, v = _array(self.features), _array(self.loadings)
         dense = np.clip((x[:, genes].toarray() - _array(self.mean)) / _array(self.std), -CLIP, CLIP)
         if visible is None:
             return (dense @ v).astype(np.float32)

@@ -53,46 +53,81 @@ class WideClassifier(nn.Module):
     transfers better between batches. Their probabilities are mixed with the ``share`` at which a mixture of this
     classifier and one on the base predicts visible labels best in cross-validation (stacking, Wolpert 1992).
 
+    There is one expert per pattern of measured modalities, which reads the columns of these modalities only. A pattern
+    that was not there in training is served by the expert of the largest pattern within it.
+
     Parameters
     ----------
-    n_wide, n_labels
-        Width of the wide view and number of classes.
+    n_wide
+        Width of the wide view of all modalities.
+    n_labels
+        Number of classes.
+    patterns
+        bool (patterns, modalities): which modalities each expert reads.
     """
 
     weight: Tensor
     bias: Tensor
     share: Tensor
+    patterns: Tensor
 
-    def __init__(self, n_wide: int, n_labels: int):
+    def __init__(self, n_wide: int, n_labels: int, patterns: np.ndarray):
         super().__init__()
-        self.register_buffer("weight", torch.zeros(n_labels, n_wide))
-        self.register_buffer("bias", torch.full((n_labels,), float("-inf")))
-        self.register_buffer("share", torch.tensor(0.5))
+        n = len(patterns)
+        self.register_buffer("weight", torch.zeros(n, n_labels, n_wide))
+        self.register_buffer("bias", torch.full((n, n_labels), float("-inf")))
+        self.register_buffer("share", torch.full((n,), 0.5))
+        self.register_buffer("patterns", torch.from_numpy(np.asarray(patterns, dtype=bool)))
 
-    @property
-    def is_fitted(self) -> bool:
-        """At least one class can be predicted."""
-        return bool(self.bias.isfinite().any())
+    def fit(self, expert: int, wide: np.ndarray, base: np.ndarray, labels: np.ndarray) -> None:
+        """Fit one expert on cells with a visible label; L2 penalty with C = 1.
 
-    def fit(self, wide: np.ndarray, base: np.ndarray, labels: np.ndarray) -> None:
-        """Fit on cells with a visible label: (cells, n_wide), (cells, width), (cells,) codes; L2 penalty with C = 1."""
+        Parameters
+        ----------
+        expert
+            Position in ``patterns``.
+        wide
+            (cells, n_wide), zero in the columns of other modalities.
+        base
+            (cells, width) that the trained head will read, for the share.
+        labels
+            (cells,) codes.
+        """
         classes = np.unique(labels)
-        weight, bias = np.zeros(self.weight.shape), np.full(len(self.bias), -np.inf)
-        if len(classes) == 1:
+        n_labels, n_wide = self.weight.shape[1:]
+        weight, bias = np.zeros((n_labels, n_wide)), np.full(n_labels, -np.inf)
+        used = np.flatnonzero(np.abs(wide).max(0) > 0)
+        if len(classes) == 1 or not len(used):
             bias[classes] = 0.0
         else:
-            fitted = LogisticRegression(C=1.0, max_iter=200).fit(wide, labels)
-            self.share.fill_(stacking_share(wide, base / base.std(), labels))
+            x = wide if len(used) == n_wide else np.ascontiguousarray(wide[:, used])
+            fitted = LogisticRegression(C=1.0, max_iter=200).fit(x, labels)
+            self.share[expert] = stacking_share(x, base / base.std(), labels)
             coef, intercept = fitted.coef_, fitted.intercept_
             if len(classes) == 2:  # scikit-learn then gives the second class only
                 coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-            weight[classes], bias[classes] = coef, intercept
-        self.weight.copy_(torch.from_numpy(weight))
-        self.bias.copy_(torch.from_numpy(bias))
+            weight[np.ix_(classes, used)], bias[classes] = coef, intercept
+        self.weight[expert] = torch.from_numpy(weight)
+        self.bias[expert] = torch.from_numpy(bias)
 
-    def forward(self, wide: Tensor) -> Tensor:
-        """(cells, n_wide) -> logits (cells, n_labels)."""
-        return wide @ self.weight.T + self.bias
+    def choose(self, present: Tensor) -> Tensor:
+        """Expert of each cell, (cells,), given bool (cells, modalities); -1 where none can serve it."""
+        patterns = self.patterns
+        within = (~patterns[None] | present[:, None]).all(2) & self.bias.isfinite().any(1)
+        size = torch.where(within, patterns.sum(1), -1)
+        best, expert = size.max(1)
+        return torch.where(best > 0, expert, -1)
+
+    def forward(self, wide: Tensor, expert: Tensor) -> Tensor:
+        """(cells, n_wide), (cells,) -> logits (cells, n_labels); 0 for cells without an expert."""
+        if len(self.patterns) == 1 and bool((expert == 0).all()):
+            return wide @ self.weight[0].T + self.bias[0]
+        logits = wide.new_zeros(len(wide), self.weight.shape[1])
+        for k in expert.unique().tolist():
+            if k >= 0:
+                rows = expert == k
+                logits[rows] = wide[rows] @ self.weight[k].T + self.bias[k]
+        return logits
 
 
 def stacking_share(first: np.ndarray, second: np.ndarray, labels: np.ndarray, n_folds: int = 3) -> float:

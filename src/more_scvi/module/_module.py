@@ -1,7 +1,8 @@
-"""The trained part of MoRE: wires base, adapter, refinement, heads and decoder, and sums the losses."""
+"""The trained part of MoRE: wires bases, adapters, fusion, refinement, heads and decoders, and sums the losses."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from more_scvi import losses
 from more_scvi.module._adapter import GatedAdapter
-from more_scvi.module._base import PathBase, typed_offsets
-from more_scvi.module._decoders import ExpressionDecoder
-from more_scvi.module._direct import DirectPath
+from more_scvi.module._decoders import ExpressionDecoder, make_decoder
+from more_scvi.module._fusion import Fusion
 from more_scvi.module._heads import Classifier, Projection, WideClassifier
+from more_scvi.module._imputer import Imputer
+from more_scvi.module._modality import ModalityBase, ModalitySizes
 from more_scvi.module._refinement import Refinement
+from more_scvi.module._shared_space import fit_shared_space
 from more_scvi.module._spread import SpreadStep
 
 LOSS_WEIGHTS = {
@@ -23,25 +26,30 @@ LOSS_WEIGHTS = {
     "classify": 1.0,
     "contrast": 0.1,
     "align_batch": 10.0,
+    "align_modality": 5.0,
     "variance": 0.1,
     "keep": 20.0,
 }
 
 
 class MoREModule(BaseModuleClass):
-    """Gate and adapter, refinement, heads and decoder on a linear base.
+    """Gates and adapters, fusion, refinement, heads and decoders on a linear base.
 
-    Minibatches hold the linear base of each cell (``base``), the base of one masked view (``view``), and
-    what the losses need (``target``, ``totals``, ``hidden``, ``batch``, ``labels``).
+    Minibatches hold the linear bases of each cell side by side (``base``, zero where a modality was not measured),
+    which were measured (``present``), the base of one masked view (``view``), and what the losses need (``batch``,
+    ``labels``; per modality ``target_rna``, ``totals_rna``, ``hidden_rna``, ...).
 
     Parameters
     ----------
-    n_features
-        Width of the frozen features (0: no backbone).
-    n_genes
-        Genes of the data set.
+    modalities
+        Sizes of each modality, in order.
     n_batch, n_labels
         Number of batches and of known labels (0: no classifier).
+    n_domains
+        Number of batches × measured modalities that occur; what refinement and alignment call a batch. ``None``: one
+        per batch.
+    patterns
+        bool (patterns, modalities): combinations of measured modalities that occur. ``None``: all measured.
     n_covariates
         Columns of the covariate design.
     n_latent
@@ -53,27 +61,26 @@ class MoREModule(BaseModuleClass):
     n_feature_axes
         Principal axes kept of the frozen features.
     n_targets
-        Genes that masked modelling predicts.
-    likelihood
-        ``"nb"`` or ``"gaussian"``.
+        Features per modality that masked modelling predicts.
     n_bottleneck, dropout
-        Width of and dropout in the adapter's bottleneck.
+        Width of and dropout in the adapters' bottleneck.
     n_refinement_steps, refinement_rank
         Steps and rank of the refinement.
+    fusion
+        ``"attention"``, ``"concatenation"`` or ``"mean"``, see :class:`more_scvi.module.Fusion`.
     """
 
-    shares: Tensor
-    target_genes: Tensor
-    fitted: Tensor
     labels_fitted: Tensor
-    composition: Tensor
+    fitted: Tensor
+    kept: Tensor
 
     def __init__(
         self,
-        n_features: int,
-        n_genes: int,
+        modalities: Sequence[ModalitySizes],
         n_batch: int,
         n_labels: int,
+        n_domains: int | None = None,
+        patterns: np.ndarray | None = None,
         n_covariates: int = 0,
         n_latent: int = 50,
         n_variable: int = 2000,
@@ -81,117 +88,159 @@ class MoREModule(BaseModuleClass):
         n_wide: int = 400,
         n_feature_axes: int = 50,
         n_targets: int = 200,
-        likelihood: str = "nb",
         n_bottleneck: int = 64,
         dropout: float = 0.1,
         n_refinement_steps: int = 2,
         refinement_rank: int = 8,
+        fusion: str = "attention",
     ):
         super().__init__()
-        self.n_batch, self.n_labels = n_batch, n_labels
-        self.direct = DirectPath(n_genes, n_variable, n_components, n_wide)
-        widths = {}
-        if n_features:
-            widths["frozen"] = (n_features, min(n_feature_axes, n_features))
-        if self.direct.n_components:
-            widths["direct"] = (self.direct.n_components, self.direct.n_components)
-        self.paths = torch.nn.ModuleDict(
-            {name: PathBase(n_in, n_out, n_batch, n_covariates) for name, (n_in, n_out) in widths.items()}
+        n_domains = n_batch if n_domains is None else n_domains
+        patterns = np.ones((1, len(modalities)), bool) if patterns is None else patterns
+        self.n_batch, self.n_domains, self.n_labels = n_batch, n_domains, n_labels
+        self.modalities = [sizes.name for sizes in modalities]
+        self.bases = torch.nn.ModuleDict(
+            {
+                sizes.name: ModalityBase(
+                    sizes, n_batch, n_covariates, n_variable, n_components, n_wide, n_feature_axes, n_targets
+                )
+                for sizes in modalities
+            }
         )
-        path_widths = [n_out for _, n_out in widths.values()]
-        self.n_latent = min(n_latent, sum(path_widths))
-        self.register_buffer("shares", torch.full((len(widths),), 1.0 / len(widths)))
-        self.register_buffer("target_genes", torch.zeros(min(n_targets, n_genes), dtype=torch.long))
+        bases = [self.base(name) for name in self.modalities]
+        self.widths, self.wide_widths = [b.width for b in bases], [b.n_wide for b in bases]
+        self.n_latent = min(n_latent, sum(self.widths))
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("labels_fitted", torch.tensor(False))
-        self.register_buffer("composition", torch.zeros(n_batch, sum(path_widths)))
-        self.adapter = GatedAdapter(path_widths, self.n_latent, n_bottleneck, dropout)
-        self.refinement = Refinement(self.n_latent, n_batch, n_refinement_steps, refinement_rank)
+        self.register_buffer("kept", torch.zeros(sum(self.widths)))
+        self.adapters = torch.nn.ModuleDict(
+            {
+                name: GatedAdapter(b.path_widths, self.n_latent, n_bottleneck, dropout)
+                for name, b in zip(self.modalities, bases, strict=True)
+            }
+        )
+        self.fusion = Fusion(self.widths, self.n_latent, kind=fusion)
+        self.refinement = Refinement(self.n_latent, n_domains, n_refinement_steps, refinement_rank)
         self.classifier = Classifier(self.n_latent, n_labels) if n_labels else None
-        self.wide = WideClassifier(self.direct.wide_loadings.shape[1], n_labels) if n_labels and n_wide else None
+        self.wide = WideClassifier(sum(self.wide_widths), n_labels, patterns) if n_labels and n_wide else None
         self.spread = (
-            SpreadStep(self.n_latent, n_batch, n_labels) if n_labels and n_batch > 1 and n_refinement_steps else None
+            SpreadStep(self.n_latent, n_domains, n_labels)
+            if n_labels and n_domains > 1 and n_refinement_steps
+            else None
         )
         self.projection = Projection(self.n_latent)
-        self.decoder = ExpressionDecoder(self.n_latent, len(self.target_genes), likelihood)
+        self.decoders = torch.nn.ModuleDict(
+            {
+                s.name: make_decoder(s.likelihood, self.n_latent, len(b.targets))
+                for s, b in zip(modalities, bases, strict=True)
+            }
+        )
 
-    @property
-    def path_names(self) -> list[str]:
-        """Names of the paths in the order of the base's columns."""
-        return list(self.paths)
+        self.imputers = torch.nn.ModuleDict()
+        if len(modalities) > 1:
+            n_inputs, n_sets = self.n_latent + sum(self.widths), 2 ** (len(modalities) - 1)
+            for s, b in zip(modalities, bases, strict=True):
+                n_coordinates = s.n_features if s.name == "protein" else b.path_widths[-1]
+                self.imputers[s.name] = Imputer(n_inputs, n_coordinates, s.n_features, n_sets)
 
-    # ---- base: numpy in, numpy out; called once per data set
+    def base(self, modality: str) -> ModalityBase:
+        """Direct path and linear base of a modality."""
+        return cast(ModalityBase, self.bases[modality])
 
-    def fit_base(
-        self, features: dict[str, np.ndarray], batch: np.ndarray, covariates: np.ndarray, shares: np.ndarray
-    ) -> np.ndarray:
-        """Fit centring, rotation and shares; return the base, (cells, sum of path widths) float32."""
-        self.shares.copy_(torch.as_tensor(shares, dtype=torch.float32))
-        base = self._join([self._path(name).fit(features[name], batch, covariates) for name in self.paths])
-        vectors = np.linalg.eigh(base.T @ base)[1][:, ::-1][:, : self.n_latent]
-        vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
-        self.adapter.rotation.copy_(torch.from_numpy(np.ascontiguousarray(vectors)))
-        self.fitted.fill_(True)
-        return base
+    def columns(self, modality: str) -> slice:
+        """Columns of a modality in the joined bases."""
+        at = self.modalities.index(modality)
+        return slice(sum(self.widths[:at]), sum(self.widths[: at + 1]))
 
-    def transform_base(self, features: dict[str, np.ndarray], batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
-        """Base of cells given their path features, (cells, sum of path widths) float32."""
-        base = self._join([self._path(name).transform(features[name], batch, covariates) for name in self.paths])
-        known = batch >= 0
-        base[known] -= self.composition.cpu().numpy()[batch[known]]
-        return base
+    def wide_columns(self, modality: str) -> slice:
+        """Columns of a modality in the joined wide views."""
+        at = self.modalities.index(modality)
+        return slice(sum(self.wide_widths[:at]), sum(self.wide_widths[: at + 1]))
 
-    def fit_labels(
-        self, base: np.ndarray, wide: np.ndarray, batch: np.ndarray, labels: np.ndarray, certainty: float = 0.9
-    ) -> np.ndarray:
-        """Fit the wide classifier on visible labels; return the shift of the base, (batches, width).
+    # ---- before the first step: numpy in, closed form
 
-        Batches that hold types in other proportions have other means without any batch effect. The shift moves each
-        batch to where its mean would be at equal composition, by visible labels and certain predictions.
+    def fit_space(self, base: np.ndarray, present: np.ndarray, genes: dict[str, tuple[np.ndarray, list[str]]]) -> None:
+        """Fit the shared space: the adapters' rotations and where fusion starts.
+
+        Parameters
+        ----------
+        base
+            Joined bases, (cells, width).
+        present
+            bool (cells, modalities).
+        genes
+            Per modality, values of genes (cells that have it, genes) and their names: the bridge between modalities
+            that no cell has both of.
         """
-        visible, types = labels >= 0, labels
-        if self.wide is not None:
-            self.wide.fit(wide[visible], base[visible], labels[visible])
-            with torch.no_grad():
-                p = self.wide(torch.from_numpy(wide).to(self.wide.weight.device)).softmax(1).cpu().numpy()
-            types = np.where(visible, labels, np.where(p.max(1) >= certainty, p.argmax(1), -1))
-        shift = typed_offsets(base, batch, types, self.n_batch)
-        self.labels_fitted.fill_(True)
-        self.composition.add_(torch.from_numpy(shift).to(self.composition.device))
-        return shift
-
-    def _path(self, name: str) -> PathBase:
-        return cast(PathBase, self.paths[name])
-
-    def _join(self, parts: list[np.ndarray]) -> np.ndarray:
-        shares = np.sqrt(self.shares.cpu().numpy())
-        return np.concatenate([s * part for s, part in zip(shares, parts, strict=True)], 1).astype(np.float32)
+        space = fit_shared_space(
+            [base[:, self.columns(name)] for name in self.modalities],
+            present,
+            self.n_latent,
+            [genes.get(name) for name in self.modalities],
+        )
+        for name, rotation in zip(self.modalities, space.rotations, strict=True):
+            cast(GatedAdapter, self.adapters[name]).rotation.copy_(torch.from_numpy(rotation))
+        self.fusion.start.copy_(torch.from_numpy(space.trust))
+        for name, scale in zip(self.modalities, space.scales, strict=True):
+            columns, last = self.columns(name), self.base(name).path_widths[-1]
+            self.kept[columns.stop - last : columns.stop] = float(scale)
+        self.fitted.fill_(True)
 
     # ---- forward
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Tensor]:
-        return {"base": tensors["base"], "batch": tensors["batch"].reshape(-1)}
+        return {"base": tensors["base"], "present": tensors["present"], "batch": tensors["batch"].reshape(-1)}
+
+    def embeddings(self, base: Tensor) -> Tensor:
+        """Embedding of each modality in the shared space: (cells, width) -> (cells, modalities, n_latent)."""
+        parts = torch.split(base, self.widths, dim=1)
+        return torch.stack([self.adapters[name](part) for name, part in zip(self.modalities, parts, strict=True)], 1)
+
+    def adapt(self, base: Tensor, present: Tensor) -> Tensor:
+        """Adapters and fusion: (cells, width), bool (cells, modalities) -> (cells, n_latent)."""
+        return self.fusion(self.embeddings(base), base, present)
 
     @auto_move_data
-    def inference(self, base: Tensor, batch: Tensor) -> dict[str, Tensor]:
-        """(cells, path widths), (cells,) -> ``z`` (cells, n_latent), ``z_labels`` (same, offset held constant)."""
-        adapted = self.adapter(base)
+    def inference(self, base: Tensor, present: Tensor, batch: Tensor) -> dict[str, Tensor]:
+        """Embedding of a minibatch.
+
+        Parameters
+        ----------
+        base, present, batch
+            (cells, width), bool (cells, modalities), (cells,).
+
+        Returns
+        -------
+        ``z`` (cells, n_latent), ``z_labels`` (same, offset held constant), ``adapted`` (before refinement),
+        ``embeddings`` (cells, modalities, n_latent), ``refinement`` (size of each step).
+        """
+        embeddings = self.embeddings(base)
+        adapted = self.fusion(embeddings, base, present)
         offset, sizes = self.refinement(adapted, batch)
-        return {"z": adapted + offset, "z_labels": adapted + offset.detach(), "refinement": sizes}
+        return {
+            "z": adapted + offset,
+            "z_labels": adapted + offset.detach(),
+            "adapted": adapted,
+            "offset": offset.detach(),
+            "embeddings": embeddings,
+            "refinement": sizes,
+        }
 
     def _get_generative_input(self, tensors, inference_outputs, **kwargs) -> dict[str, Tensor]:
-        return {"z_labels": inference_outputs["z_labels"], "wide": tensors["wide"]}
+        return {"z_labels": inference_outputs["z_labels"], "wide": tensors["wide"], "present": tensors["present"]}
 
     @auto_move_data
-    def generative(self, z_labels: Tensor, wide: Tensor) -> dict[str, Tensor | None]:
+    def generative(self, z_labels: Tensor, wide: Tensor, present: Tensor) -> dict[str, Tensor | None]:
         """Logits of the trained head and log-probabilities of both experts, (cells, n_labels); None without labels."""
         if self.classifier is None:
             return {"logits": None, "log_probs": None}
         logits = self.classifier(z_labels)
         log_probs = logits.log_softmax(1)
-        if self.wide is not None and self.wide.is_fitted:
-            share = self.wide.share
-            log_probs = torch.logaddexp(log_probs + (1 - share).log(), self.wide(wide).log_softmax(1) + share.log())
+        if self.wide is not None:
+            expert = self.wide.choose(present)
+            share = torch.where(expert >= 0, self.wide.share[expert.clamp_min(0)], 0.0)[:, None]
+            second = self.wide(wide, expert).log_softmax(1)
+            log_probs = torch.logaddexp(log_probs + torch.log1p(-share), second + share.log())
         return {"logits": logits, "log_probs": log_probs}
 
     def embed(self, z: Tensor, log_probs: Tensor | None, batch: Tensor) -> Tensor:
@@ -211,6 +260,7 @@ class MoREModule(BaseModuleClass):
         temperature: float = 0.2,
         variance_floor: float = 0.3,
         refinement_penalty: float = 1.0,
+        modality_dropout: float = 0.5,
     ) -> LossOutput:
         """Sum of the weighted terms; a term with weight 0 is not computed.
 
@@ -223,16 +273,18 @@ class MoREModule(BaseModuleClass):
         certainty
             Pseudo-labels below this probability are not used.
         temperature
-            Of the contrastive loss.
+            Of the contrastive losses.
         variance_floor
             Share of within-class variance that the variance term leaves alone.
         refinement_penalty
             Price of the squared size of the refinement steps, relative to the variance of the embedding.
+        modality_dropout
+            Share of the cells with several modalities that are also seen with fewer of them, chosen at random.
         """
         weights = LOSS_WEIGHTS if weights is None else weights
         z, z_labels = inference_outputs["z"], inference_outputs["z_labels"]
         logits = generative_outputs["logits"]
-        batch, labels = tensors["batch"].reshape(-1), tensors["labels"].reshape(-1)
+        batch, labels, present = tensors["batch"].reshape(-1), tensors["labels"].reshape(-1), tensors["present"]
         types = self._types(generative_outputs["log_probs"], labels, certainty)
         n_types = max(self.n_labels, 1)
         terms: dict[str, Tensor] = {}
@@ -240,27 +292,38 @@ class MoREModule(BaseModuleClass):
         def on(name: str) -> bool:
             return weights[name] > 0
 
-        adapted_view = self.adapter(tensors["view"]) if "view" in tensors and (on("masked") or on("contrast")) else None
+        adapted_view = None
+        if "view" in tensors and (on("masked") or on("contrast")):
+            adapted_view = self.adapt(tensors["view"], present)
+        fewer, partial = self._drop_modalities(
+            tensors["base"], inference_outputs["embeddings"], present, modality_dropout
+        )
         reconstruction = z.new_zeros(len(z))
-        if on("masked") and "target" in tensors:
+        if on("masked"):
             source = z_labels if adapted_view is None else adapted_view
-            expected = self.decoder(source, tensors["totals"])
-            reconstruction = self.decoder.loss(tensors["target"], expected, tensors["hidden"])
+            reconstruction = self._reconstruct(tensors, source)
             terms["masked"] = reconstruction.mean()
         if on("classify") and logits is not None:
             terms["classify"] = losses.classify(logits, labels)
+            if partial is not None and self.classifier is not None:
+                again = self.classifier(partial + inference_outputs["offset"][fewer])
+                terms["classify"] = 0.5 * (terms["classify"] + losses.classify(again, labels[fewer]))
         if on("contrast"):
             projected = self.projection(z_labels)
             if logits is not None:
                 terms["contrast"] = losses.contrast_labels(projected, labels, batch, temperature)
             elif adapted_view is not None:
                 terms["contrast"] = losses.contrast_views(projected, self.projection(adapted_view), batch, temperature)
-        if on("align_batch") and self.n_batch > 1 and logits is not None:
-            terms["align_batch"] = losses.align_batches(z, batch, types, self.n_batch, n_types)
+        if on("align_batch") and self.n_domains > 1 and logits is not None:
+            terms["align_batch"] = losses.align_batches(z, batch, types, self.n_domains, n_types)
+        if on("align_modality") and len(self.modalities) > 1:
+            terms["align_modality"] = self._align_modalities(
+                inference_outputs, present, batch, fewer, partial, logits is not None, temperature
+            )
         if on("variance") and logits is not None:
             terms["variance"] = losses.intra_class_variance(z_labels, labels, self.n_labels, variance_floor)
         if on("keep"):
-            terms["keep"] = losses.keep_distances(z, self._kept(tensors["base"]), self._groups(types, batch))
+            terms["keep"] = losses.keep_distances(z, tensors["base"] * self.kept, self._groups(types, batch))
         ramp = {"align_batch": align_ramp}
         steps = inference_outputs["refinement"]
         spread = inference_outputs["z_labels"].detach().pow(2).sum(1).mean().clamp_min(1e-8)
@@ -272,9 +335,72 @@ class MoREModule(BaseModuleClass):
         extra |= {f"refinement_step_{t + 1}": s.detach() for t, s in enumerate(steps)}
         return LossOutput(loss=total, reconstruction_loss=reconstruction, n_obs_minibatch=len(z), extra_metrics=extra)
 
-    def _kept(self, base: Tensor) -> Tensor:
-        """Part of the base whose distances are kept: the direct path, which is the data's own geometry."""
-        return base[:, -self.adapter.path_widths[-1] :]
+    def _drop_modalities(
+        self, base: Tensor, embeddings: Tensor, present: Tensor, rate: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rows of cells with several modalities, and their fused embedding from a random part of them."""
+        several = present.sum(1) > 1
+        if not self.training or rate == 0 or not several.any():
+            return several, None
+        rows = several & (torch.rand(len(several), device=several.device) < rate)
+        if not rows.any():
+            return rows, None
+        kept = present[rows]
+        order = torch.rand(kept.shape, device=kept.device).masked_fill(~kept, 2.0)
+        first = torch.nn.functional.one_hot(order.argmin(1), kept.shape[1]).bool()  # one that surely stays
+        last = torch.nn.functional.one_hot(order.masked_fill(~kept, -1.0).argmax(1), kept.shape[1]).bool()  # one goes
+        kept = kept & (first | (torch.rand(kept.shape, device=kept.device) < 0.5)) & ~last
+        return rows, self.fusion(embeddings[rows], base[rows], kept)
+
+    def _reconstruct(self, tensors: dict[str, Tensor], source: Tensor) -> Tensor:
+        """Negative log-likelihood of what the view hides, mean over the measured modalities, (cells,)."""
+        total, n = torch.zeros(2, len(source), device=source.device)
+        for at, name in enumerate(self.modalities):
+            if f"target_{name}" not in tensors:
+                continue
+            decoder = cast(ExpressionDecoder, self.decoders[name])
+            rows = tensors["present"][:, at]
+            loss = decoder.loss(
+                source[rows],
+                tensors[f"target_{name}"][rows],
+                tensors[f"totals_{name}"][rows],
+                tensors[f"hidden_{name}"],
+            )
+            total = total.index_add(0, rows.nonzero()[:, 0], loss.float())
+            n = n + rows.float()
+        return total / n.clamp_min(1.0)
+
+    def _align_modalities(
+        self,
+        outputs: dict[str, Tensor],
+        present: Tensor,
+        batch: Tensor,
+        fewer: Tensor,
+        partial: Tensor | None,
+        typed: bool,
+        temperature: float,
+    ) -> Tensor:
+        """InfoNCE of paired cells, distillation of all modalities into some, MMD of modalities without pairs.
+
+        With labels, domains of different modalities are aligned type by type (``align_batch``), which is safer than
+        aligning all of their cells; without, unpaired modalities are aligned as a whole.
+        """
+        embeddings = outputs["embeddings"]
+        terms = []
+        if partial is not None:
+            terms.append(losses.distil(partial, outputs["adapted"][fewer]))
+        n = present.shape[1]
+        for i in range(n):
+            for j in range(i + 1, n):
+                both = present[:, i] & present[:, j]
+                if both.sum() > 1:
+                    a, b = (self.projection(embeddings[both, m]) for m in (i, j))
+                    terms.append(0.1 * losses.pair_modalities(a, b, batch[both], temperature))
+                elif not typed and present[:, i].any() and present[:, j].any():
+                    z = torch.cat([embeddings[present[:, i], i], embeddings[present[:, j], j]])
+                    which = torch.cat([torch.full((int(present[:, m].sum()),), k) for k, m in enumerate((i, j))])
+                    terms.append(losses.align_batches(z, which.to(z.device), None, 2))
+        return torch.stack(terms).sum() if terms else embeddings.sum() * 0.0
 
     @torch.no_grad()
     def _types(self, log_probs: Tensor | None, labels: Tensor, certainty: float) -> Tensor:
@@ -285,7 +411,7 @@ class MoREModule(BaseModuleClass):
         return torch.where(labels >= 0, labels, torch.where(confidence >= certainty, guess, -1))
 
     def _groups(self, types: Tensor, batch: Tensor) -> Tensor:
-        """Groups whose inner distances are kept: type within batch; the whole batch without labels."""
+        """Groups whose inner distances are kept: type within domain; the whole domain without labels."""
         if self.classifier is None:
             return batch
-        return torch.where(types >= 0, types * self.n_batch + batch, -1)
+        return torch.where(types >= 0, types * self.n_domains + batch, -1)

@@ -14,36 +14,55 @@ from more_scvi.train._sampler import BalancedBatchSampler, seed_from_torch
 
 
 @dataclass
+class MaskedTargets:
+    """What masked modelling of one modality predicts.
+
+    Attributes
+    ----------
+    hidden
+        Boolean (views, targets): targets that a view does not show.
+    target
+        csr (cells, targets): counts or log-normalised values; rows of cells without the modality are empty.
+    totals
+        Total counts, (cells,).
+    """
+
+    hidden: np.ndarray
+    target: sp.csr_matrix
+    totals: np.ndarray
+
+
+@dataclass
 class TrainingArrays:
-    """Everything training needs, one row per cell.
+    """Everything training needs, one row per cell; columns of all modalities side by side.
 
     Attributes
     ----------
     base
-        Linear base, (cells, width) float32.
+        Linear bases, (cells, width) float32; zero where a modality was not measured.
+    present
+        Boolean (cells, modalities): which were measured.
     wide
-        Wide view that the wide classifier reads, (cells, n_wide) float32.
+        Wide views that the wide classifier reads, (cells, n_wide) float32.
     views
-        Base of the masked views, (cells, views, width); no views: ``None``.
-    hidden
-        Boolean (views, targets): target genes that a view does not show.
-    target
-        csr (cells, targets): counts or log-normalised values that masked modelling predicts.
-    totals
-        Total counts, (cells,).
+        Bases of the masked views, (cells, views, width); no views: ``None``.
+    targets
+        Per modality, what the views hide.
     batch
-        Codes, (cells,).
+        Codes of batches, (cells,).
+    domain
+        Codes of batch × measured modalities, (cells,): what the module calls a batch.
     labels
         Codes, (cells,); -1 = not labelled.
     """
 
     base: np.ndarray
+    present: np.ndarray
     wide: np.ndarray
     views: np.ndarray | None
-    hidden: np.ndarray | None
-    target: sp.csr_matrix
-    totals: np.ndarray
+    targets: dict[str, MaskedTargets]
     batch: np.ndarray
+    domain: np.ndarray
     labels: np.ndarray
 
 
@@ -69,15 +88,18 @@ class CachedCells(Dataset):
         a, i = self.arrays, np.asarray(cells)
         out = {
             "base": a.base[i],
+            "present": a.present[i],
             "wide": a.wide[i],
-            "batch": a.batch[i, None],
+            "batch": a.domain[i, None],
             "labels": a.labels[i, None],
         }
-        if a.views is not None and a.hidden is not None:
-            out["target"] = a.target[i].toarray().astype(np.float32, copy=False)
-            out["totals"] = a.totals[i, None].astype(np.float32, copy=False)
+        if a.views is not None:
             k = int(self.rng.integers(a.views.shape[1]))
-            out["view"], out["hidden"] = a.views[i, k].astype(np.float32, copy=False), a.hidden[k]
+            out["view"] = a.views[i, k].astype(np.float32, copy=False)
+            for name, masked in a.targets.items():
+                out[f"target_{name}"] = masked.target[i].toarray().astype(np.float32, copy=False)
+                out[f"totals_{name}"] = masked.totals[i, None].astype(np.float32, copy=False)
+                out[f"hidden_{name}"] = masked.hidden[k]
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in out.items()}
 
 
@@ -112,7 +134,7 @@ class CellDataModule(lightning.LightningDataModule):
         """Balanced minibatches of the training cells."""
         trainer = self.trainer
         sampler = BalancedBatchSampler(
-            self.arrays.batch[self.train_idx],
+            self.arrays.domain[self.train_idx],
             self.batch_size,
             self.seed,
             n_replicas=trainer.world_size if trainer else 1,

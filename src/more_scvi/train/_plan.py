@@ -31,7 +31,7 @@ class MoRETrainingPlan(TrainingPlan):
         Share of the steps before alignment starts; it then rises linearly over the same share.
     **kwargs
         Further arguments of the module's loss: ``certainty``, ``temperature``, ``variance_floor``,
-        ``refinement_penalty``; and of
+        ``refinement_penalty``, ``modality_dropout``; and of
         :class:`scvi.train.TrainingPlan` that apply (``on_step``, ``on_epoch``, ``compile``, ``compile_kwargs``,
         ``optimizer``, ``optimizer_creator``, ``eps``).
     """
@@ -118,7 +118,7 @@ class MoRETrainingPlan(TrainingPlan):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-_LOSS_ARGUMENTS = ("certainty", "temperature", "variance_floor", "refinement_penalty")
+_LOSS_ARGUMENTS = ("certainty", "temperature", "variance_floor", "refinement_penalty", "modality_dropout")
 _UPSTREAM_ARGUMENTS = ("on_step", "on_epoch", "compile", "compile_kwargs", "optimizer", "optimizer_creator")
 
 

@@ -1,0 +1,242 @@
+r"""Direct path of chromatin accessibility: latent semantic indexing of the user's own peaks, fitted without labels.
+
+With :math:`x` the counts of a cell, :math:`\bar m` the mean number of open peaks per cell, :math:`N` the cells and
+:math:`n_p` those in which peak :math:`p` is open,
+
+.. math:: t_p = \log\!\left(1 + 10\,\bar m\,\frac{x_p}{\sum_q x_q}\right) \log^2\!\left(1 + \frac{N}{n_p}\right),
+          \qquad u = V^\top (t - \bar t)
+
+with :math:`V` the right singular vectors of :math:`t`. This is the variant of TF-IDF that takes the logarithm of both
+factors (method 3 of ``Signac::RunTFIDF``; its default, the logarithm of their product, is flatter), with two changes:
+the constant in the first logarithm follows the depth of the data, where Signac has :math:`10^4`, and the second factor
+is squared, as it is where two cells are compared. Both were chosen by how well :math:`u` predicts the RNA of the same
+cells (SNARE-seq). Counts are not made 0/1: it makes no difference. Components that follow sequencing depth are left
+out, as users of LSI do; the others are not scaled, so that they keep their weight.
+
+Where a panel hides peaks, :math:`u` is the posterior mean given the visible ones, as in
+:class:`~more_scvi.module.DirectPath`.
+
+The singular vectors come from a block Lanczos iteration on :math:`t^\top t`, for which every block of cells is one
+sparse product to and fro. There is neither a dense matrix of cells × peaks nor one of peaks × peaks: memory is bounded
+by a few copies of a sparse chunk, its dense scores (cells × ``BLOCK``) and two or three copies of the basis, peaks ×
+(``N_PASSES`` · ``BLOCK``) float32: some 0.15 GB for the default 25,000 peaks and 100 components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import nn
+
+from more_scvi.module._direct import RIDGE
+
+Chunks = Callable[[], Iterable[tuple[sp.csr_matrix, np.ndarray]]]
+
+CONTRAST = 10.0
+"""Value of a single count of an average cell before the logarithm."""
+
+IDF_POWER = 2
+MIN_CELLS = 10
+"""Peaks open in fewer cells weigh as if they were open in this many."""
+
+DEPTH_CORRELATION = 0.75
+OVERSAMPLING = 10
+N_PASSES = 8
+BLOCK = 64
+"""Columns that each pass adds to the basis, which should hold some times as many as there are components."""
+
+SEED = 0
+
+
+class AccessibilityPath(nn.Module):
+    """LSI of the most accessible peaks; fitted once, then a fixed linear map of TF-IDF values.
+
+    Parameters
+    ----------
+    n_features
+        Peaks of the data set.
+    n_variable
+        Most accessible peaks used (fewer if the data hold fewer); ``features`` lists them, the one open in most cells
+        first.
+    n_components
+        Width of the path. Columns stay 0 where the data have fewer components.
+    n_wide
+        Width of the wide view, which has more of the same components.
+    """
+
+    features: torch.Tensor
+    scale: torch.Tensor
+    idf: torch.Tensor
+    mean: torch.Tensor
+    loadings: torch.Tensor
+
+    def __init__(self, n_features: int, n_variable: int = 25_000, n_components: int = 50, n_wide: int = 100):
+        super().__init__()
+        self.n_features = n_features
+        n_variable = min(n_variable, n_features)
+        self.n_components = min(n_components, n_variable)
+        self.n_wide = min(n_wide, n_variable)
+        n_kept = max(self.n_components, self.n_wide)
+        self.register_buffer("features", torch.arange(n_variable))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("idf", torch.ones(n_variable))
+        self.register_buffer("mean", torch.zeros(n_variable))
+        self.register_buffer("loadings", torch.zeros(n_variable, n_kept))
+
+    def normalise(self, x: sp.csr_matrix, visible: np.ndarray | None = None, share: float = 1.0) -> sp.csr_matrix:
+        """Counts to term frequencies: csr (cells, features) -> csr (cells, features), float32.
+
+        The inverse document frequencies are known only after the fit; :meth:`fit` and :meth:`transform` apply them.
+
+        Parameters
+        ----------
+        x
+            Counts or 0/1, (cells, features).
+        visible
+            Boolean (features,) mask; counts of hidden peaks are left out, of the total as well.
+        share
+            Share of a cell's counts that the visible peaks usually hold; the frequencies add up to it.
+        """
+        out = sp.csr_matrix(x, dtype=np.float32, copy=True)
+        if visible is not None:
+            out.data *= np.asarray(visible, bool)[out.indices]
+        out.eliminate_zeros()
+        totals = np.asarray(out.sum(1, dtype=np.float64)).ravel()
+        out.data *= np.repeat(share / np.maximum(totals, 1e-12), np.diff(out.indptr)).astype(np.float32)
+        return out
+
+    def fit(self, chunks: Chunks, n_batch: int) -> None:
+        """Choose peaks and components from ``chunks()``, an iterator of (term frequencies, batch codes).
+
+        ``chunks`` is called ``N_PASSES`` + 2 times.
+        """
+        n, n_open, detected = np.zeros(n_batch), 0, np.zeros(self.n_features)
+        for x, batch in chunks():
+            n += np.bincount(batch, minlength=n_batch)
+            n_open += x.nnz
+            detected += np.bincount(x.indices, minlength=self.n_features)
+        features = np.argsort(-detected, kind="stable")[: len(self.features)]
+        idf = np.log1p(n.sum() / np.maximum(detected[features], MIN_CELLS)) ** IDF_POWER
+        self.scale.fill_(CONTRAST * n_open / max(n.sum(), 1.0))
+        self.features.copy_(torch.from_numpy(features))
+        self.idf.copy_(torch.from_numpy(idf))
+
+        v = self._singular_vectors(chunks)
+        std, depth = self._depth_correlation(chunks, v, n)
+        kept = np.flatnonzero((depth <= DEPTH_CORRELATION) & (std > 1e-4 * std.max()))[: self.loadings.shape[1]]
+        self.loadings.zero_()
+        self.loadings[:, : len(kept)] = torch.from_numpy(v[:, kept])
+
+    def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
+        """Project term frequencies: csr (cells, features) -> (cells, components) float32.
+
+        ``visible`` is the boolean (features,) mask that :meth:`normalise` was given; hidden peaks are missing, not
+        zero.
+        """
+        t, mean, v = self._tf_idf(x), _array(self.mean), _array(self.loadings)[:, : self.n_components]
+        if visible is not None:
+            seen = np.flatnonzero(np.asarray(visible, bool)[_array(self.features)])
+            v_seen = v[seen]
+            v = np.linalg.solve(v_seen.T @ v_seen + RIDGE * np.eye(v.shape[1], dtype=v.dtype), v_seen.T).T
+            t, mean = t[:, seen], mean[seen]
+        return (t @ v - mean @ v).astype(np.float32)
+
+    def transform_wide(self, x: sp.csr_matrix) -> np.ndarray:
+        """Wide view of term frequencies: csr (cells, features) -> (cells, n_wide) float32."""
+        v = _array(self.loadings)[:, : self.n_wide]
+        return (self._tf_idf(x) @ v - _array(self.mean) @ v).astype(np.float32)
+
+    def inverse(self, u: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
+        """Best linear guess of TF-IDF: (cells, components) -> (cells, len(columns)) float32.
+
+        Parameters
+        ----------
+        u
+            (cells, components) of :meth:`transform`.
+        columns
+            Positions of the peaks wanted among the features, all if None: mind that the result is dense. Peaks that
+            the path does not use are NaN.
+        """
+        columns = np.arange(self.n_features) if columns is None else np.asarray(columns)
+        place = np.full(self.n_features, -1)
+        place[_array(self.features)] = np.arange(len(self.features))
+        place = place[columns]
+        used = place >= 0
+        out = np.full((len(u), len(columns)), np.nan, np.float32)
+        v = _array(self.loadings)[place[used], : self.n_components]
+        out[:, used] = u @ v.T + _array(self.mean)[place[used]]
+        return out
+
+    def _tf_idf(self, x: sp.csr_matrix) -> sp.csr_matrix:
+        """Term frequencies of all peaks -> TF-IDF of the peaks used, in the order of ``features``."""
+        t = sp.csr_matrix(x[:, _array(self.features)])
+        t.data = np.log1p(float(self.scale) * t.data) * _array(self.idf)[t.indices]
+        return t
+
+    def _weighted(self, chunks: Chunks) -> Iterator[tuple[sp.csr_matrix, np.ndarray, np.ndarray]]:
+        """Blocks of TF-IDF with batch codes and log depth of their cells.
+
+        Depth is the number of open peaks: it is what sparse counts say about the total, and still known here.
+        """
+        for x, batch in chunks():
+            yield self._tf_idf(x), batch, np.log1p(np.diff(x.indptr))
+
+    def _singular_vectors(self, chunks: Chunks) -> np.ndarray:
+        """Leading right singular vectors of TF-IDF, (peaks, candidates) float32, largest first; sets ``mean``.
+
+        Block Lanczos with full orthogonalisation; each pass over the data widens the basis by one block.
+        """
+        n_peaks = len(self.features)
+        n_candidates = min(self.loadings.shape[1] + OVERSAMPLING, n_peaks)
+        width = min(max(BLOCK, 3 * n_candidates // N_PASSES), n_peaks)
+        block = np.random.default_rng(SEED).standard_normal((n_peaks, width), dtype=np.float32)
+        block = np.linalg.qr(block)[0]
+        basis, gram = np.empty((n_peaks, 0), np.float32), np.empty((0, 0))
+        for _ in range(N_PASSES):
+            product, total, n = np.zeros_like(block), np.zeros(n_peaks), 0
+            for t, _, _ in self._weighted(chunks):
+                product += t.T @ (t @ block)
+                total += np.asarray(t.sum(0, dtype=np.float64)).ravel()
+                n += t.shape[0]
+            basis = np.hstack([basis, block])
+            corner = (basis.T @ product).astype(np.float64)
+            known = len(gram)
+            gram = np.block([[gram, corner[:known]], [corner[:known].T, corner[known:]]])
+            block = product[:, : n_peaks - basis.shape[1]]
+            if not block.shape[1]:
+                break
+            for _ in range(2):  # once is not enough in float32
+                block = np.linalg.qr(block - basis @ (basis.T @ block))[0]
+        self.mean.copy_(torch.from_numpy(total / max(n, 1)))
+        values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+        order = np.argsort(-values)[:n_candidates]
+        v = basis @ vectors[:, order].astype(np.float32)
+        return v * np.sign(v[np.abs(v).argmax(0), np.arange(v.shape[1])])
+
+    def _depth_correlation(self, chunks: Chunks, v: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Standard deviation of the scores and their absolute correlation with log depth, within batches."""
+        n_batch, k = len(n), v.shape[1]
+        total, squares, products = np.zeros((n_batch, k + 1)), np.zeros(k + 1), np.zeros(k)
+        for t, batch, depth in self._weighted(chunks):
+            z = np.column_stack([t @ v, depth]).astype(np.float64)
+            total += _member(batch, n_batch) @ z
+            squares += (z**2).sum(0)
+            products += z[:, -1] @ z[:, :-1]
+        mean = total / np.maximum(n, 1.0)[:, None]
+        cells = max(n.sum(), 1.0)
+        variance = np.maximum(squares - (mean * total).sum(0), 0.0) / cells
+        covariance = (products - mean[:, -1] @ total[:, :-1]) / cells
+        std = np.sqrt(variance)
+        return std[:-1], np.abs(covariance) / np.maximum(std[:-1] * std[-1], 1e-12)
+
+
+def _member(batch: np.ndarray, n_batch: int) -> sp.csr_matrix:
+    cells = len(batch)
+    return sp.csr_matrix((np.ones(cells), (batch, np.arange(cells))), shape=(n_batch, cells))
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
