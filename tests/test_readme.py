@@ -3,12 +3,13 @@
 import re
 from pathlib import Path
 
+import mudata
 import pytest
 import typer
 
 from more_scvi import MoRE
 from more_scvi.cli import app
-from more_scvi.data import load_demo
+from more_scvi.data import load_demo, simulate_multiomics
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/quickstart.md", "docs/cli.md"]
@@ -30,12 +31,20 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train = MoRE.train
     monkeypatch.setattr(MoRE, "train", lambda self: train(self, max_epochs=1, enable_progress_bar=False))
-    (block,) = blocks("README.md", "python")
+    first, several = blocks("README.md", "python")
     names: dict = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(first, "README.md", "exec"), names)
     assert names["adata"].obsm["X_more"].shape == (adata.n_obs, 50)
     assert set(names["adata"].obs["prediction"]) <= set(adata.obs["cell_type"])
     assert (tmp_path / "my_model").is_dir()
+
+    simulated = simulate_multiomics(120, modalities=("rna", "protein"), gene_names=adata.var_names[:300])
+    for part in simulated.mod.values():
+        part.obs = part.obs.rename(columns={"batch": "donor"})
+    with mudata.set_options(pull_on_update=False):
+        names["mdata"] = mudata.MuData({"rna": simulated["rna"], "prot": simulated["protein"][:90].copy()})
+    exec(compile(several, "README.md", "exec"), names)
+    assert names["mdata"].obsm["X_more"].shape == (120, 50)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from more_scvi import MoRE
 from more_scvi.data._mudata import check_mudata
 
 from .conftest import digest, make_data, state
@@ -40,10 +41,20 @@ def state_of(data) -> dict[str, str]:
     return parts
 
 
-def refused(data, kwargs, error, words):
+def through_model(data, modalities, data_types=None, **kwargs):
+    """The same arguments as ``MoRE.setup_mudata`` takes them."""
+    MoRE.setup_mudata(data, modalities, **kwargs)
+
+
+CALLS = [pytest.param(check_mudata, id="check_mudata"), pytest.param(through_model, id="MoRE")]
+
+
+def refused(data, kwargs, error, words, call=check_mudata):
     before = state_of(data)
+    if call is through_model and "data_types" in kwargs:
+        kwargs = {"data_type": kwargs["data_types"]["rna"]}
     with pytest.raises(error) as caught:
-        check_mudata(data, **{"modalities": TWO, **kwargs})
+        call(data, **{"modalities": TWO, **kwargs})
     missing = [word for word in words if word not in str(caught.value)]
     assert not missing, f"{missing} not in: {caught.value}"
     assert state_of(data) == before
@@ -150,10 +161,11 @@ OBJECTS = [
 ]
 
 
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(("make", "error", "words"), OBJECTS)
 @pytest.mark.filterwarnings("ignore")
-def test_objects(make, error, words):
-    refused(make(make_mudata()), {}, error, words)
+def test_objects(make, error, words, call):
+    refused(make(make_mudata()), {}, error, words, call)
 
 
 ARGUMENTS = [
@@ -191,12 +203,7 @@ ARGUMENTS = [
         id="layer-unknown",
     ),
     pytest.param({"layers": {"rna": 3}}, TypeError, ["layer is 3 (int)"], id="layer-type"),
-    pytest.param({"data_types": "counts"}, TypeError, ["data_types={'rna': 'counts'}"], id="data-types-text"),
     pytest.param({"data_types": {"rna": "count"}}, ValueError, ["'count'", "'lognorm'"], id="data-type-unknown"),
-    pytest.param(
-        {"data_types": {"protein": "lognorm"}}, ValueError, ["'lognorm'", "raw antibody"], id="data-type-protein"
-    ),
-    pytest.param({"data_types": {"protein": 1}}, ValueError, ["data_types['protein']=1"], id="data-type-number"),
     pytest.param({"data_types": {"rna": "lognorm"}}, ValueError, ["mdata['rna'].X", "too large"], id="data-type-wrong"),
     pytest.param(
         {"batch_key": "bacth"},
@@ -235,25 +242,43 @@ ARGUMENTS = [
 ]
 
 
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(("kwargs", "error", "words"), ARGUMENTS)
-def test_arguments(kwargs, error, words):
+def test_arguments(kwargs, error, words, call):
     mdata = make_mudata()
     mdata["prot"].obs["holes"] = 1.5
     mdata.obs["differs"] = pd.Categorical(["a"] * 60)
     mdata["prot"].obs["differs"] = "b"
-    refused(mdata, kwargs, error, words)
+    refused(mdata, kwargs, error, words, call)
 
 
+CHECK_ONLY = [  # MoRE.setup_mudata has one data_type, for the RNA
+    pytest.param({"data_types": "counts"}, TypeError, ["data_types={'rna': 'counts'}"], id="data-types-text"),
+    pytest.param(
+        {"data_types": {"protein": "lognorm"}}, ValueError, ["'lognorm'", "raw antibody"], id="data-type-protein"
+    ),
+    pytest.param({"data_types": {"protein": 1}}, ValueError, ["data_types['protein']=1"], id="data-type-number"),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "error", "words"), CHECK_ONLY)
+def test_arguments_of_the_check(kwargs, error, words):
+    refused(make_mudata(), kwargs, error, words)
+
+
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("name", ["rna", "prot"])
-def test_a_modality_that_is_no_matrix_of_cells(name):
+def test_a_modality_that_is_no_matrix_of_cells(name, call):
     mdata = make_mudata()
     mdata.mod[name] = ad.AnnData(obs=mdata[name].obs, var=mdata[name].var)
-    refused(mdata, {}, ValueError, [f"mdata['{name}'].X is empty (None)"])
+    refused(mdata, {}, ValueError, [f"mdata['{name}'].X is empty (None)"], call)
 
 
 def test_checking_again_after_an_error_works():
     mdata = make_mudata()
     refused(mdata, {"batch_key": "nope"}, KeyError, ["nope"])
+    refused(mdata, {"batch_key": "nope"}, KeyError, ["nope"], through_model)
+    MoRE.setup_mudata(mdata, TWO, batch_key="batch", labels_key="cell_type")
     cells, summaries = check_mudata(mdata, modalities=TWO, batch_key="batch", labels_key="cell_type")
     assert len(cells) == 60
     assert list(summaries) == ["rna", "protein"]

@@ -1,4 +1,4 @@
-"""A conformance suite for any scvi-tools model of one AnnData: each test is one trap that users fell into.
+"""A conformance suite for any scvi-tools model of an AnnData or a MuData: each test is one trap that users fell into.
 
 A model takes part through a :class:`ModelCase`: how it is set up, built and trained, what it can do, and which tests it
 is known to fail. Known failures are strict: once upstream is repaired, the suite says so.
@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 import anndata as ad
+import mudata
 import numpy as np
 import pytest
 import rich.pretty  # noqa: F401 scvi-tools prints its registry with it and does not import it
@@ -41,6 +42,8 @@ class ModelCase:
         Arguments of ``setup_anndata`` that register partial labels; None: the model reads no labels.
     init, train, inference
         Arguments added to the constructor, ``train`` and ``get_latent_representation``.
+    multi_init
+        Arguments added to the constructor for a MuData.
     strategy
         Lightning's name for training in several processes.
     features
@@ -54,6 +57,7 @@ class ModelCase:
     init: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
     inference: dict[str, Any] = field(default_factory=dict)
+    multi_init: dict[str, Any] = field(default_factory=dict)
     strategy: str = "ddp"
     features: frozenset[str] = frozenset()
     known_failures: dict[str, str] = field(default_factory=dict)
@@ -83,6 +87,16 @@ class ModelCase:
         """A model of its own, two epochs."""
         self.setup(adata)
         return self.fit(self.build(adata))
+
+    def setup_multi(self, mdata: mudata.MuData, **kwargs) -> None:
+        """As :meth:`setup`, for the two modalities of :func:`make_multi`."""
+        given = {"modalities": {"rna": "rna", "protein": "adt"}, "batch_key": "batch", **(self.labels or {})}
+        self.cls.setup_mudata(mdata, **{**given, **kwargs})
+
+    def fitted_multi(self, mdata: mudata.MuData, **kwargs):
+        """As :meth:`fitted`; `kwargs` go to the registration."""
+        self.setup_multi(mdata, **kwargs)
+        return self.fit(self.cls(mdata, **{**self.init, **self.multi_init}))
 
     def latent(self, model, adata=None, indices=None, batch_size=None) -> np.ndarray:
         return model.get_latent_representation(adata, indices=indices, batch_size=batch_size, **self.inference)
@@ -127,7 +141,8 @@ MORE = ModelCase(
     path="more_scvi:MoRE",
     labels={"labels_key": "ct", "unlabeled_category": "Unknown"},
     inference={"obsm_key": None},
-    features=frozenset({"labels", "frozen"}),
+    multi_init={"backbone": None, "n_views": 1},  # what is tested there does not depend on the backbone
+    features=frozenset({"labels", "frozen", "mudata"}),
 )
 CASES = [SCVI, MORE]
 
@@ -180,6 +195,42 @@ def make_data(n_cells: int = 150, seed: int = 0) -> ad.AnnData:
     adata.obs["batch"] = [f"b{i}" for i in batch]
     adata.obs["ct"] = np.where(rng.random(n_cells) < 0.2, "Unknown", [f"t{i}" for i in types])
     return adata
+
+
+def make_multi(n_cells: int = 150, seed: int = 0, *, rna=slice(None), adt=slice(None)) -> mudata.MuData:
+    """RNA of :func:`make_data` and twelve antibodies that follow genes; `rna` and `adt` choose and order the rows."""
+    genes = make_data(n_cells, seed)
+    counts = np.random.default_rng(seed + 100).poisson(4 * genes[:, :36:3].X.toarray() + 2).astype(np.float32)
+    antibodies = ad.AnnData(sp.csr_matrix(counts))
+    antibodies.obs_names = genes.obs_names
+    antibodies.var_names = [f"adt_{name}" for name in genes.var_names[:36:3]]
+    with mudata.set_options(pull_on_update=False):
+        out = mudata.MuData({"rna": genes[rna].copy(), "adt": antibodies[adt].copy()})
+    for key in ("batch", "ct"):
+        out.obs[key] = genes.obs[key].reindex(out.obs_names).to_numpy()
+        del out["rna"].obs[key]
+    return out
+
+
+@pytest.fixture(scope="session")
+def multi() -> Callable[..., mudata.MuData]:
+    """Factory of small MuData, see :func:`make_multi`."""
+    return make_multi
+
+
+@pytest.fixture(scope="session")
+def trained_multi(case, multi):
+    """A trained model of all of :func:`make_multi`, shared; tests only read."""
+    if "mudata" not in case.features:
+        pytest.skip(f"{case.name} has no mudata")
+    scvi.settings.seed = 0
+    return case.fitted_multi(multi())
+
+
+@pytest.fixture(scope="session")
+def z_multi(case, trained_multi) -> np.ndarray:
+    """Embedding of all training cells by the shared model of two modalities."""
+    return case.latent(trained_multi)
 
 
 @pytest.fixture(scope="session")

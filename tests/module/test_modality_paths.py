@@ -145,7 +145,8 @@ def test_components_find_the_types_and_not_the_depth():
     path, tf = fitted_peaks(x, batch)
     u, wide = path.transform(tf), path.transform_wide(tf)
     assert u.shape == (400, 10) and wide.shape == (400, 20) and u.dtype == wide.dtype == np.float32
-    assert u == pytest.approx(wide[:, :10], abs=1e-3)
+    assert wide.var(0).sum() == pytest.approx(200.0, rel=0.05), "the total variance that the classifier expects"
+    assert u / wide[:, :10] == pytest.approx(np.full((400, 10), u.std() / wide[:, :10].std()), rel=1e-2)
     separates(u[:, :4], types, 0.9)
     depth = np.log1p(np.diff(x.indptr))
     for k in range(10):

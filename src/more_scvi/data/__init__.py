@@ -10,7 +10,7 @@ from ._demo import load_demo
 from ._fields import BatchField, FeaturesField, LabelsField, MatrixField, features_key, read_links
 from ._genes import GeneMatch, GeneVocabulary, match_genes
 from ._manager import DataManager
-from ._mudata import ROLES, Cells, check_mudata, read_cells
+from ._mudata import ROLES, Cells, check_mudata, read_cells, speak_of
 from ._rows import RowReader
 from ._simulate import simulate_batches, simulate_platform
 from ._simulate_multi import simulate_multiomics
@@ -58,4 +58,5 @@ __all__ = [
     "simulate_batches",
     "simulate_multiomics",
     "simulate_platform",
+    "speak_of",
 ]

@@ -189,12 +189,14 @@ def check_mudata(
         raise ValueError(
             f"mdata has {len(cells)} cell; at least 2 cells are needed. Check the filter that came before."
         )
-    batch = None if batch_key is None else _about("mdata", as_batch_array, cells.obs[batch_key], batch_key)
-    labels = None if labels_key is None else _about("mdata", as_label_array, cells.obs[labels_key], unlabeled_category)
+    batch = None if batch_key is None else speak_of("mdata", as_batch_array, cells.obs[batch_key], batch_key)
+    labels = (
+        None if labels_key is None else speak_of("mdata", as_label_array, cells.obs[labels_key], unlabeled_category)
+    )
     for key in categorical:
-        _about("mdata", as_batch_array, cells.obs[key], key)
+        speak_of("mdata", as_batch_array, cells.obs[key], key)
     for key in continuous:
-        _about("mdata", check_continuous, cells.obs[key], key)
+        speak_of("mdata", check_continuous, cells.obs[key], key)
 
     summaries = {}
     for role, adata in cells.adatas.items():
@@ -463,7 +465,7 @@ def _check_values(role: str, name: str, adata: AnnData, layer: Any, data_type: A
     """:func:`check_matrix` of one modality; ATAC and protein must hold counts."""
     where = f"mdata[{name!r}]"
     if role not in COUNTS_ONLY:
-        return _about(where, check_matrix, adata, role=role, layer=layer, data_type=data_type)
+        return speak_of(where, check_matrix, adata, role=role, layer=layer, data_type=data_type)
     check_option(f"data_types[{role!r}]", data_type, DATA_TYPES)
     if data_type == "lognorm":
         raise ValueError(
@@ -471,7 +473,7 @@ def _check_values(role: str, name: str, adata: AnnData, layer: Any, data_type: A
             f" layers={{{role!r}: ...}}."
         )
     try:
-        scan, kind = _about(where, check_matrix, adata, role=role, layer=layer, data_type="auto")
+        scan, kind = speak_of(where, check_matrix, adata, role=role, layer=layer, data_type="auto")
     except ValueError as error:
         _refuse_no_counts(role, where, adata, layer)
         raise error from None
@@ -498,11 +500,11 @@ def _refuse_no_counts(role: str, where: str, adata: AnnData, layer: str | None) 
     )
 
 
-def _about(where: str, function: Callable[..., T], *args: Any, role: str = "", **kwargs: Any) -> T:
+def speak_of(where: str, function: Callable[..., T], *args: Any, role: str = "", **kwargs: Any) -> T:
     """Call a check written for one AnnData; its errors and warnings then speak of `where` instead of ``adata``."""
 
     def words(text: Any) -> str:
-        text = re.sub(r"\badata\b(?=[.,])", lambda _: where, str(text))
+        text = re.sub(r"\badata\b(?=[.,]| lacks)", lambda _: where, str(text))
         return text.replace("with layer=.", f"with layers={{{role!r}: ...}}.")
 
     with warnings.catch_warnings(record=True) as caught:

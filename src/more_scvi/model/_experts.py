@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestNeighbors
 
 from more_scvi.module import MIN_PAIRS, MoREModule, WideClassifier, ridge
 from more_scvi.train import TrainingArrays
 
 COMPLETION_PENALTY = 0.01
+N_DONORS = 10
+LEAST_EXPLAINED = 0.5
+N_HELD_SECTIONS = 3
 CERTAINTY = 0.9
 
 
@@ -16,7 +21,10 @@ def fit_experts(module: MoREModule, arrays: TrainingArrays, labels: np.ndarray) 
     """Fit the expert of each pattern on all labelled cells.
 
     A labelled cell that lacks a modality of the pattern is completed: its wide view is what a ridge regression on cells
-    with both says. So labels of cells with RNA only also teach the expert that reads proteins.
+    with both says, plus the residual of one of the nearest of these, without which the expert would not learn how noisy
+    the modality is; if enough labelled cells have the pattern, only where this explains most of the wide view. So
+    labels of cells with RNA only also teach the expert that reads proteins. Where no cell has both, and few labelled
+    cells have the pattern, the expert reads the coordinates that genes link.
 
     Parameters
     ----------
@@ -31,24 +39,24 @@ def fit_experts(module: MoREModule, arrays: TrainingArrays, labels: np.ndarray) 
     assert experts is not None
     for at, pattern in enumerate(experts.patterns.cpu().numpy()):
         roles = [role for role, used in zip(module.modalities, pattern, strict=True) if used]
-        has = arrays.present[:, pattern]
-        cells = np.flatnonzero((labels >= 0) & has.all(1))
-        wide, base = np.zeros_like(arrays.wide[:0]), np.zeros_like(arrays.base[:0])
-        blocks = [
-            (
-                cells,
-                _columns(module, arrays.wide[cells], roles, True),
-                _columns(module, arrays.base[cells], roles, False),
-            )
-        ]
-        lacking = np.flatnonzero((labels >= 0) & ~has.all(1))
+        has = arrays.present[:, pattern].all(1)
+        own, lacking = np.flatnonzero((labels >= 0) & has), np.flatnonzero((labels >= 0) & ~has)
+        wide, base = (_columns(module, x[own], roles, w) for x, w in ((arrays.wide, True), (arrays.base, False)))
+        completed = None
         if len(lacking):
-            completed = _complete(module, arrays, lacking, roles)
-            if completed is not None:
-                blocks.append((lacking, *completed))
-        cells, wide, base = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+            completed = _complete(module, arrays, lacking, roles, 0.0 if len(own) < MIN_PAIRS else LEAST_EXPLAINED)
+        if completed is not None:
+            wide, base = np.concatenate([wide, completed[0]]), np.concatenate([base, completed[1]])
+            cells = np.concatenate([own, lacking])
+        elif len(lacking) and len(own) < MIN_PAIRS and module.unpaired:
+            cells = np.concatenate([own, lacking])
+            wide, base = np.zeros_like(arrays.wide[cells]), np.zeros_like(arrays.base[cells])
+            links = slice(sum(module.wide_widths), None)
+            wide[:, links] = arrays.wide[cells, links]
+        else:
+            cells = own
         if len(cells):
-            experts.fit(at, wide, base, labels[cells])
+            experts.fit(at, wide, base, labels[cells], len(own))
 
 
 def certain_types(experts: WideClassifier, arrays: TrainingArrays, labels: np.ndarray) -> np.ndarray:
@@ -59,6 +67,43 @@ def certain_types(experts: WideClassifier, arrays: TrainingArrays, labels: np.nd
         p = experts(torch.from_numpy(arrays.wide).to(device), chosen).softmax(1).cpu().numpy()
     sure = (p.max(1) >= CERTAINTY) & (chosen.cpu().numpy() >= 0)
     return np.where(labels >= 0, labels, np.where(sure, p.argmax(1), -1))
+
+
+def niche_helps(base: np.ndarray, niche: slice, sections: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether the neighbours' mean helps to tell labels apart in a section that was not used for fitting.
+
+    Regions of a tissue are told by their surroundings, cell types often are not, and neighbours share their noise. A
+    logistic regression with and one without the niche are fitted on all labelled sections but one and compared by their
+    likelihood in that one, for up to ``N_HELD_SECTIONS`` sections. With one labelled section there is no telling: True.
+
+    Parameters
+    ----------
+    base
+        (cells, width).
+    niche
+        Its columns with the neighbours' mean.
+    sections, labels
+        (cells,) codes; label -1 = not visible.
+    """
+    visible = np.flatnonzero(labels >= 0)
+    names, counts = np.unique(sections[visible], return_counts=True)
+    names = names[np.argsort(-counts, kind="stable")][:N_HELD_SECTIONS]
+    without = np.delete(np.arange(base.shape[1]), np.arange(base.shape[1])[niche])
+    gain = 0.0
+    for name in names if len(counts) > 1 else ():
+        train, test = visible[sections[visible] != name], visible[sections[visible] == name]
+        classes = np.unique(labels[train])
+        test = test[np.isin(labels[test], classes)]
+        if len(classes) < 2 or not len(test):
+            continue
+        likelihood = []
+        for columns in (np.arange(base.shape[1]), without):
+            x = base[:, columns] / base[train][:, columns].std()
+            fitted = LogisticRegression(C=1.0, max_iter=200).fit(x[train], labels[train])
+            p = fitted.predict_proba(x[test])[np.arange(len(test)), np.searchsorted(classes, labels[test])]
+            likelihood.append(np.log(p + 1e-4).sum())
+        gain += likelihood[0] - likelihood[1]
+    return gain >= 0.0
 
 
 def _columns(module: MoREModule, x: np.ndarray, roles: list[str], wide: bool) -> np.ndarray:
@@ -73,10 +118,14 @@ def _columns(module: MoREModule, x: np.ndarray, roles: list[str], wide: bool) ->
 
 
 def _complete(
-    module: MoREModule, arrays: TrainingArrays, cells: np.ndarray, roles: list[str]
+    module: MoREModule, arrays: TrainingArrays, cells: np.ndarray, roles: list[str], least: float
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Wide views and bases of cells with the missing ones of ``roles`` guessed; None where they cannot be."""
+    """Wide views and bases of cells with the missing ones of ``roles`` guessed.
+
+    None where they cannot be, or where the guess of a wide view explains a smaller share of variance than ``least``.
+    """
     wide, base = (_columns(module, x[cells], roles, w) for x, w in ((arrays.wide, True), (arrays.base, False)))
+    rng = np.random.default_rng(0)
     for role in roles:
         at = module.modalities.index(role)
         missing = ~arrays.present[cells, at]
@@ -86,15 +135,19 @@ def _complete(
             if len(pairs) < MIN_PAIRS:
                 return None
             rows = np.flatnonzero(missing & (arrays.present[cells] == pattern).all(1))
-            sources = np.concatenate(
-                [np.arange(arrays.base.shape[1])[module.columns(module.modalities[k])] for k in np.flatnonzero(pattern)]
-            )
-            x = arrays.base[np.ix_(pairs, sources)]
+            sources = np.flatnonzero(np.repeat(pattern, module.widths))
+            x, x_missing = arrays.base[np.ix_(pairs, sources)], arrays.base[np.ix_(cells[rows], sources)]
+            near = NearestNeighbors(n_neighbors=N_DONORS).fit(x).kneighbors(x_missing, return_distance=False)
+            donors = near[np.arange(len(rows)), rng.integers(N_DONORS, size=len(rows))]
             for out, full, columns in (
                 (wide, arrays.wide, module.wide_columns(role)),
                 (base, arrays.base, module.columns(role)),
             ):
                 y = full[pairs, columns]
                 weight = ridge(x - x.mean(0), y - y.mean(0), COMPLETION_PENALTY)
-                out[rows, columns] = (arrays.base[np.ix_(cells[rows], sources)] - x.mean(0)) @ weight + y.mean(0)
+                out[rows, columns] = (x_missing - x.mean(0)) @ weight + y.mean(0)
+                residual = y - y.mean(0) - (x - x.mean(0)) @ weight
+                if out is wide and 1.0 - residual.var(0).sum() / max(y.var(0).sum(), 1e-12) < least:
+                    return None
+                out[rows, columns] += residual[donors]
     return wide, base

@@ -26,6 +26,7 @@ from more_scvi.data import (
     match_genes,
     niche_means,
     read_cells,
+    speak_of,
 )
 from more_scvi.model._prepare import MatrixPass, Measured, masked_views, path_shares, scatter, scatter_rows
 from more_scvi.model._setup import niche_weights
@@ -49,6 +50,10 @@ class FeaturesMixin(ModelState):
         args = self._setup_args
         return args["layers"][role] if self.is_mudata else args["layer"]
 
+    def _modality_names(self) -> dict[str, str]:
+        """Role -> name in a MuData."""
+        return self._setup_args["modalities"] if self.is_mudata else {"rna": "rna"}
+
     def _cells_of(self, data: AnnData | MuData) -> Cells:
         """Cells of any data; of a MuData those modalities that the model knows and the data have."""
         if not isinstance(data, MuData):
@@ -58,7 +63,7 @@ class FeaturesMixin(ModelState):
                 raise TypeError(f"The model has no RNA modality; give a MuData with one of {known}, not an AnnData.")
             rows = {"rna": np.arange(data.n_obs, dtype=np.int64)}
             return Cells(data.obs_names, {"rna": data}, rows, data.obs, {})
-        names: dict[str, str] = self._setup_args["modalities"] if self.is_mudata else {"rna": "rna"}
+        names = self._modality_names()
         here = {role: name for role, name in names.items() if name in data.mod}
         if not here:
             raise ValueError(
@@ -66,7 +71,7 @@ class FeaturesMixin(ModelState):
                 " them is needed, under the name it had at setup."
             )
         args = self._setup_args
-        keys = [args["batch_key"], *self.covariates.levels, *self.covariates.moments]
+        keys = [args["batch_key"], args.get("section_key"), *self.covariates.levels, *self.covariates.moments]
         keys = [key for key in keys if key is not None]
         label = args["labels_key"] if len(self.labels) else None
         return read_cells(
@@ -83,8 +88,9 @@ class FeaturesMixin(ModelState):
         adata, rows, args = cells.adatas[role], cells.rows[role], self._setup_args
         order = None
         if not registered:
-            order = check_genes(adata.var_names, self.features[role].tolist())
-            check_matrix(adata, layer=self._layer(role), data_type=self._data_type(role))
+            where = "adata" if cells.obs is adata.obs else f"mdata[{self._modality_names()[role]!r}]"
+            order = speak_of(where, check_genes, adata.var_names, self.features[role].tolist())
+            speak_of(where, check_matrix, adata, role=role, layer=self._layer(role), data_type=self._data_type(role))
         here = np.flatnonzero(rows >= 0)
         owner = np.empty(len(here), dtype=np.int64)
         owner[np.argsort(np.argsort(rows[here]))] = here
@@ -148,7 +154,7 @@ class FeaturesMixin(ModelState):
         batch, labels, covariates = self._codes(cells)
         n_cells, present = len(cells), cells.present
         new = not bool(module.fitted)
-        bases, wides, views, targets, passes = [], [], [], {}, {}
+        bases, shifted, wides, views, targets, passes = [], [], [], [], {}, {}
         for role in self.roles:
             measured = self._measured(cells, role, registered=True)
             part = _ModalityArrays(
@@ -156,6 +162,7 @@ class FeaturesMixin(ModelState):
             )
             passes[role] = part
             bases.append(scatter(part.base, measured.cells, n_cells))
+            shifted.append(scatter(part.shifted, measured.cells, n_cells))
             wides.append(scatter(part.wide, measured.cells, n_cells))
             views.append(scatter(part.views, measured.cells, n_cells))
             totals = scatter(part.totals, measured.cells, n_cells)
@@ -163,13 +170,14 @@ class FeaturesMixin(ModelState):
         base = bases[0] if len(bases) == 1 else np.concatenate(bases, 1)
         if new:
             module.fit_space(base, present, self._gene_bridge(passes, present))
+        wides.append(module.link_coordinates(base, present))
         if module.classifier is not None:
             seen = np.bincount(labels[labels >= 0], minlength=module.n_labels) > 0
             module.classifier.open_classes.copy_(torch.from_numpy(seen))
         self._arrays = TrainingArrays(
-            base,
+            shifted[0] if len(shifted) == 1 else np.concatenate(shifted, 1),
             present,
-            wides[0] if len(wides) == 1 else np.concatenate(wides, 1),
+            np.concatenate(wides, 1) if wides[-1].shape[1] or len(wides) > 2 else wides[0],
             (views[0] if len(views) == 1 else np.concatenate(views, 2)) if self.n_views else None,
             targets,
             batch,
@@ -243,8 +251,12 @@ class FeaturesMixin(ModelState):
             rows = measured.cells
             own = part.transform({k: features[k] for k in part.path_names}, batch[rows], covariates[rows])
             base[rows, module.columns(role)] = own
-            wide[rows, module.wide_columns(role)] = _wide(part, direct_wide, own)
+            wide[rows, module.wide_columns(role)] = _wide(part, part.centre_wide(direct_wide, batch[rows]), own)
             present[rows, at] = True
+        wide = np.concatenate([wide, module.link_coordinates(base, present)], 1)
+        for at, role in enumerate(self.roles):
+            rows = np.flatnonzero(present[:, at])
+            base[rows, module.columns(role)] = module.base(role).shift(base[rows, module.columns(role)], batch[rows])
         return base, present, wide, self._domain_codes(batch, present)
 
     def _frozen_features(self, measured: Measured, panels: np.ndarray, accelerator: str = "cpu", devices: Any = "auto"):
@@ -292,7 +304,10 @@ class _ModalityArrays:
             model.module.decoders[measured.name].fit_average(self.target, self.totals)
         else:
             self.base = part.transform(full, batch, covariates)
-        self.wide = _wide(part, wide, self.base)
+        if new:
+            part.fit_wide(wide, batch)
+        self.wide = _wide(part, part.centre_wide(wide, batch), self.base)
+        self.shifted = part.shift(self.base, batch)
         self.views = masked_views(part, views, full, batch, covariates, len(panels))
         self.hidden = ~panels[:, part.targets.cpu().numpy()]
 

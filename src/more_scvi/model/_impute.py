@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any, cast
 
@@ -56,6 +56,8 @@ class ImputeMixin(ModelState):
         ------
         ValueError
             For a modality or feature that the model does not know, or a model of one modality.
+        RuntimeError
+            Before training.
 
         Examples
         --------
@@ -67,16 +69,22 @@ class ImputeMixin(ModelState):
                 f"impute needs a model of several modalities; this one knows {modality!r} only. Register them with"
                 " MoRE.setup_mudata."
             )
+        self._check_if_trained(warn=False)
         names = pd.Index(self.features[modality])
+        if isinstance(features, str) or not (features is None or isinstance(features, Iterable)):
+            raise TypeError(
+                f"features={features!r} is a {type(features).__name__}; give a list of names, or None for all."
+            )
         columns = np.arange(len(names)) if features is None else names.get_indexer([str(f) for f in features])
         if (columns < 0).any():
             missing = [f for f, c in zip(features or [], columns, strict=True) if c < 0]
             raise ValueError(
                 f"features names {missing[:3]}, not among the {len(names)} of {modality!r}, e.g. {names[:3].tolist()}."
             )
+        inputs = self._inputs(data)  # checks the data
         cell_names = (self.adata if data is None else data).obs_names
         chosen = check_indices(indices, len(cell_names))
-        u = self._coordinates(modality, self._inputs(data))[chosen]
+        u = self._coordinates(modality, inputs)[chosen]
         imputer = self._imputer(modality)
         if modality == "atac":
             blocks = []
@@ -136,10 +144,10 @@ class ImputeMixin(ModelState):
         batch = arrays.batch[rows]
         matrix = MatrixPass(measured, module.base(role))
         if role == "protein":
-            y = np.concatenate([np.log1p(x.toarray()) for _, x in measured.reader.chunks()])
-            imputer.decoder.copy_(torch.eye(y.shape[1]))
-            imputer.mean.copy_(torch.from_numpy(batch_means(y, batch, module.n_batch)[np.unique(batch)].mean(0)))
-            return scatter((y - batch_means(y, batch, module.n_batch)[batch]).astype(np.float32), rows, n)
+            logs = np.concatenate([np.log1p(x.toarray()) for _, x in measured.reader.chunks()])
+            imputer.decoder.copy_(torch.eye(logs.shape[1]))
+            imputer.mean.copy_(torch.from_numpy(batch_means(logs, batch, module.n_batch)[np.unique(batch)].mean(0)))
+            return scatter((logs - batch_means(logs, batch, module.n_batch)[batch]).astype(np.float32), rows, n)
         last = module.base(role).path_widths[-1]
         columns = module.columns(role)
         u = arrays.base[rows, columns.stop - last : columns.stop]

@@ -181,7 +181,7 @@ def masked_views(
     out = np.empty((len(batch), n_views, base.width), np.float32)
     for k in range(n_views):
         shifted = {name: _recentre(views[name][:, k], full[name], batch, base.n_batch) for name in full}
-        out[:, k] = base.transform(shifted, batch, covariates)
+        out[:, k] = base.shift(base.transform(shifted, batch, covariates), batch)
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any, ClassVar
 
+import numpy as np
 import rich.pretty  # noqa: F401 scvi-tools prints with it and does not import it
 from anndata import AnnData
 from mudata import MuData
@@ -66,6 +67,13 @@ class RegistryMixin(ModelState):
         super()._register_manager_for_instance(adata_manager)
         if new:
             weakref.finalize(self, self._per_instance_manager_store.pop, self.id, None)
+
+    def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray | dict[str, np.ndarray]:
+        """Names of the registered features: of an AnnData an array, of a MuData one per modality, by its name there."""
+        if not self.is_mudata:
+            return self.features["rna"]
+        names = {self._setup_args["modalities"][role]: self.features[role] for role in self.roles}
+        return np.concatenate(list(names.values())) if legacy_mudata_format else names
 
     def view_registry(self, hide_state_registries: bool = False) -> None:
         """Print what was registered: setup arguments, sizes, columns and categories.

@@ -22,6 +22,7 @@ from more_scvi.data import (
     LabelsField,
     MatrixField,
     check_integer,
+    check_mapping,
     check_mudata,
     check_number,
     check_peak_genes,
@@ -31,6 +32,7 @@ from more_scvi.data import (
     match_antibodies,
     neighbours,
     peak_to_gene,
+    read_cells,
     read_links,
 )
 from more_scvi.model._registry import RegistryMixin
@@ -216,10 +218,14 @@ class SetupMixin(RegistryMixin):
             unlabeled_category=unlabeled_category,
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
-            data_types={"rna": data_type} if "rna" in modalities else None,
+            data_types={"rna": data_type} if isinstance(modalities, Mapping) and "rna" in modalities else None,
         )
         first = next(iter(cells.adatas))
-        check_niche(cells.adatas[first], f"mdata[{modalities[first]!r}]", spatial_key, None, n_neighbors, radius)
+        where, adata = f"mdata[{modalities[first]!r}]", cells.adatas[first]
+        check_niche(adata, where, spatial_key, section_key if spatial_key is None else None, n_neighbors, radius)
+        if spatial_key is not None:  # refuse unknown sections and bad coordinates now, not in train()
+            keys = [key for key in (section_key, batch_key) if key is not None][:1]
+            niche_weights(adata, read_cells(mdata, modalities, keys).obs.loc[adata.obs_names], arguments)
         for key, where in cells.found.items():
             logger.info("%r is read from %s.", key, where)
         frame = AnnData(obs=cells.obs)
@@ -280,7 +286,7 @@ def _genes_of(
         known = cells.adatas["rna"].var_names if "rna" in cells.adatas else None
         match = match_antibodies(adata.var_names, known_genes=known)
         links, genes = sp.lil_matrix(match.matrix), list(match.genes)
-        for antibody, gene in (antibody_genes or {}).items():
+        for antibody, gene in check_mapping("antibody_genes", antibody_genes).items():
             if antibody not in adata.var_names:
                 raise KeyError(
                     f"antibody_genes names {antibody!r}, which is no antibody of the protein modality; it has"
@@ -300,7 +306,13 @@ def _genes_of(
         return genes, links
     if peak_genes is None:
         return [], sp.csr_matrix((adata.n_vars, 0), dtype=np.float32)
-    if isinstance(peak_genes, tuple):
+    is_pair = isinstance(peak_genes, tuple) and len(peak_genes) == 2
+    if not is_pair and not isinstance(peak_genes, str | os.PathLike | pd.DataFrame):
+        raise TypeError(
+            f"peak_genes={peak_genes!r} is a {type(peak_genes).__name__}; give a column of the ATAC modality's var, a"
+            " gene annotation (DataFrame or path), or (matrix, genes) with a peaks × genes matrix."
+        )
+    if is_pair:
         matrix, genes = peak_genes
         return [str(g) for g in genes], check_peak_genes(matrix, list(genes), adata.n_vars)
     if isinstance(peak_genes, str) and peak_genes in adata.var:

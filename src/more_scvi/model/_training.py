@@ -11,7 +11,7 @@ import torch
 from scvi.train import SaveCheckpoint, TrainRunner
 
 from more_scvi.data import check_integer, check_mapping
-from more_scvi.model._experts import certain_types, fit_experts
+from more_scvi.model._experts import certain_types, fit_experts, niche_helps
 from more_scvi.model._inference import INFERENCE_BATCH
 from more_scvi.model._state import ModelState
 from more_scvi.train import CellDataModule, RestoringCheckpoint, TrainingArrays
@@ -146,6 +146,11 @@ class TrainingMixin(ModelState):
         if module.classifier is None or bool(module.labels_fitted) or not (labels >= 0).any():
             return
         types = labels
+        first = module.base(self.roles[0])
+        if first.niche_columns is not None:
+            base, sections = arrays.base[:, module.columns(self.roles[0])], arrays.batch
+            if not niche_helps(base, first.niche_columns, sections, labels):
+                module.drop_niche(arrays.wide)
         if module.wide is not None:
             fit_experts(module, arrays, labels)
             types = certain_types(module.wide, arrays, labels)

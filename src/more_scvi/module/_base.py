@@ -78,13 +78,17 @@ class PathBase(nn.Module):
         """(cells, n_in) -> (cells, n_out). Each negative batch code is a new batch, centred on its own mean."""
         explained = covariates @ self.slope.cpu().numpy() if covariates.shape[1] else np.zeros((1, 1), np.float32)
         residual = features - explained
-        reference = self.offset.cpu().numpy()
-        offset = reference[np.maximum(batch, 0)]
-        for code in np.unique(batch[batch < 0]):
-            cells = batch == code
-            n = cells.sum()
-            offset[cells] = (residual[cells].sum(0) + FEW_CELLS * reference.mean(0)) / (n + FEW_CELLS)
+        offset = batch_offsets(residual, batch, self.offset.cpu().numpy())
         return ((residual - offset) @ self.rotation.cpu().numpy() / float(self.scale)).astype(np.float32)
+
+
+def batch_offsets(x: np.ndarray, batch: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Offset of each cell's batch, (cells, columns): of known batches from ``reference``, of new ones from ``x``."""
+    offset = reference[np.maximum(batch, 0)]
+    for code in np.unique(batch[batch < 0]):
+        cells = batch == code
+        offset[cells] = (x[cells].sum(0) + FEW_CELLS * reference.mean(0)) / (cells.sum() + FEW_CELLS)
+    return offset
 
 
 def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int, n_steps: int = 10) -> np.ndarray:

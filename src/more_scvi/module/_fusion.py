@@ -45,15 +45,17 @@ class Fusion(nn.Module):
         rank = rank if learned else 0
         self.read = nn.ModuleList(nn.Linear(width, rank) for width in widths if rank)
         self.write = nn.ModuleList(nn.Linear(rank, n_latent, bias=False) for _ in widths if rank)
-        for layer in self.write:
-            nn.init.zeros_(layer.weight)
+        for weight in self.write.parameters():
+            nn.init.zeros_(weight)
 
     def weights(self, base: Tensor, present: Tensor) -> Tensor:
         """(cells, width of all bases), bool (cells, modalities) -> (cells, modalities, n_latent); columns add up to 1.
 
         Modalities that were not measured have weight 0, all of them where none was.
         """
-        scores = self.start.expand(len(base), -1, -1)
+        # a control is the same for all ("mean"), or all weight on the own modality ("concatenation")
+        sharpness = {"attention": 1.0, "concatenation": 1e4, "mean": 0.0}[self.kind]
+        scores = sharpness * self.start.expand(len(base), -1, -1)
         if self.logits is not None:
             scores = scores + self.logits
         if len(self.read):

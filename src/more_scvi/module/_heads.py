@@ -46,6 +46,13 @@ class Classifier(nn.Module):
         return logits.masked_fill(~self.open_classes, float("-inf"))
 
 
+MIN_STACKING = 30
+PARTIAL_SHARE = 0.5
+"""Least share where modalities are missing: labels of fuller cells, which cross-validation uses, flatter the head."""
+UNSEEN_SHARE = 0.8
+"""Share of an expert whose pattern of modalities no labelled cell has: nothing vouches for the trained head there."""
+
+
 class WideClassifier(nn.Module):
     r"""Logistic regression on the wide view, solved exactly before training; an expert beside the trained head.
 
@@ -79,7 +86,7 @@ class WideClassifier(nn.Module):
         self.register_buffer("share", torch.full((n,), 0.5))
         self.register_buffer("patterns", torch.from_numpy(np.asarray(patterns, dtype=bool)))
 
-    def fit(self, expert: int, wide: np.ndarray, base: np.ndarray, labels: np.ndarray) -> None:
+    def fit(self, expert: int, wide: np.ndarray, base: np.ndarray, labels: np.ndarray, n_own: int) -> None:
         """Fit one expert on cells with a visible label; L2 penalty with C = 1.
 
         Parameters
@@ -92,6 +99,8 @@ class WideClassifier(nn.Module):
             (cells, width) that the trained head will read, for the share.
         labels
             (cells,) codes.
+        n_own
+            The first so many cells have the pattern; the others were completed and say nothing about the share.
         """
         classes = np.unique(labels)
         n_labels, n_wide = self.weight.shape[1:]
@@ -102,7 +111,12 @@ class WideClassifier(nn.Module):
         else:
             x = wide if len(used) == n_wide else np.ascontiguousarray(wide[:, used])
             fitted = LogisticRegression(C=1.0, max_iter=200).fit(x, labels)
-            self.share[expert] = stacking_share(x, base / base.std(), labels)
+            own = slice(n_own)
+            self.share[expert] = UNSEEN_SHARE if n_own < len(labels) else 0.5
+            if n_own >= MIN_STACKING:
+                self.share[expert] = stacking_share(x[own], base[own] / base[own].std(), labels[own])
+            if not bool(self.patterns[expert].all()):
+                self.share[expert].clamp_(min=PARTIAL_SHARE)
             coef, intercept = fitted.coef_, fitted.intercept_
             if len(classes) == 2:  # scikit-learn then gives the second class only
                 coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
@@ -132,8 +146,6 @@ class WideClassifier(nn.Module):
 
 def stacking_share(first: np.ndarray, second: np.ndarray, labels: np.ndarray, n_folds: int = 3) -> float:
     """Weight of a classifier on ``first`` in its mixture with one on ``second``, by likelihood of held-out cells."""
-    if len(labels) < 10 * n_folds:
-        return 0.5
     fold = np.random.default_rng(0).permutation(len(labels)) % n_folds
     likelihood = np.zeros((2, len(labels)))
     for k in range(n_folds):

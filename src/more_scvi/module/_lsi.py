@@ -49,6 +49,8 @@ BLOCK = 64
 """Columns that each pass adds to the basis, which should hold some times as many as there are components."""
 
 SEED = 0
+WIDE_VARIANCE = 200.0
+"""Total variance of the wide view, of the order of that of log-normalised genes: classifiers penalise both alike."""
 
 
 class AccessibilityPath(nn.Module):
@@ -64,11 +66,12 @@ class AccessibilityPath(nn.Module):
     n_components
         Width of the path. Columns stay 0 where the data have fewer components.
     n_wide
-        Width of the wide view, which has more of the same components.
+        Width of the wide view, which has more of the same components, scaled to the total variance ``WIDE_VARIANCE``.
     """
 
     features: torch.Tensor
     scale: torch.Tensor
+    wide_scale: torch.Tensor
     idf: torch.Tensor
     mean: torch.Tensor
     loadings: torch.Tensor
@@ -82,6 +85,7 @@ class AccessibilityPath(nn.Module):
         n_kept = max(self.n_components, self.n_wide)
         self.register_buffer("features", torch.arange(n_variable))
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("wide_scale", torch.ones(()))
         self.register_buffer("idf", torch.ones(n_variable))
         self.register_buffer("mean", torch.zeros(n_variable))
         self.register_buffer("loadings", torch.zeros(n_variable, n_kept))
@@ -129,6 +133,7 @@ class AccessibilityPath(nn.Module):
         kept = np.flatnonzero((depth <= DEPTH_CORRELATION) & (std > 1e-4 * std.max()))[: self.loadings.shape[1]]
         self.loadings.zero_()
         self.loadings[:, : len(kept)] = torch.from_numpy(v[:, kept])
+        self.wide_scale.fill_(np.sqrt(WIDE_VARIANCE / max((std[kept[: self.n_wide]] ** 2).sum(), 1e-12)))
 
     def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
         """Project term frequencies: csr (cells, features) -> (cells, components) float32.
@@ -147,7 +152,7 @@ class AccessibilityPath(nn.Module):
     def transform_wide(self, x: sp.csr_matrix) -> np.ndarray:
         """Wide view of term frequencies: csr (cells, features) -> (cells, n_wide) float32."""
         v = _array(self.loadings)[:, : self.n_wide]
-        return (self._tf_idf(x) @ v - _array(self.mean) @ v).astype(np.float32)
+        return (float(self.wide_scale) * (self._tf_idf(x) @ v - _array(self.mean) @ v)).astype(np.float32)
 
     def inverse(self, u: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
         """Best linear guess of TF-IDF: (cells, components) -> (cells, len(columns)) float32.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from more_scvi.module._base import PathBase, typed_offsets
+from more_scvi.module._base import PathBase, batch_means, batch_offsets, typed_offsets
 from more_scvi.module._clr import ProteinPath
 from more_scvi.module._direct import DirectPath
 from more_scvi.module._lsi import AccessibilityPath
@@ -73,6 +73,7 @@ class ModalityBase(nn.Module):
     shares: torch.Tensor
     targets: torch.Tensor
     composition: torch.Tensor
+    wide_offset: torch.Tensor
 
     def __init__(
         self,
@@ -99,12 +100,15 @@ class ModalityBase(nn.Module):
         )
         self.path_widths = [n_out for _, n_out in widths.values()]
         self.width = sum(self.path_widths)
-        at = list(widths).index("niche") if "niche" in widths else None
-        start = None if at is None else sum(self.path_widths[:at])
-        self.niche_columns = None if at is None else slice(start, start + self.path_widths[at])
-        self.n_wide = self.direct.n_wide + (0 if at is None else self.path_widths[at])
+        self.n_wide = self.direct.n_wide
+        self.niche_columns: slice | None = None
+        if "niche" in widths:
+            at = list(widths).index("niche")
+            self.niche_columns = slice(sum(self.path_widths[:at]), sum(self.path_widths[: at + 1]))
+            self.n_wide += self.path_widths[at]
         self.register_buffer("shares", torch.full((len(widths),), 1.0 / max(len(widths), 1)))
         self.register_buffer("targets", torch.zeros(min(n_targets, sizes.n_features), dtype=torch.long))
+        self.register_buffer("wide_offset", torch.zeros(n_batch, self.direct.n_wide))
         self.register_buffer("composition", torch.zeros(n_batch, self.width))
 
     @property
@@ -122,10 +126,26 @@ class ModalityBase(nn.Module):
 
     def transform(self, features: dict[str, np.ndarray], batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
         """Base of cells given their path features, (cells, width) float32; negative batch codes are new batches."""
-        base = self._join([self._path(name).transform(features[name], batch, covariates) for name in self.paths])
-        known = batch >= 0
-        base[known] -= self.composition.cpu().numpy()[batch[known]]
-        return base
+        return self._join([self._path(name).transform(features[name], batch, covariates) for name in self.paths])
+
+    def fit_wide(self, wide: np.ndarray, batch: np.ndarray) -> None:
+        """Fit the batch means that :meth:`centre_wide` subtracts from the direct path's wide view."""
+        self.wide_offset.copy_(torch.from_numpy(batch_means(wide, batch, self.n_batch)))
+
+    def centre_wide(self, wide: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        """Wide view freed of its batch means, (cells, n_wide); new batches are centred on their own.
+
+        Not that of RNA: labels of several batches teach a classifier over hundreds of genes what to ignore, and means
+        of batches that hold types in other proportions differ for good reason. A panel of few antibodies has no such
+        choice.
+        """
+        if isinstance(self.direct, DirectPath):
+            return wide
+        return wide - batch_offsets(wide, batch, self.wide_offset.cpu().numpy())
+
+    def shift(self, base: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        """Base of (cells, width) moved to where batches would be at equal composition; new batches stay."""
+        return base - np.where((batch >= 0)[:, None], self.composition.cpu().numpy()[np.maximum(batch, 0)], 0.0)
 
     def fit_composition(self, base: np.ndarray, batch: np.ndarray, types: np.ndarray) -> np.ndarray:
         """Shift of each batch to where its mean would be at equal composition, (batches, width); -1 = unknown type.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from more_scvi import losses
 from more_scvi.module._adapter import GatedAdapter
+from more_scvi.module._bridge import N_CANONICAL, linked_coordinates
 from more_scvi.module._decoders import ExpressionDecoder, make_decoder
 from more_scvi.module._fusion import Fusion
 from more_scvi.module._heads import Classifier, Projection, WideClassifier
@@ -30,6 +31,9 @@ LOSS_WEIGHTS = {
     "variance": 0.1,
     "keep": 20.0,
 }
+
+CLOSED_GATE = -3.0
+"""Logit at which the gate of a path that does not help starts: a tenth of its size, from where it can still open."""
 
 
 class MoREModule(BaseModuleClass):
@@ -110,6 +114,12 @@ class MoREModule(BaseModuleClass):
         bases = [self.base(name) for name in self.modalities]
         self.widths, self.wide_widths = [b.width for b in bases], [b.n_wide for b in bases]
         self.n_latent = min(n_latent, sum(self.widths))
+        # pairs of modalities that no cell has both of: genes link them, see _bridge
+        together = np.asarray(patterns, dtype=int).T @ np.asarray(patterns, dtype=int)
+        self.unpaired = [(i, j) for i in range(len(bases)) for j in range(i + 1, len(bases)) if not together[i, j]]
+        for k, (i, j) in enumerate(self.unpaired):
+            self.register_buffer(f"link_{k}_first", torch.zeros(self.widths[i], N_CANONICAL))
+            self.register_buffer(f"link_{k}_second", torch.zeros(self.widths[j], N_CANONICAL))
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("labels_fitted", torch.tensor(False))
         self.register_buffer("kept", torch.zeros(sum(self.widths)))
@@ -122,7 +132,11 @@ class MoREModule(BaseModuleClass):
         self.fusion = Fusion(self.widths, self.n_latent, kind=fusion)
         self.refinement = Refinement(self.n_latent, n_domains, n_refinement_steps, refinement_rank)
         self.classifier = Classifier(self.n_latent, n_labels) if n_labels else None
-        self.wide = WideClassifier(sum(self.wide_widths), n_labels, patterns) if n_labels and n_wide else None
+        self.wide = (
+            WideClassifier(sum(self.wide_widths) + N_CANONICAL * len(self.unpaired), n_labels, patterns)
+            if n_labels and n_wide
+            else None
+        )
         self.spread = (
             SpreadStep(self.n_latent, n_domains, n_labels)
             if n_labels and n_domains > 1 and n_refinement_steps
@@ -184,7 +198,35 @@ class MoREModule(BaseModuleClass):
         for name, scale in zip(self.modalities, space.scales, strict=True):
             columns, last = self.columns(name), self.base(name).path_widths[-1]
             self.kept[columns.stop - last : columns.stop] = float(scale)
+        for k, pair in enumerate(self.unpaired):
+            link = space.links.get(pair)
+            for side in ("first", "second") if link is not None else ():
+                directions = torch.from_numpy(getattr(link, side))
+                getattr(self, f"link_{k}_{side}")[:, : directions.shape[1]] = directions
         self.fitted.fill_(True)
+
+    def drop_niche(self, wide: np.ndarray) -> None:
+        """Nearly close the niche's gate and clear its columns of the wide view, in place."""
+        role = self.modalities[0]
+        base, adapter = self.base(role), cast(GatedAdapter, self.adapters[role])
+        with torch.no_grad():
+            adapter.path_logits[base.path_names.index("niche")] = CLOSED_GATE
+        columns = self.wide_columns(role)
+        wide[:, columns.start + base.direct.n_wide : columns.stop] = 0.0
+
+    def link_coordinates(self, base: np.ndarray, present: np.ndarray) -> np.ndarray:
+        """Coordinates that modalities without common cells share through genes, (cells, coordinates of all links).
+
+        ``base`` is the joined base before :meth:`ModalityBase.shift`. Cells with neither modality of a link get zeros.
+        """
+        out = np.zeros((len(base), N_CANONICAL * len(self.unpaired)), np.float32)
+        for k, pair in enumerate(self.unpaired):
+            columns = slice(k * N_CANONICAL, (k + 1) * N_CANONICAL)
+            for at, side in zip(pair, ("first", "second"), strict=True):
+                rows = np.flatnonzero(present[:, at])
+                directions = getattr(self, f"link_{k}_{side}").cpu().numpy()
+                out[rows, columns] = linked_coordinates(base[rows, self.columns(self.modalities[at])], directions)
+        return out
 
     # ---- forward
 

@@ -1,10 +1,10 @@
 r"""Shared space before training: every modality says, linearly, where a cell lies on the axes of all modalities.
 
-The axes are the leading principal axes of each modality's base; as many of each as its variance earns among all. On its
-own axes a modality is exact. On those of another it gives the best linear guess
-(:mod:`more_scvi.module._bridge`), drawn out to the spread that these axes have, so that cells with one modality are not
-drawn to the middle. A cell with all modalities thus starts at the concatenation of their principal components, one with
-fewer near where it would be.
+The axes are the leading principal axes of each modality's base, weighted by how much of it another modality confirms;
+as many of each as its variance then earns among all. On its own axes a modality is exact. On those of another it gives
+the best linear guess (:mod:`more_scvi.module._bridge`), drawn out to the spread that these axes have, so that cells
+with one modality are not drawn to the middle. A cell with all modalities thus starts near the concatenation of their
+principal components, one with fewer near where it would be.
 
 With one modality this is the rotation to its principal axes.
 """
@@ -15,7 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from more_scvi.module._bridge import MIN_PAIRS, PAIRED_PENALTY, link_genes, linked_coordinates, ridge
+from more_scvi.module._bridge import MIN_PAIRS, PAIRED_PENALTY, Link, link_genes, linked_coordinates, ridge
+
+MAX_STRETCH = 3.0
+"""A guess that explains little is not blown up to full spread: that would be noise."""
+
+MIN_LINKED = 3
+"""Genes that two modalities must both speak of."""
+
+LEAST_CONFIRMED = 0.02
+
+Genes = list[tuple[np.ndarray, list[str]] | None]
 
 OWN_TRUST = 2.0
 """Logit of the trust in a modality on its own axes, over the others."""
@@ -33,19 +43,17 @@ class SharedSpace:
         (modalities, n_latent): logits at which fusion starts.
     scales
         Per modality, the factor on its base in the shared space.
+    links
+        Link through genes of each pair of modalities (positions) that no cell has both of, where genes allow it.
     """
 
     rotations: list[np.ndarray]
     trust: np.ndarray
     scales: list[float]
+    links: dict[tuple[int, int], Link]
 
 
-def fit_shared_space(
-    bases: list[np.ndarray],
-    present: np.ndarray,
-    n_latent: int,
-    genes: list[tuple[np.ndarray, list[str]] | None],
-) -> SharedSpace:
+def fit_shared_space(bases: list[np.ndarray], present: np.ndarray, n_latent: int, genes: Genes) -> SharedSpace:
     """Axes, guesses and starting trust.
 
     Parameters
@@ -60,57 +68,88 @@ def fit_shared_space(
         Per modality, values (cells that have it, genes) and gene names, or None.
     """
     n = len(bases)
-    scale = 1.0 / np.sqrt(n)  # the same total variance from every modality, and of one modality its own
-    axes, variances = [], []
-    for at, base in enumerate(bases):
-        rows = base[present[:, at]]
-        values, vectors = np.linalg.eigh(rows.T @ rows / max(len(rows), 1))
-        vectors = vectors[:, ::-1]
-        axes.append(vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]))
-        variances.append(values[::-1])
+    scales = np.sqrt(_confirmed(bases, present))
+    measured = [base[present[:, at]] for at, base in enumerate(bases)]
+    axes, variances = zip(*(_principal_axes(rows) for rows in measured), strict=True)
     owner = np.repeat(np.arange(n), [len(v) for v in variances])
-    leading = np.sort(np.argsort(-np.concatenate(variances), kind="stable")[:n_latent])
+    weighted = np.concatenate([s**2 * v for s, v in zip(scales, variances, strict=True)])
+    leading = np.sort(np.argsort(-weighted, kind="stable")[:n_latent])
     owner = owner[leading]
-    counts = [int((owner == m).sum()) for m in range(n)]
-    own = [axes[m][:, : counts[m]] * scale for m in range(n)]
+    own = [axes[m][:, : int((owner == m).sum())] * scales[m] for m in range(n)]
     trust = np.zeros((n, len(owner)), np.float32)
-    rotations = [np.zeros((bases[m].shape[1], len(owner)), np.float32) for m in range(n)]
+    rotations = [np.zeros((base.shape[1], len(owner)), np.float32) for base in bases]
+    links: dict[tuple[int, int], Link] = {}
+    for i in range(n):
+        for j in range(i + 1, n):
+            link = _link(measured, genes, i, j) if (present[:, i] & present[:, j]).sum() < MIN_PAIRS else None
+            if link is not None:
+                links[i, j] = link
     for m in range(n):
         rotations[m][:, owner == m] = own[m]
         trust[m, owner == m] = OWN_TRUST if n > 1 else 0.0
         for other in range(n):
-            if other != m and counts[other]:
-                rotations[m][:, owner == other] = _guess(bases, present, genes, m, other, own[other])
-    return SharedSpace(rotations, trust, [scale] * n)
+            if other == m or not own[other].shape[1]:
+                continue
+            both = present[:, m] & present[:, other]
+            wanted = measured[other] @ own[other]
+            if both.sum() >= MIN_PAIRS:
+                guess = ridge(bases[m][both], bases[other][both] @ own[other], PAIRED_PENALTY)
+            elif (min(m, other), max(m, other)) in links:
+                guess = _through_genes(links[min(m, other), max(m, other)], m < other, measured[other], wanted)
+            else:
+                continue  # this modality knows nothing of these axes
+            spread = (measured[m] @ guess).std(0)
+            guess = guess * np.minimum(wanted.std(0) / np.maximum(spread, 1e-6), MAX_STRETCH)[None]
+            rotations[m][:, owner == other] = guess
+    return SharedSpace(rotations, trust, scales.tolist(), links)
 
 
-def _guess(bases, present, genes, source: int, target: int, axes: np.ndarray) -> np.ndarray:
-    """Linear map from the base of ``source`` to the axes of ``target``, (width, axes)."""
-    both = present[:, source] & present[:, target]
-    wanted = bases[target][present[:, target]] @ axes
-    if both.sum() >= MIN_PAIRS:
-        guess = ridge(bases[source][both], bases[target][both] @ axes, PAIRED_PENALTY)
-    else:
-        guess = _through_genes(bases, present, genes, source, target, axes)
-    spread = (bases[source][present[:, source]] @ guess).std(0)
-    return guess * np.minimum(wanted.std(0) / np.maximum(spread, 1e-6), MAX_STRETCH)[None]
+def _confirmed(bases: list[np.ndarray], present: np.ndarray) -> np.ndarray:
+    """Share of each modality in the joint space: how much of its variance another modality confirms, adding up to 1.
+
+    What two measurements of one cell agree on is not noise. On every second pair a ridge regression is fitted, on the
+    others its explained share of variance is taken. Modalities that are paired with none get the mean of the others.
+    """
+    n = len(bases)
+    confirmed = np.full(n, np.nan)
+    for m in range(n):
+        for other in range(n):
+            pairs = np.flatnonzero(present[:, m] & present[:, other])
+            if other == m or len(pairs) < 2 * MIN_PAIRS:
+                continue
+            fitted, held = pairs[::2], pairs[1::2]
+            residual = bases[m][held] - bases[other][held] @ ridge(
+                bases[other][fitted], bases[m][fitted], PAIRED_PENALTY
+            )
+            explained = 1.0 - (residual**2).sum() / max((bases[m][held] ** 2).sum(), 1e-12)
+            confirmed[m] = np.nanmax([confirmed[m], explained, LEAST_CONFIRMED])
+    known = ~np.isnan(confirmed)
+    confirmed[~known] = confirmed[known].mean() if known.any() else 1.0
+    return confirmed / confirmed.sum()
 
 
-MAX_STRETCH = 3.0
-"""A guess that explains little is not blown up to full spread: that would be noise."""
+def _principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Axes (width, width) and variances, largest first, signs fixed for reproducibility."""
+    values, vectors = np.linalg.eigh(rows.T @ rows / max(len(rows), 1))
+    vectors = vectors[:, ::-1]
+    return vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]), values[::-1]
 
 
-def _through_genes(bases, present, genes, source: int, target: int, axes: np.ndarray) -> np.ndarray:
-    width = bases[source].shape[1]
-    if genes[source] is None or genes[target] is None:
-        return np.zeros((width, axes.shape[1]), np.float32)
-    (x, x_names), (y, y_names) = genes[source], genes[target]
-    shared = [name for name in x_names if name in set(y_names)]
-    if len(shared) < 3:
-        return np.zeros((width, axes.shape[1]), np.float32)
-    x_at, y_at = ([{g: i for i, g in enumerate(names)}[g] for g in shared] for names in (x_names, y_names))
-    a, b = bases[source][present[:, source]], bases[target][present[:, target]]
-    link = link_genes(a, x[:, x_at], b, y[:, y_at])
-    coordinates = linked_coordinates(b, link.second)
-    to_axes = ridge(coordinates, b @ axes, PAIRED_PENALTY)
-    return link.first @ to_axes / np.sqrt(link.first.shape[1])
+def _link(measured: list[np.ndarray], genes: Genes, i: int, j: int) -> Link | None:
+    """Link of two modalities through the genes both speak of; None where there are too few."""
+    first, second = genes[i], genes[j]
+    if first is None or second is None:
+        return None
+    at_first, at_second = ({name: at for at, name in enumerate(names)} for _, names in (first, second))
+    shared = [name for name in first[1] if name in at_second]
+    if len(shared) < MIN_LINKED:
+        return None
+    x, y = first[0][:, [at_first[g] for g in shared]], second[0][:, [at_second[g] for g in shared]]
+    return link_genes(measured[i], x, measured[j], y)
+
+
+def _through_genes(link: Link, is_first: bool, target: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Map from the base of one side of a link to axes of the other, (width, axes), by way of the coordinates."""
+    here, there = (link.first, link.second) if is_first else (link.second, link.first)
+    to_axes = ridge(linked_coordinates(target, there), wanted, PAIRED_PENALTY)
+    return here @ to_axes / np.sqrt(here.shape[1])

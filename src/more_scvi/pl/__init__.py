@@ -2,5 +2,6 @@
 
 from ._embedding import compare, embedding
 from ._history import history
+from ._modalities import modality_weights
 
-__all__ = ["compare", "embedding", "history"]
+__all__ = ["compare", "embedding", "history", "modality_weights"]

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ._palette import style
+
+MODALITY_ORDER = ("rna", "atac", "protein")
+"""Colours follow this order, so that a modality keeps its colour in models that lack another one."""
+
+
+def modality_weights(model: Any, groupby: str | pd.Series | None = None, *, ax: Axes | None = None) -> Axes:
+    """Draw how much each modality counts: mean fusion weights as stacked bars, one bar per group of cells.
+
+    Parameters
+    ----------
+    model
+        A trained :class:`~more_scvi.model.MoRE`, or the DataFrame cells × modalities that its
+        :meth:`~more_scvi.model.MoRE.get_modality_weights` returns.
+    groupby
+        Column of the model's ``obs`` (only with a model), or a Series with a group per cell, matched by cell name.
+        Cells without a group are left out. Default: one bar for all cells.
+    ax
+        Where to draw. Default: a new figure.
+
+    Returns
+    -------
+    Axes
+        With a bar per group, in the order of its categories or else sorted, the first on top. Weights are means over
+        the cells of a group: where a modality was measured in half of them, it can reach half of the bar.
+
+    Raises
+    ------
+    TypeError
+        If ``model`` is neither, or ``groupby`` is a column's name beside a DataFrame, which has no ``obs``.
+    KeyError
+        If ``obs`` has no such column; the message lists those it has.
+    ValueError
+        If the Series lacks cells, names cells twice, or leaves no group.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import more_scvi as more
+    >>> weights = pd.DataFrame({"rna": [0.4, 0.6, 1.0], "protein": [0.6, 0.4, 0.0]}, index=["c1", "c2", "c3"])
+    >>> donors = pd.Series(["a", "a", "b"], index=["c1", "c2", "c3"])
+    >>> ax = more.pl.modality_weights(weights, donors)
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['a', 'b']
+    """
+    weights, obs = _weights(model)
+    groups = _groups(groupby, weights.index, obs)
+    means = weights.groupby(groups, observed=True).mean()
+    if not len(means):
+        raise ValueError("groupby has a value for none of the cells; give a column or Series with at least one group.")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5, 0.9 + 0.32 * len(means)), layout="constrained")
+    rows, left = np.arange(len(means)), np.zeros(len(means))
+    for name, color in _colors(means.columns).items():
+        ax.barh(rows, means[name], left=left, height=0.75, color=color, edgecolor="white", linewidth=0.8, label=name)
+        left = left + means[name].to_numpy()
+    ax.set_yticks(rows, means.index.astype(str))
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1), xlabel="mean weight", ylabel=_axis_name(groupby))
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def _weights(model: Any) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Weights (cells, modalities) and, from a model, the columns of its cells."""
+    if isinstance(model, pd.DataFrame):
+        return model, None
+    if not hasattr(model, "get_modality_weights"):
+        raise TypeError(
+            f"modality_weights draws a MoRE model or the DataFrame of its get_modality_weights(), not a"
+            f" {type(model).__name__}."
+        )
+    return model.get_modality_weights(), model.adata.obs
+
+
+def _groups(groupby: str | pd.Series | None, cells: pd.Index, obs: pd.DataFrame | None) -> pd.Series:
+    """Group of each cell, in the order of ``cells``."""
+    if groupby is None:
+        return pd.Series("all cells", index=cells)
+    if isinstance(groupby, pd.Series):
+        if not groupby.index.is_unique:
+            raise ValueError("groupby names some cells twice; its index must be the cell names, each once.")
+        missing = cells[~cells.isin(groupby.index)]
+        if len(missing):
+            raise ValueError(
+                f"groupby has no entry for {len(missing)} of {len(cells)} cells, e.g. {missing[0]!r}; give a Series"
+                " with the cell names as index, such as mdata.obs['cell_type']."
+            )
+        return groupby.loc[cells]
+    if obs is None:
+        raise TypeError(
+            f"groupby={groupby!r} names a column, but a DataFrame of weights has no obs; give the column itself,"
+            f" mdata.obs[{groupby!r}], or the model."
+        )
+    if groupby not in obs:
+        raise KeyError(f"obs has no column {groupby!r}; it has {sorted(obs.columns)}.")
+    return obs[groupby]
+
+
+def _colors(modalities: pd.Index) -> dict[str, str]:
+    """Colour of each modality, in the order in which they are stacked."""
+    known = [name for name in MODALITY_ORDER if name in modalities]
+    others = [name for name in modalities if name not in MODALITY_ORDER]
+    at = {name: position for position, name in enumerate((*MODALITY_ORDER, *others))}
+    return {name: style(at[name])[0] for name in (*known, *others)}
+
+
+def _axis_name(groupby: str | pd.Series | None) -> str:
+    name = groupby.name if isinstance(groupby, pd.Series) else groupby
+    return "" if name is None else str(name)
