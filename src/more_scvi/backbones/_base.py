@@ -71,6 +71,16 @@ class Backbone(nn.Module, ABC):
         (cells, n_features) float32. A cell's row depends on that cell only; rows are not centred by batch.
         """
 
+    token_width: int | None = None
+    """Width of a token that :meth:`read_tokens` takes; None: this backbone takes no continuous tokens."""
+
+    def read_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Pass tokens through the frozen layers, with gradients: (cells, tokens, token_width) -> (cells, token_width).
+
+        For modalities that speak of no gene in the vocabulary.
+        """
+        raise NotImplementedError(f"Backbone {self.name!r} takes no continuous tokens.")
+
     def config(self) -> dict[str, Any]:
         """Settings that change the features; JSON-serialisable and part of the fingerprint."""
         return {}

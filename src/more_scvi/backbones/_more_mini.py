@@ -90,6 +90,7 @@ class MoreMini(Backbone):
         self.sizes = sizes
         self.n_features = sizes.n_features
         self.vocabulary = vocabulary
+        self.token_width = sizes.d_model
         self.front = ProgramFront(
             sizes.n_genes, sizes.n_components, sizes.n_sets, sizes.n_members, sizes.n_features, sizes.target_sum
         )
@@ -143,6 +144,12 @@ class MoreMini(Backbone):
     def save(self, folder: str | Path) -> None:
         """Write a weights folder that :meth:`load` reads (float16; files are replaced atomically)."""
         write_weights(folder, asdict(self.sizes), self.vocabulary, self.state_dict())
+
+    def read_tokens(self, tokens: Tensor) -> Tensor:
+        """Mean of the normalised tokens after the frozen layers; see :meth:`Backbone.read_tokens`."""
+        if tokens.device != self.device:
+            self.to(tokens.device)
+        return self.transformer.read_tokens(tokens)
 
     def config(self) -> dict[str, Any]:
         """Sizes of the tables."""

@@ -70,6 +70,12 @@ class ProgramTransformer(nn.Module):
         with torch.no_grad():
             self.readout.normal_(0, self.readout.shape[1] ** -0.5)
 
+    def read_tokens(self, tokens: Tensor) -> Tensor:
+        """Any ``(cells, tokens, d_model)`` through the layers, averaged: ``(cells, d_model)``."""
+        for layer in self.layers:
+            tokens = layer(tokens)
+        return self.norm(tokens).mean(1)
+
     def forward(self, features: Tensor, context: Tensor) -> Tensor:
         """Map ``(cells, features)`` and ``(cells, context)`` to the residual ``(cells, features)``."""
         parts = features.view(len(features), self.n_tokens, -1)

@@ -163,12 +163,13 @@ class InferenceMixin(ModelState):
         """
         rows = {"backbone": (0, 0 if self.backbone is None else self.backbone.n_parameters())}
         several = len(self.roles) > 1
+        per_role = {"adapters": "adapter", "soft_tokens": "soft_tokens", "decoders": "decoder"}
         parts = [
-            (f"{name[:-1]}_{role}" if several else name[:-1], child)
-            for name in ("adapters", "decoders")
-            for role, child in getattr(self.module, name).items()
+            (f"{name}_{role}" if several else name, child)
+            for group, name in per_role.items()
+            for role, child in getattr(self.module, group).items()
         ]
-        parts += [(n, c) for n, c in self.module.named_children() if n not in ("bases", "adapters", "decoders")]
+        parts += [(n, c) for n, c in self.module.named_children() if n not in per_role and n != "bases"]
         for name, part in parts:
             trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
             if isinstance(part, WideClassifier):  # solved in closed form, but learned from labels all the same

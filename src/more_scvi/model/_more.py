@@ -32,7 +32,7 @@ from more_scvi.model._training import TrainingMixin
 from more_scvi.module import ModalitySizes, MoREModule
 
 MIN_LINKED_GENES = 10
-"""A modality whose features speak of fewer genes than this that the backbone knows has no frozen features."""
+"""A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens."""
 
 
 class MoRE(ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMixin, SaveLoadMixin, SetupMixin):
@@ -145,6 +145,9 @@ class MoRE(ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMixin, SaveLoadMi
                 refinement_rank=refinement_rank,
                 fusion=fusion,
             )
+            for role in self._soft_roles:
+                if self.backbone is not None and self.backbone.token_width:
+                    self.module.add_soft_tokens(role, self.backbone.read_tokens, self.backbone.token_width)
         self._arrays = None
         sizes = ", ".join(
             f"{len(self.features[role])} {FEATURE_WORDS[role]} ({self.overlaps[role]:.0%} known to the backbone)"
@@ -194,7 +197,7 @@ class MoRE(ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMixin, SaveLoadMi
     def _attach_backbone(self, name: str | None, kwargs: dict[str, Any]) -> tuple[Backbone | None, str | None]:
         """The frozen backbone and, for precomputed features, their key in ``obsm``."""
         self.overlaps = dict.fromkeys(self.roles, 1.0)
-        self._frozen_roles = list(self.roles)
+        self._frozen_roles, self._soft_roles = list(self.roles), []
         if name is None:
             return None, None
         key = None
@@ -212,6 +215,8 @@ class MoRE(ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMixin, SaveLoadMi
                     )
                 elif match.n_matched < MIN_LINKED_GENES:
                     self._frozen_roles.remove(role)
+                if match.n_matched == 0:
+                    self._soft_roles.append(role)
         return backbone, key
 
     def _is_frozen(self, role: str) -> bool:

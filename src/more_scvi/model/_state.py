@@ -43,6 +43,7 @@ class ModelState(BaseModelClass):
     history_: Any
     _adata: AnnData | MuData | None
     _frozen_roles: list[str]
+    _soft_roles: list[str]
     _obsm_key: str | None
     _setup_args: dict[str, Any]
     _arrays: TrainingArrays | None

@@ -135,6 +135,7 @@ class TrainingMixin(ModelState):
 
     def _finish(self) -> None:
         """Do what follows the last step; checkpoints call it, too, so that they are whole models."""
+        self._fit_probe(self._training_arrays(), self._train_cells)
         self._fit_spread(self._training_arrays(), self._train_cells)
         self._fit_imputers(self._training_arrays())
 
@@ -162,6 +163,15 @@ class TrainingMixin(ModelState):
             if arrays.views is not None:
                 arrays.views[rows, :, columns] -= shift[:, None]
         module.labels_fitted.fill_(True)
+
+    def _fit_probe(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
+        """After the last step: logistic regression on the embedding of visible labels, beside the trained head."""
+        visible = cells[arrays.labels[cells] >= 0]
+        if self.module.probe is None or not len(visible):
+            return
+        inputs = (arrays.base, arrays.present, arrays.wide, arrays.domain)
+        z = self._forward(*inputs, visible, INFERENCE_BATCH, lambda out: out["z_labels"])
+        self.module.probe.fit(z, arrays.labels[visible])
 
     def _fit_spread(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
         """After the last step: centres and spreads per type and batch, by visible labels and predictions."""

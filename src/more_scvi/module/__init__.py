@@ -13,6 +13,7 @@ from more_scvi.module._lsi import AccessibilityPath
 from more_scvi.module._modality import ModalityBase, ModalitySizes
 from more_scvi.module._module import LOSS_WEIGHTS, MoREModule
 from more_scvi.module._refinement import Refinement
+from more_scvi.module._soft_tokens import SoftTokens
 from more_scvi.module._spread import SpreadStep
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ProteinDecoder",
     "ProteinPath",
     "Refinement",
+    "SoftTokens",
     "SpreadStep",
     "WideClassifier",
     "batch_means",

@@ -53,6 +53,58 @@ UNSEEN_SHARE = 0.8
 """Share of an expert whose pattern of modalities no labelled cell has: nothing vouches for the trained head there."""
 
 
+class ProbeClassifier(nn.Module):
+    """Logistic regression on the finished embedding, solved after training and averaged with the trained head.
+
+    With several modalities the head sees every rare type in several guises and may lose one; a convex fit does not.
+
+    Parameters
+    ----------
+    n_latent, n_labels
+        Width of the embedding and number of classes.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, n_latent: int, n_labels: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(n_labels, n_latent))
+        self.register_buffer("bias", torch.full((n_labels,), float("-inf")))
+
+    @property
+    def is_fitted(self) -> bool:
+        """At least one class can be predicted."""
+        return bool(self.bias.isfinite().any())
+
+    def fit(self, z: np.ndarray, labels: np.ndarray) -> None:
+        """Fit on (cells, n_latent) embeddings of visible labels (cells,); standardised, L2 penalty with C = 1."""
+        mean, std = z.mean(0), np.maximum(z.std(0), 1e-6)
+        coefficients, intercepts = _solve_logistic((z - mean) / std, labels, len(self.bias))
+        coefficients = coefficients / std
+        self.weight.copy_(torch.from_numpy(coefficients))
+        self.bias.copy_(torch.from_numpy(intercepts - coefficients @ mean))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(cells, n_latent) -> logits (cells, n_labels)."""
+        return z @ self.weight.T + self.bias
+
+
+def _solve_logistic(x: np.ndarray, labels: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (n_labels, columns) and intercepts of a logistic regression; absent classes have intercept -inf."""
+    classes = np.unique(labels)
+    weight, bias = np.zeros((n_labels, x.shape[1])), np.full(n_labels, -np.inf)
+    if len(classes) == 1 or not x.shape[1]:
+        bias[classes] = 0.0
+        return weight, bias
+    fitted = LogisticRegression(C=1.0, max_iter=200).fit(x, labels)
+    coef, intercept = fitted.coef_, fitted.intercept_
+    if len(classes) == 2:  # scikit-learn then gives the second class only
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    weight[classes], bias[classes] = coef, intercept
+    return weight, bias
+
+
 class WideClassifier(nn.Module):
     r"""Logistic regression on the wide view, solved exactly before training; an expert beside the trained head.
 
@@ -102,25 +154,18 @@ class WideClassifier(nn.Module):
         n_own
             The first so many cells have the pattern; the others were completed and say nothing about the share.
         """
-        classes = np.unique(labels)
         n_labels, n_wide = self.weight.shape[1:]
-        weight, bias = np.zeros((n_labels, n_wide)), np.full(n_labels, -np.inf)
         used = np.flatnonzero(np.abs(wide).max(0) > 0)
-        if len(classes) == 1 or not len(used):
-            bias[classes] = 0.0
-        else:
-            x = wide if len(used) == n_wide else np.ascontiguousarray(wide[:, used])
-            fitted = LogisticRegression(C=1.0, max_iter=200).fit(x, labels)
+        x = wide if len(used) == n_wide else np.ascontiguousarray(wide[:, used])
+        weight = np.zeros((n_labels, n_wide))
+        weight[:, used], bias = _solve_logistic(x, labels, n_labels)
+        if len(used) and len(np.unique(labels)) > 1:
             own = slice(n_own)
             self.share[expert] = UNSEEN_SHARE if n_own < len(labels) else 0.5
             if n_own >= MIN_STACKING:
                 self.share[expert] = stacking_share(x[own], base[own] / base[own].std(), labels[own])
             if not bool(self.patterns[expert].all()):
                 self.share[expert].clamp_(min=PARTIAL_SHARE)
-            coef, intercept = fitted.coef_, fitted.intercept_
-            if len(classes) == 2:  # scikit-learn then gives the second class only
-                coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-            weight[np.ix_(classes, used)], bias[classes] = coef, intercept
         self.weight[expert] = torch.from_numpy(weight)
         self.bias[expert] = torch.from_numpy(bias)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -15,11 +16,12 @@ from more_scvi.module._adapter import GatedAdapter
 from more_scvi.module._bridge import N_CANONICAL, linked_coordinates
 from more_scvi.module._decoders import ExpressionDecoder, make_decoder
 from more_scvi.module._fusion import Fusion
-from more_scvi.module._heads import Classifier, Projection, WideClassifier
+from more_scvi.module._heads import Classifier, ProbeClassifier, Projection, WideClassifier
 from more_scvi.module._imputer import Imputer
 from more_scvi.module._modality import ModalityBase, ModalitySizes
 from more_scvi.module._refinement import Refinement
 from more_scvi.module._shared_space import fit_shared_space
+from more_scvi.module._soft_tokens import SoftTokens
 from more_scvi.module._spread import SpreadStep
 
 LOSS_WEIGHTS = {
@@ -31,6 +33,8 @@ LOSS_WEIGHTS = {
     "variance": 0.1,
     "keep": 20.0,
 }
+
+LOG_TWO = math.log(2.0)
 
 CLOSED_GATE = -3.0
 """Logit at which the gate of a path that does not help starts: a tenth of its size, from where it can still open."""
@@ -129,9 +133,11 @@ class MoREModule(BaseModuleClass):
                 for name, b in zip(self.modalities, bases, strict=True)
             }
         )
+        self.soft_tokens = torch.nn.ModuleDict()
         self.fusion = Fusion(self.widths, self.n_latent, kind=fusion)
         self.refinement = Refinement(self.n_latent, n_domains, n_refinement_steps, refinement_rank)
         self.classifier = Classifier(self.n_latent, n_labels) if n_labels else None
+        self.probe = ProbeClassifier(self.n_latent, n_labels) if n_labels and len(bases) > 1 else None
         self.wide = (
             WideClassifier(sum(self.wide_widths) + N_CANONICAL * len(self.unpaired), n_labels, patterns)
             if n_labels and n_wide
@@ -156,6 +162,10 @@ class MoREModule(BaseModuleClass):
             for s, b in zip(modalities, bases, strict=True):
                 n_coordinates = s.n_features if s.name == "protein" else b.path_widths[-1]
                 self.imputers[s.name] = Imputer(n_inputs, n_coordinates, s.n_features, n_sets)
+
+    def add_soft_tokens(self, modality: str, read: Callable[[Tensor], Tensor], width: int) -> None:
+        """Let a modality reach frozen layers by learned tokens; ``width`` is that of a token and of what they give."""
+        self.soft_tokens[modality] = SoftTokens(read, self.base(modality).width, self.n_latent, width, width)
 
     def base(self, modality: str) -> ModalityBase:
         """Direct path and linear base of a modality."""
@@ -235,8 +245,11 @@ class MoREModule(BaseModuleClass):
 
     def embeddings(self, base: Tensor) -> Tensor:
         """Embedding of each modality in the shared space: (cells, width) -> (cells, modalities, n_latent)."""
-        parts = torch.split(base, self.widths, dim=1)
-        return torch.stack([self.adapters[name](part) for name, part in zip(self.modalities, parts, strict=True)], 1)
+        parts = dict(zip(self.modalities, torch.split(base, self.widths, dim=1), strict=True))
+        embeddings = {name: self.adapters[name](part) for name, part in parts.items()}
+        for name, soft in self.soft_tokens.items():
+            embeddings[name] = embeddings[name] + soft(parts[name])
+        return torch.stack(list(embeddings.values()), 1)
 
     def adapt(self, base: Tensor, present: Tensor) -> Tensor:
         """Adapters and fusion: (cells, width), bool (cells, modalities) -> (cells, n_latent)."""
@@ -278,6 +291,8 @@ class MoREModule(BaseModuleClass):
             return {"logits": None, "log_probs": None}
         logits = self.classifier(z_labels)
         log_probs = logits.log_softmax(1)
+        if self.probe is not None and self.probe.is_fitted:
+            log_probs = torch.logaddexp(log_probs, self.probe(z_labels).log_softmax(1)) - LOG_TWO
         if self.wide is not None:
             expert = self.wide.choose(present)
             share = torch.where(expert >= 0, self.wide.share[expert.clamp_min(0)], 0.0)[:, None]
@@ -348,7 +363,10 @@ class MoREModule(BaseModuleClass):
         if on("classify") and logits is not None:
             terms["classify"] = losses.classify(logits, labels)
             if partial is not None and self.classifier is not None:
-                again = self.classifier(partial + inference_outputs["offset"][fewer])
+                fixed = {name: p.detach() for name, p in self.classifier.named_parameters()}
+                again = torch.func.functional_call(
+                    self.classifier, fixed, (partial + inference_outputs["offset"][fewer],)
+                )
                 terms["classify"] = 0.5 * (terms["classify"] + losses.classify(again, labels[fewer]))
         if on("contrast"):
             projected = self.projection(z_labels)
