@@ -14,6 +14,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from more_scvi.data import check_indices, check_option
+from more_scvi.model._inference import INFERENCE_BATCH
 from more_scvi.model._prepare import MatrixPass, scatter
 from more_scvi.model._state import ModelState
 from more_scvi.module import MIN_PAIRS, Imputer, batch_means
@@ -112,7 +113,7 @@ class ImputeMixin(ModelState):
         def read(out: dict[str, torch.Tensor]) -> torch.Tensor:
             return out["z"]
 
-        z = self._forward(base, mask, wide, domain, rows, 4096, read)
+        z = self._forward(base, mask, wide, domain, rows, INFERENCE_BATCH, read)
         used = np.repeat(sources, self.module.widths)
         return np.concatenate([z, base[rows] * used], 1)
 
