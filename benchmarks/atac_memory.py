@@ -27,10 +27,15 @@ def simulate(n_cells: int, n_peaks: int, n_genes: int, open_peaks: int, n_types:
         own = rng.random((n_types, width)) < 0.1
         rate = rng.lognormal(0, 1, width) * np.where(own, 3.0, 1.0)
         rate /= rate.sum(1, keepdims=True)
-        columns = np.concatenate([rng.choice(width, size=per_cell, p=rate[t]) for t in types])
-        rows = np.repeat(np.arange(n_cells), per_cell)
-        x = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(n_cells, width))
-        x.sum_duplicates()
+        blocks = []
+        for start in range(0, n_cells, 500):  # small, so that the peak measured later is not that of the simulation
+            part = types[start : start + 500]
+            columns = np.concatenate([rng.choice(width, size=per_cell, p=rate[t]) for t in part])
+            rows = np.repeat(np.arange(len(part), dtype=np.int32), per_cell)
+            block = sp.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=(len(part), width))
+            block.sum_duplicates()
+            blocks.append(block)
+        x = sp.vstack(blocks, "csr")
         modalities[modality] = AnnData(
             x, obs=pd.DataFrame(index=names), var=pd.DataFrame(index=[f"{modality}{i}" for i in range(width)])
         )
