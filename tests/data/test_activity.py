@@ -169,10 +169,10 @@ def test_names_that_are_refused(names, error):
 
 
 def test_positions_agree_with_the_genes_that_came_with_the_data():
-    folder = Path(os.environ.get("MORE_SCVI_DATA", "no folder"))
+    folder = Path(os.environ.get("MORE_DATA", "no folder"))
     data, annotation = folder / "bench" / "snareseq.h5mu", folder / "annotation" / "mouse_genes.tsv.gz"
     if not (data.is_file() and annotation.is_file()):
-        pytest.skip("needs bench/snareseq.h5mu and annotation/ below the folder named by MORE_SCVI_DATA")
+        pytest.skip("needs bench/snareseq.h5mu and annotation/ below the folder named by MORE_DATA")
     import h5py
     from anndata.io import read_elem
 

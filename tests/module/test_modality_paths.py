@@ -233,9 +233,9 @@ def test_paths_travel_in_the_state_of_the_module():
 
 @pytest.mark.slow
 def test_accessibility_tells_real_types_apart():
-    file = Path(os.environ.get("MORE_SCVI_DATA", "no folder")) / "bench" / "snareseq.h5mu"
+    file = Path(os.environ.get("MORE_DATA", "no folder")) / "bench" / "snareseq.h5mu"
     if not file.is_file():
-        pytest.skip("needs bench/snareseq.h5mu below the folder named by MORE_SCVI_DATA")
+        pytest.skip("needs bench/snareseq.h5mu below the folder named by MORE_DATA")
     import mudata
 
     atac = mudata.read_h5mu(file)["atac"]

@@ -10,8 +10,9 @@ with :math:`V` the right singular vectors of :math:`t`. This is the variant of T
 factors (method 3 of ``Signac::RunTFIDF``; its default, the logarithm of their product, is flatter), with two changes:
 the constant in the first logarithm follows the depth of the data, where Signac has :math:`10^4`, and the second factor
 is squared, as it is where two cells are compared. Both were chosen by how well :math:`u` predicts the RNA of the same
-cells (SNARE-seq). Counts are not made 0/1: it makes no difference. Components that follow sequencing depth are left
-out, as users of LSI do; the others are not scaled, so that they keep their weight.
+cells (SNARE-seq of mouse cortex, which is therefore no independent test of this path). Counts are not made 0/1: it
+makes no difference. Components that follow sequencing depth are left out, as users of LSI do; the others are not
+scaled, so that they keep their weight.
 
 Where a panel hides peaks, :math:`u` is the posterior mean given the visible ones, as in
 :class:`~more_scvi.module.DirectPath`.
