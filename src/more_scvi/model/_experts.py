@@ -37,6 +37,7 @@ def fit_experts(module: MoREModule, arrays: TrainingArrays, labels: np.ndarray) 
     """
     experts = module.wide
     assert experts is not None
+    in_space = np.repeat(module.scales.cpu().numpy(), module.widths)  # modalities weigh what they weigh for the head
     for at, pattern in enumerate(experts.patterns.cpu().numpy()):
         roles = [role for role, used in zip(module.modalities, pattern, strict=True) if used]
         has = arrays.present[:, pattern].all(1)
@@ -56,7 +57,7 @@ def fit_experts(module: MoREModule, arrays: TrainingArrays, labels: np.ndarray) 
         else:
             cells = own
         if len(cells):
-            experts.fit(at, wide, base, labels[cells], len(own))
+            experts.fit(at, wide, base * in_space, labels[cells], len(own))
 
 
 def certain_types(experts: WideClassifier, arrays: TrainingArrays, labels: np.ndarray) -> np.ndarray:

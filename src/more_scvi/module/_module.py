@@ -81,6 +81,7 @@ class MoREModule(BaseModuleClass):
     labels_fitted: Tensor
     fitted: Tensor
     kept: Tensor
+    scales: Tensor
 
     def __init__(
         self,
@@ -127,6 +128,7 @@ class MoREModule(BaseModuleClass):
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("labels_fitted", torch.tensor(False))
         self.register_buffer("kept", torch.zeros(sum(self.widths)))
+        self.register_buffer("scales", torch.ones(len(bases)))
         self.adapters = torch.nn.ModuleDict(
             {
                 name: GatedAdapter(b.path_widths, self.n_latent, n_bottleneck, dropout)
@@ -205,6 +207,7 @@ class MoREModule(BaseModuleClass):
         for name, rotation in zip(self.modalities, space.rotations, strict=True):
             cast(GatedAdapter, self.adapters[name]).rotation.copy_(torch.from_numpy(rotation))
         self.fusion.start.copy_(torch.from_numpy(space.trust))
+        self.scales.copy_(torch.tensor(space.scales))
         for name, scale in zip(self.modalities, space.scales, strict=True):
             columns, last = self.columns(name), self.base(name).path_widths[-1]
             self.kept[columns.stop - last : columns.stop] = float(scale)
