@@ -24,14 +24,14 @@ def measure(method: str, dataset: str, data: str, threads: int) -> dict[str, flo
     import scvi  # noqa: F401
     import torch
 
-    from more_scvi.evaluation import get_method, load_dataset, make_splits, prepare, run_split
+    from more_scvi.evaluation import get_method, load_dataset, make_tasks, run_task
     from more_scvi.model import MoRE  # noqa: F401
 
     torch.set_num_threads(threads)
-    adata = prepare(load_dataset(dataset, data), "batch")
-    split = make_splits(adata.obs["cell_type"], adata.obs["batch"], "S1", seed=0, dataset=dataset)[0]
+    adata, known = load_dataset(dataset, data)
+    task = next(make_tasks(adata, "S1", known=known, dataset=dataset))
     with tempfile.TemporaryDirectory() as cache:
-        _, record = run_split(adata, split, get_method(method), cache)
+        _, record = run_task(task, get_method(method), cache)
     return {
         "seconds": sum(record["seconds"].values()),
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,

@@ -8,7 +8,21 @@ import pytest
 import more_scvi
 
 ROOT = Path(more_scvi.__file__).parent
-ORDER = ["data", "backbones", "losses", "module", "train", "model", "pretraining", "evaluation", "pl", "cli"]
+ORDER = [
+    "data",
+    "metrics",
+    "backbones",
+    "losses",
+    "module",
+    "train",
+    "diagnosis",
+    "model",
+    "pretraining",
+    "evaluation",
+    "pl",
+    "report",
+    "cli",
+]
 FORBIDDEN = {"losses": {"anndata", "mudata", "scanpy"}, "module": {"anndata", "mudata", "scanpy"}}
 FILES = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.py"))
 

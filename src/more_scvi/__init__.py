@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, Any
 from rich.logging import RichHandler
 
 if TYPE_CHECKING:
-    from . import backbones, data, evaluation, losses, model, module, pl, pretraining, train
+    from . import backbones, data, evaluation, losses, metrics, model, module, pl, pretraining, train
     from .model import MoRE
 
 __version__ = version("more-scvi")
 
-__all__ = ["MoRE", "backbones", "data", "evaluation", "losses", "model", "module", "pl", "pretraining", "train"]
+__all__ = [
+    "MoRE",
+    "backbones",
+    "data",
+    "evaluation",
+    "losses",
+    "metrics",
+    "model",
+    "module",
+    "pl",
+    "pretraining",
+    "train",
+]
 
 _logger = logging.getLogger(__name__)
 if not _logger.hasHandlers():  # a program that configured logging keeps its own

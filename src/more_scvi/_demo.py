@@ -19,7 +19,7 @@ from rich.table import Table
 from more_scvi import pl
 from more_scvi.backbones import get_backbone
 from more_scvi.data import load_demo, match_genes
-from more_scvi.evaluation import cilisi, linear_probe, macro_f1, scorable, structure
+from more_scvi.metrics import cilisi, linear_probe, macro_f1, scorable, structure
 from more_scvi.model import MoRE
 
 N_PCS = 50

@@ -1,14 +1,18 @@
 import numpy as np
+import pandas as pd
 import pytest
 
+from more_scvi.backbones import get_backbone
 from more_scvi.data import simulate_batches
 from more_scvi.evaluation import prepare
 
 
 @pytest.fixture(scope="session")
 def raw():
+    """240 cells, 3 types, 3 batches; genes that the backbone knows."""
     adata = simulate_batches(n_cells=240, n_genes=120, n_types=3, n_batches=3, seed=0)
     adata.obs = adata.obs[["batch", "cell_type"]].astype(str)
+    adata.var_names = pd.Index(get_backbone("more-mini").vocabulary.human_symbol[:120])
     return adata
 
 

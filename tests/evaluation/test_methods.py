@@ -1,35 +1,40 @@
 import numpy as np
 import pytest
 
-from more_scvi.evaluation import get_method, leak, list_methods, make_splits, run_split
+from more_scvi.evaluation import Given, Method, Result, get_method, leak, list_methods, make_tasks, run_task
 
 SMALL = {
     "more-small": {"base": "more", "model_kwargs": {"backbone": None}, "train_kwargs": {"max_epochs": 2}},
+    "scvi-small": {"base": "scvi", "minibatches": 4},
     "scanvi-small": {"base": "scanvi", "minibatches": 4, "epochs": 1},
 }
-CASES = [
-    *("pca_raw", "pca", "lr_hvg", "lda", "random", "onehot-LR", "harmony", "more-small"),
-    pytest.param("scanvi-small", marks=pytest.mark.slow),
-]
+LINEAR = ["pca_raw", "pca", "lr_hvg", "lda", "random", "shuffled", "onehot-LR", "blocks", "lr_features"]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("scvi-small", "scanvi-small")]
+CASES = [*LINEAR, "harmony", "scanorama", "more-small", *SLOW]
+MAPPING = ["pca_raw", "pca", "lr_hvg", "lda", "random", "shuffled", "onehot-LR", "more-small", *SLOW]
 
 
 def method_of(name):
-    if name == "harmony":
-        pytest.importorskip("harmonypy", reason="harmonypy is not installed")
+    needed = {"harmony": "harmonypy", "scanorama": "scanorama"}.get(name)
+    if needed:
+        pytest.importorskip(needed, reason=f"{needed} is not installed")
     return get_method(name, **SMALL.get(name, {}))
 
 
-def with_shuffled_hidden_labels(adata, split):
+def with_shuffled_hidden_labels(adata, hidden):
     changed = adata.copy()
     labels = adata.obs["cell_type"].to_numpy(copy=True)
-    labels[split.hidden] = np.roll(labels[split.hidden], 1)
+    labels[hidden] = np.roll(labels[hidden], 1)
     changed.obs["cell_type"] = labels
     return changed
 
 
 def results(prepared, method, protocol):
-    split = make_splits(prepared.obs["cell_type"], prepared.obs["batch"], protocol)[0]
-    return [run_split(data, split, method)[0] for data in (prepared, with_shuffled_hidden_labels(prepared, split))]
+    """Results on a task, and on the same task with other hidden labels."""
+    task = next(make_tasks(prepared, protocol))
+    other = with_shuffled_hidden_labels(prepared, task.split.hidden)
+    again = next(make_tasks(other, protocol, splits=[task.split]))
+    return [run_task(each, method)[0] for each in (task, again)]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -44,31 +49,86 @@ def test_hidden_labels_do_not_reach_a_method(prepared, name, protocol):
         np.testing.assert_array_equal(first.prediction, second.prediction)
 
 
+@pytest.mark.parametrize("name", MAPPING)
+def test_a_batch_is_mapped_without_its_labels_and_without_changing_the_others(prepared, name):
+    first, second = results(prepared, method_of(name), "S2b")
+    task = next(make_tasks(prepared, "S2b"))
+    for one, two in ((first.z, second.z), (first.prediction, second.prediction)):
+        if one is not None:
+            assert len(one) == prepared.n_obs
+            np.testing.assert_array_equal(one, two)
+    if first.z is None or name in ("random", "shuffled"):
+        return
+    doubled = next(make_tasks(prepared, "S2b")).prepare()
+    doubled.query.X = doubled.query.X * 2
+    doubled.query.layers["lognorm"] = doubled.query.layers["lognorm"] * 2
+    doubled.query.obsm["view"] = doubled.query.obsm["view"] * 2
+    n = task.data.n_obs
+    np.testing.assert_array_equal(run_task(doubled, method_of(name))[0].z[:n], first.z[:n])
+
+
 @pytest.mark.parametrize("method", [get_method("LEAK"), get_method("LEAK:lda"), leak(get_method("lr_hvg"))])
 def test_a_leak_is_one(prepared, method):
     first, second = results(prepared, method, "S1")
     assert not np.array_equal(first.prediction, second.prediction)
 
 
+def test_label_free_more_does_not_look_at_labels(prepared):
+    small = SMALL["more-small"] | {"labelled": False}
+    task = next(make_tasks(prepared, "S1"))
+    blind = next(make_tasks(with_shuffled_hidden_labels(prepared, np.ones(prepared.n_obs, dtype=bool)), "S1"))
+    first, second = (run_task(each, get_method("free", **small))[0] for each in (task, blind))
+    assert first.prediction is None
+    np.testing.assert_array_equal(first.z, second.z)
+
+
+class Spy(Method):
+    name = "spy"
+
+    def run(self, given: Given, seen: list) -> Result:
+        seen.append(given)
+        return Result(np.zeros((given.data.n_obs, 2)))
+
+
 def test_the_data_a_method_receives_hold_no_true_label(prepared):
-    split = make_splits(prepared.obs["cell_type"], prepared.obs["batch"], "S1")[0]
-    seen = []
-    method = get_method("pca")
-    spy = type(method)("spy", lambda adata, *rest: seen.append(adata) or method.function(adata, *rest))
-    run_split(prepared, split, spy)
-    assert list(seen[0].obs) == ["batch", "cell_type"]
-    assert set(seen[0].obs["cell_type"][split.hidden]) == {"Unknown"}
+    task, seen = next(make_tasks(prepared, "S1")), []
+    run_task(task, Spy(seen=seen))
+    assert list(seen[0].data.obs) == ["batch", "cell_type"]
+    assert set(seen[0].data.obs["cell_type"][task.hidden]) == {"Unknown"}
 
 
 def test_results_say_what_they_cost(prepared):
-    split = make_splits(prepared.obs["cell_type"], prepared.obs["batch"], "S1")[0]
-    _, record = run_split(prepared, split, method_of("more-small"))
+    _, record = run_task(next(make_tasks(prepared, "S1")), method_of("more-small"))
     assert {"setup", "training", "embedding"} <= set(record["seconds"])
     assert record["parameters"]["trained"] > 0
     assert record["versions"]["scvi-tools"]
+    assert record["per_type"]["own"].keys() == set(prepared.obs["cell_type"])
 
 
-def test_unknown_methods_are_refused_with_the_known_ones():
-    with pytest.raises(KeyError, match="known are LEAK, harmony"):
+def test_any_embedding_of_the_data_is_a_method(prepared):
+    adata = prepared.copy()
+    adata.obsm["X_mine"] = np.random.default_rng(0).standard_normal((adata.n_obs, 4))
+    result, _ = run_task(next(make_tasks(adata, "S1")), get_method("obsm:X_mine"))
+    np.testing.assert_allclose(result.z, adata.obsm["X_mine"], rtol=1e-6)
+    with pytest.raises(KeyError, match="no embedding 'X_other' in .obsm; they hold X_mine"):
+        run_task(next(make_tasks(adata, "S1")), get_method("obsm:X_other"))
+
+
+def test_unknown_methods_and_options_are_refused_with_the_known_ones():
+    with pytest.raises(KeyError, match="'scvii' is unknown. Known are LEAK, "):
         get_method("scvii")
-    assert "scanvi" in list_methods()
+    with pytest.raises(TypeError, match=r"'scvi' has no option 'steps'; it has \['minibatches'\]"):
+        get_method("mine", base="scvi", steps=5)
+    assert {"more", "scanvi", "totalvi", "harmony", "scanorama"} <= set(list_methods())
+
+
+def test_controls_behave_as_they_must(prepared):
+    task = next(make_tasks(prepared, "S1"))
+    scores = {name: run_task(task, get_method(name))[1]["scores"] for name in (*LINEAR, "LEAK")}
+    assert scores["onehot-LR"]["LR"] > 0.95 * scores["lr_hvg"]["own"]
+    assert abs(scores["onehot-LR"]["structure"]) < 0.2
+    assert scores["LEAK"]["own"] >= scores["lr_hvg"]["own"]
+    for chance in ("random", "shuffled"):
+        assert scores[chance]["LR"] < 0.5
+        assert abs(scores[chance]["structure"]) < 0.1
+    assert scores["shuffled"]["own"] < 0.5

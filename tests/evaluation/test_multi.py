@@ -1,36 +1,41 @@
-import json
-
 import anndata
 import mudata
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
-from scipy.spatial.distance import cdist
 
 from more_scvi.data import simulate_batches
-from more_scvi.evaluation import _multi_peers as peers
-from more_scvi.evaluation import load_results
-from more_scvi.evaluation._multi_data import hide_modalities, load_multi, modalities, padded, pattern, present
-from more_scvi.evaluation._multi_links import cca, transfer_by_anchors
-from more_scvi.evaluation._multi_methods import METHODS_OF, MULTI_METHODS, MultiMethod
-from more_scvi.evaluation._multi_metrics import balanced_accuracy, foscttm, imputation, recall_at
-from more_scvi.evaluation._multi_runner import report_multi, run_multi, run_task
-from more_scvi.evaluation._multi_tasks import TASKS, TENX_BATCHES
+from more_scvi.evaluation import get_method, load_dataset, load_results, make_tasks, run_benchmark, run_task
+from more_scvi.evaluation._bench_tasks import TENX_BATCHES, bench_tasks
+from more_scvi.evaluation._data import hide_modalities, modalities, padded, pattern, present
+from more_scvi.evaluation.methods import _multi_peers as peers
+from more_scvi.evaluation.methods._links import cca, transfer_by_anchors
 
 BATCHES = [*TENX_BATCHES, "bremsc_inhouse"]
-LINEAR = [
-    "random",
-    "blocks",
-    "lr_features",
-    "lr_shared",
-    "knn_shared",
-    "ceiling",
-    "linked",
-    "cca",
-    "ridge_impute",
-    "niche",
+LINEAR = {
+    "pbmc_cite_multi": ("random", "blocks", "lr_features", "lr_shared", "knn_shared", "linked", "cca", "ridge_impute"),
+    "snareseq_multi": ("random", "blocks", "lr_features", "lr_shared"),
+    "pbmc_mosaic": ("random", "lr_shared", "lr_bridge", "ceiling"),
+    "sln_diagonal": ("linked", "cca", "ceiling"),
+    "her2_breast_st": ("niche", "niche_raw", "blocks", "lr_features"),
+}
+TASKS = [
+    *(("pbmc_cite_multi", p) for p in ("S1", "S2a", "S3", "S4-3", "S5-3", "S6", "S6-prot")),
+    *(("snareseq_multi", p) for p in ("S1", "S6-half", "S6-third")),
+    *(("pbmc_mosaic", p) for p in ("S1", "hide-rna", "hide-prot", "rna-to-prot")),
+    *(("sln_diagonal", p) for p in ("rna-to-prot", "prot-to-rna")),
+    *(("her2_breast_st", p) for p in ("S1", "S2a")),
 ]
+BENCH_ONLY = ("S6", "S6-half", "S6-third", "hide-rna", "hide-prot", "rna-to-prot", "prot-to-rna")
+
+
+def tasks_of(data_dir, name, protocol, seed=0):
+    data, known = load_dataset(name, data_dir)
+    if protocol in BENCH_ONLY:
+        yield from bench_tasks(data, protocol, seed, name)
+    else:
+        yield from make_tasks(data, protocol, seed, known, name)
 
 
 def simulate(seed=0):
@@ -79,11 +84,6 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-NAMES = [
-    n for n in TASKS if n.split("/")[0] in ("pbmc_cite", "snareseq", "pbmc_mosaic", "sln_diagonal", "her2_breast_st")
-]
-
-
 def frames(data):
     """Every table of annotations in an object handed to a method."""
     yield data.obs
@@ -93,26 +93,26 @@ def frames(data):
         yield from (value for value in adata.obsm.values() if isinstance(value, pd.DataFrame))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_no_hidden_label_is_left_anywhere_in_what_a_method_receives(data_dir, name):
-    for task in TASKS[name](data_dir, [0, 1]):
+@pytest.mark.parametrize(("name", "protocol"), TASKS)
+def test_no_hidden_label_is_left_anywhere_in_what_a_method_receives(data_dir, name, protocol):
+    for task in tasks_of(data_dir, name, protocol):
         given, types = task.given(), set(task.labels)
-        assert task.split.hidden.any()
-        assert not (task.scored & ~task.split.hidden).any()
-        hidden = set(given.obs_names[task.split.hidden])
+        assert task.hidden.any()
+        assert not (task.scored & ~task.hidden).any()
+        hidden = set(given.obs_names[task.hidden])
         for frame in frames(given):
             for column in frame:
                 seen = frame[column].astype(str)
                 assert not types & set(seen[frame.index.isin(hidden)]), column
-        assert set(given.obs["cell_type"].astype(str)[task.split.hidden]) == {"Unknown"}
-        assert (given.obs["cell_type"].astype(str).to_numpy() == task.labels)[~task.split.hidden].all()
+        assert set(given.obs["cell_type"].astype(str)[task.hidden]) == {"Unknown"}
+        assert (given.obs["cell_type"].astype(str).to_numpy() == task.labels)[~task.hidden].all()
         counterparts = task.counterparts()
         if counterparts is not None:
             assert all(not types & set(frame.astype(str).to_numpy().ravel()) for frame in frames(counterparts))
 
 
 def test_hidden_proteins_are_really_gone(data_dir):
-    for task in TASKS["pbmc_cite/S6"](data_dir, [0]):
+    for task in tasks_of(data_dir, "pbmc_cite_multi", "S6"):
         given = task.given()
         batch = given.obs_names[given.obs["batch"] == task.split.held_out]
         assert not given.mod["prot"].obs_names.isin(batch).any()
@@ -123,15 +123,16 @@ def test_hidden_proteins_are_really_gone(data_dir):
 
 
 def test_split_libraries_have_one_modality_each(data_dir):
-    for task, paired in zip(TASKS["snareseq/S6"](data_dir, [0]), (0, 1), strict=True):
+    for protocol, paired in (("S6-half", 0), ("S6-third", 1)):
+        (task,) = tasks_of(data_dir, "snareseq_multi", protocol)
         kinds = pd.Series(pattern(task.data)).groupby(task.data.obs["batch"].to_numpy()).unique()
         assert all(len(kind) == 1 for kind in kinds)
         assert sum(kind[0] == "rna+atac" for kind in kinds) == paired
-        assert set(pattern(task.data)[~task.split.hidden]) == {"rna"}
+        assert set(pattern(task.data)[~task.hidden]) == {"rna"}
 
 
 def test_order_of_cells_and_values_survive_masking(data_dir):
-    full = load_multi("pbmc_cite", data_dir)
+    full, _ = load_dataset("pbmc_cite_multi", data_dir)
     masked = hide_modalities(full, {"rna": np.arange(full.n_obs) < 50})
     assert masked.obs_names.equals(full.obs_names)
     kept = np.arange(full.n_obs) >= 50
@@ -142,45 +143,6 @@ def test_order_of_cells_and_values_survive_masking(data_dir):
         assert (np.asarray(masked.obsm[name]).ravel() == (rows > 0)).all()
     with pytest.raises(ValueError, match="without a modality"):
         hide_modalities(masked, {"prot": np.arange(full.n_obs) < 10})
-
-
-def test_foscttm_is_what_brute_force_finds():
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal((60, 4))
-    b = a + rng.standard_normal((60, 4))
-    d = cdist(a, b)
-    nearer = [np.mean(np.delete(d[i], i) < d[i, i]) for i in range(60)]
-    nearer += [np.mean(np.delete(d[:, i], i) < d[i, i]) for i in range(60)]
-    assert foscttm(a, b) == pytest.approx(np.mean(nearer))
-    top = [np.sum(np.delete(d[i], i) < d[i, i]) < 10 for i in range(60)]
-    top += [np.sum(np.delete(d[:, i], i) < d[i, i]) < 10 for i in range(60)]
-    assert recall_at(a, b, 10) == pytest.approx(np.mean(top))
-
-
-def test_foscttm_of_chance_collapse_and_identity():
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal((1500, 5))
-    assert foscttm(a, rng.standard_normal((1500, 5))) == pytest.approx(0.5, abs=0.02)
-    assert foscttm(np.zeros((50, 2)), np.zeros((50, 2))) == 0.5
-    assert foscttm(a, a) == 0
-
-
-def test_imputation_is_the_mean_correlation_per_feature():
-    rng = np.random.default_rng(0)
-    observed = rng.standard_normal((80, 3))
-    imputed = observed + rng.standard_normal((80, 3))
-    expected = [np.corrcoef(imputed[:, j], observed[:, j])[0, 1] for j in range(3)]
-    scores = imputation(imputed, observed)
-    assert scores["pearson"] == pytest.approx(np.mean(expected))
-    assert imputation(np.exp(imputed), observed)["spearman"] == pytest.approx(scores["spearman"])
-    imputed[:, 0], constant = 1.0, np.column_stack([observed, np.ones(80)])
-    scores = imputation(np.column_stack([imputed, rng.standard_normal(80)]), constant)
-    assert scores["pearson"] == pytest.approx(sum(expected[1:]) / 3)
-
-
-def test_balanced_accuracy_weighs_types_equally():
-    true, predicted = ["a"] * 90 + ["b"] * 10 + ["c"] * 2, ["a"] * 100 + ["c"] * 2
-    assert balanced_accuracy(true, predicted) == pytest.approx(0.5)
 
 
 def test_cca_and_anchors_match_types_across_linked_features():
@@ -199,53 +161,50 @@ def test_cca_and_anchors_match_types_across_linked_features():
     assert np.mean(predicted == kinds[250:].astype(str)) > 0.95
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_linear_methods_run_on_their_tasks(data_dir, name):
-    task = next(iter(TASKS[name](data_dir, [0])))
-    for method in (MULTI_METHODS[key] for key in METHODS_OF[name] if key in LINEAR):
-        scores = run_task(task, method)["scores"]
+@pytest.mark.parametrize(("name", "protocol"), TASKS)
+def test_linear_methods_run_on_their_tasks(data_dir, name, protocol):
+    task = next(tasks_of(data_dir, name, protocol))
+    for method in map(get_method, LINEAR[name]):
+        if not method.suits(task.data) or (method.name == "ridge_impute" and protocol != "S6"):
+            continue
+        scores = run_task(task, method)[1]["scores"]
         assert scores["n_scored"] > 0
         assert method.name == "random" or any(scores.get(key) is not None for key in ("own", "LR", "pearson"))
-        if method.name in ("ceiling", "lr_features"):
+        if method.name in ("ceiling", "lr_features") and protocol not in ("S1", "S4-3"):
             assert scores["own"] > 0.9
         if method.name == "ridge_impute":
             assert scores["pearson"] > 0.5
 
 
 def test_labels_cross_paired_cells_only_by_the_bridge(data_dir):
-    (task,) = (t for t in TASKS["pbmc_mosaic/transfer"](data_dir, [0]) if t.split.protocol == "rna-to-prot")
-    assert run_task(task, MULTI_METHODS["lr_shared"])["scores"]["own"] == 0
-    assert run_task(task, MULTI_METHODS["lr_bridge"])["scores"]["own"] > 0.9
+    (task,) = tasks_of(data_dir, "pbmc_mosaic", "rna-to-prot")
+    assert run_task(task, get_method("lr_shared"))[1]["scores"]["own"] == 0
+    assert run_task(task, get_method("lr_bridge"))[1]["scores"]["own"] > 0.9
 
 
-def test_results_are_resumed_and_half_written_ones_never_read(data_dir, tmp_path):
-    def run(**kwargs):
-        return run_multi(data_dir, tmp_path, ["pbmc_cite/S2a"], ["random", "blocks"], seeds=[0], **kwargs)
+def test_the_benchmark_is_resumed(data_dir, tmp_path):
+    def run():
+        return run_benchmark(["pbmc_cite_multi"], ["random", "blocks"], data_dir, tmp_path, ["S2a", "S6"], [0])
 
-    killed = tmp_path / "pbmc_cite" / "S2a_r0_s0"
-    killed.mkdir(parents=True)
-    (killed / "random.json.1.tmp").write_text('{"dataset": "pbmc_')
-    assert run() == 3 * 2
+    assert run() == (3 + 2) * 2
     assert run() == 0
-    (killed / "blocks.json").unlink()
+    (tmp_path / "pbmc_cite_multi/S6_r1_s0/blocks.json").unlink()
     assert run() == 1
-    records = load_results(tmp_path)
-    assert len(records) == 6
-    text = report_multi(records)
-    assert "## pbmc_cite, S2a" in text
-    assert "| blocks | 3 |" in text
-    json.loads((killed / "random.json").read_text())
+    assert len(load_results(tmp_path)) == 10
 
 
-def test_a_failing_method_does_not_stop_the_others(data_dir, tmp_path):
-    def fail(*_):
-        raise RuntimeError("no convergence")
+def test_a_subset_of_a_large_set_has_a_name_of_its_own(data_dir, tmp_path):
+    run_benchmark(["her2_breast_st"], ["niche"], data_dir, tmp_path, ["S1"], [0], max_cells=100)
+    (record,) = load_results(tmp_path)
+    assert record["dataset"] == "her2_breast_st-100"
+    assert record["n_cells"] == 100
 
-    extra = {"blocks:broken": MultiMethod("blocks:broken", fail)}
-    done = run_multi(data_dir, tmp_path, ["pbmc_cite/S1"], ["blocks:broken", "random"], seeds=[0], extra=extra)
-    assert done == 1
-    with pytest.raises(ValueError, match=r"'nothing'\] are unknown"):
-        run_multi(data_dir, tmp_path, methods=["nothing"])
+
+def test_unknown_sets_are_refused_with_the_known_ones(data_dir):
+    with pytest.raises(KeyError, match="'pbmc' is unknown; known are bm_vangalen"):
+        load_dataset("pbmc", data_dir)
+    with pytest.raises(FileNotFoundError, match="data_dir the folder that holds bench/"):
+        load_dataset("pbmc_kang", data_dir)
 
 
 def test_one_fit_of_a_peer_serves_all_label_splits(data_dir, tmp_path, monkeypatch):
@@ -257,14 +216,14 @@ def test_one_fit_of_a_peer_serves_all_label_splits(data_dir, tmp_path, monkeypat
         return peers.PeerFit({"z": z, "imputed_prot": prot.toarray()}, {"training": 2.0}, 5, 10, 12, 216, settings)
 
     monkeypatch.setattr(peers, "_fit_totalvi", fit)
-    tasks = list(TASKS["pbmc_cite/S1"](data_dir, [0, 1]))
-    records = [run_task(task, MULTI_METHODS["totalvi"], tmp_path) for task in tasks]
+    tasks = [next(tasks_of(data_dir, "pbmc_cite_multi", "S1", seed)) for seed in (0, 1)]
+    records = [run_task(task, get_method("totalvi"), tmp_path)[1] for task in tasks]
     assert len(fitted) == 1
     assert records[0]["notes"]["minibatches"] == 10
     (path,) = tmp_path.glob("totalvi_*.npz")
     path.rename(path.with_name(f"{path.stem}.1.tmp.npz"))  # what a killed run leaves
-    run_task(tasks[0], MULTI_METHODS["totalvi"], tmp_path)
-    masked = next(iter(TASKS["pbmc_cite/S6"](data_dir, [0])))
-    run_task(masked, MULTI_METHODS["totalvi"], tmp_path)
+    run_task(tasks[0], get_method("totalvi"), tmp_path)
+    masked = next(tasks_of(data_dir, "pbmc_cite_multi", "S6"))
+    run_task(masked, get_method("totalvi"), tmp_path)
     assert len(fitted) == 3
     assert fitted[2] < fitted[1] == fitted[0]

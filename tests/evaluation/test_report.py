@@ -1,91 +1,121 @@
+import sys
+from pathlib import Path
+
+import pandas as pd
 import pytest
 
-from more_scvi.evaluation import decide, report, summarise
+from more_scvi.evaluation import load_results, summarise
+from more_scvi.evaluation._report import choose, with_chosen
+
+ROOT = Path(__file__).parents[2]
+COLUMNS = ["dataset", "protocol", "seed", "rotation", "method", "metric", "value"]
 
 
-def record(dataset, protocol, method, own, lr, seed=0, rotation=0, seeded=True, seconds=10.0):
-    scores = {"own": own, "LR": lr, "kNN": lr, "CiLISI": 0.5, "structure": 0.9, "dimension": 5.0}
-    return {
-        "dataset": dataset,
-        "protocol": protocol,
-        "seed": seed,
-        "rotation": rotation,
-        "method": method,
-        "seeded": seeded,
-        "scores": scores,
-        "seconds": {"training": seconds},
-        "parameters": {"trained": 1000, "frozen": 0},
-        "peak_memory": 2**20,
-        "versions": {"scvi-tools": "1.4"},
-    }
+def table(rows):
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-RESULTS = [
-    record("d1", "S1", "more", 0.90, 0.70, seconds=1.0),
-    record("d2", "S1", "more", 0.60, 0.75, seconds=1.0),
-    record("d1", "S1", "scanvi", 0.80, 0.85),
-    record("d2", "S1", "scanvi", 0.80, 0.65),
-    record("d1", "S1", "pca", None, 0.95, seeded=False),
-    record("d2", "S1", "pca", None, 0.50, seeded=False),
-    record("d1", "S1", "harmony", None, 0.99),
-]
+def record(dataset, protocol, method, own=None, lr=None, seed=0, rotation=0, **scores):
+    scores = {"own": own, "LR": lr, "n_scored": 100} | scores
+    keys = {"dataset": dataset, "protocol": protocol, "seed": seed, "rotation": rotation, "held_out": None}
+    cost = {"seconds": {"training": 1.0 if method == "more" else 10.0}, "peak_memory": 2**20, "parameters": {}}
+    return keys | cost | {"method": method, "scores": scores, "n_cells": 200, "versions": {"scvi-tools": "1.4"}}
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The scripts of the benchmark, which are not part of the package."""
+    if not (ROOT / "benchmarks" / "report.py").exists():
+        pytest.skip("benchmarks/ is not part of a distribution; needs a checkout")
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    import answers
+    import gathered
+    import report
+
+    yield {"answers": answers, "gathered": gathered, "report": report}
+    sys.path.remove(str(ROOT / "benchmarks"))
+
+
+def test_means_weigh_rotations_alike_and_ranges_are_over_all_runs():
+    values = {(0, 0): 0.2, (0, 1): 0.4, (1, 0): 0.6}  # rotation 1 has one seed
+    found = summarise(table([("d", "S2a", s, r, "m", "own", v) for (s, r), v in values.items()]))
+    row = found.loc[("d", "S2a", "m", "own")]
+    assert row.tolist() == pytest.approx([0.4, 0.2, 0.6, 2, 2])
 
 
 def test_the_classifier_is_chosen_once_by_the_mean_over_rows():
-    decision = decide(RESULTS)
-    assert decision.classifier == {"more": "own", "scanvi": "own", "pca": "LR"}
-    assert decision.scores["more"].tolist() == [0.90, 0.60]  # not .90 and .75
+    rows = [("d", "S1", 0, 0, "m", "own", 0.9), ("d", "S1", 0, 0, "m", "LR", 0.7)]
+    rows += [("e", "S1", 0, 0, "m", "own", 0.6), ("e", "S1", 0, 0, "m", "LR", 0.75)]
+    found = with_chosen(table(rows), "annotation", ("own", "LR"))
+    assert found.loc[found["metric"] == "annotation", "value"].tolist() == [0.9, 0.6]  # not .9 and .75
 
 
-def test_ours_is_compared_with_the_best_peer_of_each_row():
-    decision = decide(RESULTS)
-    assert decision.best_peer.tolist() == ["pca", "scanvi"]
-    assert decision.difference["more"].tolist() == pytest.approx([-0.05, -0.20])
+def test_a_row_that_only_one_classifier_has_does_not_decide():
+    rows = [("d", "S1", 0, 0, "m", "own", 0.8), ("d", "S1", 0, 0, "m", "LR", 0.7), ("e", "S1", 0, 0, "m", "LR", 0.99)]
+    assert choose(table(rows), ("own", "LR")) == {"m": "own"}
 
 
-def test_a_peer_that_misses_a_row_is_left_out():
-    assert "harmony" not in decide(RESULTS).scores
+def test_a_variant_is_measured_as_its_method_unless_it_cannot_be():
+    rows = [("d", "S1", 0, 0, m, c, v) for m, c, v in [("m", "own", 0.9), ("m", "LR", 0.8), ("m:x", "own", 0.5)]]
+    rows += [("d", "S1", 0, 0, "m:x", "LR", 0.6), ("d", "S1", 0, 0, "m:y", "LR", 0.6)]
+    assert choose(table(rows), ("own", "LR")) == {"m": "own", "m:x": "own", "m:y": "LR"}
 
 
-def test_only_splits_that_all_have_are_compared():
-    extra = [record("d1", "S1", "more", 0.10, 0.10, seed=1)]
-    decision = decide(RESULTS + extra)
-    assert decision.scores["more"].tolist() == [0.90, 0.60]
-    assert decision.n_splits.tolist() == [1, 1]
+SETS = ("bm_vangalen", "pbmc_kang", "pbmc_4batch")
 
 
-def test_results_without_randomness_stand_for_every_seed_of_a_held_out_batch():
-    both = [record("d", "S2a", "more", 0.5 + seed / 10, 0.5, seed=seed) for seed in (0, 1)]
-    decision = decide([*both, record("d", "S2a", "lr_hvg", 0.4, None, seeded=False)], peers=["lr_hvg"])
-    assert decision.n_splits.tolist() == [2]
-    assert decision.difference["more"].tolist() == pytest.approx([0.15])
+def simulated():
+    """MoRE is ahead of ``pca`` everywhere, and behind ``lr_hvg`` on one set."""
+    records = []
+    for i, name in enumerate(SETS):
+        records += [record(name, "S1", "more", 0.80 + i / 100, 0.7, CiLISI=0.8, structure=0.9)]
+        records += [record(name, "S1", "pca", None, 0.70, CiLISI=0.5, structure=1.0)]
+        records += [record(name, "S1", "lr_hvg", 0.90 if name == "pbmc_kang" else 0.80)]
+        records += [record(name, "S1", "more:no-keep", 0.80 + i / 100, 0.7, CiLISI=0.8, structure=0.4)]
+        records += [record(name, "S1", "random", None, 0.05, CiLISI=0.9, structure=0.0)]
+    return records
 
 
-def test_range_over_seeds_is_of_means_over_rotations():
-    values = {(0, 0): 0.2, (0, 1): 0.4, (1, 0): 0.6, (1, 1): 0.8}
-    summary = summarise([record("d", "S2a", "more", v, v, seed=s, rotation=r) for (s, r), v in values.items()])
-    row = summary.loc[("d", "S2a", "more")]
-    assert (row["own"], row["own_min"], row["own_max"]) == pytest.approx((0.5, 0.3, 0.7))
+def test_every_sentence_follows_from_the_numbers(scripts):
+    page = scripts["answers"].answers(scripts["gathered"].Results(simulated()))
+    assert "`keep` **earns its place**: raises structure by .500; no reliable effect on macro-F1, LR, CiLISI" in page
+    assert "| .090 | pbmc_kang | S1 | macro-F1 | .810 | .900 | `lr_hvg` | 1 |" in page
+    assert "ahead by more than .01 in 1, within it in 1, behind in 1" in page
+    assert "**An unlabelled batch (S2a)**: not measured yet." in page
+    assert "`random`: macro-F1 .050" in page and "as it must be" in page
+    assert "`LEAK`: not measured yet." in page
 
 
-def test_report_states_rule_cost_and_versions():
-    text = report([*RESULTS, *(record(d, "S1", "lr_hvg", 0.7, None, seeded=False) for d in ("d1", "d2"))])
-    assert "Against plain classifiers" in text
-    assert "more: own" in text
-    assert "| more | 2/2 | 0.750 |" in text
-    assert "0.100" in text  # a tenth of the seconds of scanvi
-    assert "scvi-tools 1.4" in text
+def test_a_reversed_result_reverses_the_sentence(scripts):
+    records = simulated()
+    for one in records:
+        if one["method"] == "more:no-keep":
+            one["scores"]["structure"] = 0.99
+    page = scripts["answers"].answers(scripts["gathered"].Results(records))
+    assert "`keep` **not shown to earn its place**: lowers structure by .090" in page
 
 
-def test_nothing_to_report_or_compare_is_an_error():
-    with pytest.raises(ValueError, match="No results"):
-        report([])
-    with pytest.raises(ValueError, match="Nothing to compare"):
-        decide(RESULTS, ours=["other"])
+def test_pages_compare_on_shared_splits_and_name_cost_and_versions(scripts):
+    extra = record("pbmc_kang", "S1", "more", 0.10, 0.10, seed=1)  # no peer has this split
+    pages = scripts["report"].pages(scripts["gathered"].Results([*simulated(), extra]), Path("nowhere"))
+    front, rna = pages["results.md"], pages["results/rna.md"]
+    assert "| `pca` | **+.110** | .100 to .120 | 3–0–0 | .810 | .700 | 3 | 3 | .250 | 1.00 | 10 |" in front
+    assert "scvi-tools 1.4" in front
+    assert "| `more` | 2 | – | .455 (.100–.810)" in rna
+    assert "results/spatial.md" not in pages  # nothing measured, no page
 
 
-def test_variants_are_compared_with_their_method_on_the_same_splits():
-    variant = record("d1", "S1", "more:no-keep", 0.85, 0.60)
-    text = report([*RESULTS, variant])
-    assert "| more:no-keep | 1 | -0.050 | -0.100 |" in text
-    assert "Δ more:no-keep" not in text
+def test_nothing_to_report_is_an_error(scripts):
+    with pytest.raises(ValueError, match="No results to report"):
+        scripts["gathered"].Results([])
+
+
+def test_committed_pages_are_what_the_records_say(scripts):
+    written = scripts["report"].pages(scripts["gathered"].Results(load_results(ROOT / "benchmarks" / "results")))
+    stale = [path for path, text in written.items() if not (ROOT / "docs" / path).exists()]
+    stale += [
+        path for path, text in written.items() if path not in stale and (ROOT / "docs" / path).read_text() != text
+    ]
+    assert not stale, f"run python benchmarks/report.py; it would change {', '.join(stale)}"
+    missing = [name for name in ("macro_f1", "tradeoff") if not (ROOT / "docs" / "results" / f"{name}.svg").exists()]
+    assert not missing

@@ -9,12 +9,17 @@ LABELS = np.array(list("aaabbbcccddd") * 20)
 BATCHES = np.repeat(["x", "y", "z"], [120, 80, 40])
 
 
-@pytest.mark.parametrize("protocol", ["S1", "S2a", "S4-3"])
+EVERY = ["S1", "S1-60", "S2a", "S2b", "S3", "S4-3", "S5-2", "S5b-2.5", "S6-prot"]
+
+
+@pytest.mark.parametrize("protocol", EVERY)
 def test_a_split_survives_json(protocol):
     for split in make_splits(LABELS, BATCHES, protocol, seed=1, dataset="toy"):
         again = Split.from_json(json.loads(json.dumps(split.to_json())))
         assert again == split
         assert np.array_equal(again.hidden, split.hidden)
+        for mask in ("absent", "kept"):
+            assert np.array_equal(getattr(again, mask), getattr(split, mask))
 
 
 def test_s1_hides_half_and_follows_the_seed():
@@ -58,11 +63,80 @@ def test_inner_split_never_touches_outer_hidden_cells(protocol):
         assert inner_split(outer, changed, BATCHES)[0] == inner
 
 
+def test_s2b_takes_the_batch_out_of_training():
+    for split in make_splits(LABELS, BATCHES, "S2b"):
+        assert np.array_equal(split.absent, split.held_out == BATCHES)
+        assert np.array_equal(split.absent, split.hidden)
+
+
+def test_s1_of_a_number_of_cells_hides_half_of_these():
+    split = make_splits(LABELS, BATCHES, "S1-60", seed=2)[0]
+    assert split.kept.sum() == 60
+    assert (split.hidden & split.kept).sum() == split.hidden.sum() == 30
+
+
+def test_s3_hides_a_type_everywhere_and_half_of_the_rest():
+    splits = make_splits(LABELS, BATCHES, "S3", max_rotations=3)
+    assert len({s.held_out for s in splits}) == 3
+    for split in splits:
+        novel = split.held_out == LABELS
+        assert split.hidden[novel].all()
+        assert 0.35 < split.hidden[~novel].mean() < 0.65
+
+
+def test_types_are_rotated_over_the_range_of_abundances():
+    labels = np.repeat(list("abcdefg"), [300, 200, 100, 60, 40, 25, 5])
+    held_out = [s.held_out for s in make_splits(labels, np.ones(730), "S3", max_rotations=3)]
+    assert held_out[0] == "a"
+    assert held_out[-1] == "f"  # g has too few cells for a figure
+    assert held_out == [s.held_out for s in make_splits(labels, np.ones(730), "S3", seed=5, max_rotations=3)]
+
+
+@pytest.mark.parametrize(("protocol", "share"), [("S5-2", 0.02), ("S5-5", 0.05), ("S5b-5", 0.05)])
+def test_s5_makes_a_type_rare_and_keeps_all_other_cells(protocol, share):
+    for split in make_splits(LABELS, BATCHES, protocol):
+        rare, others = split.held_out == LABELS, split.held_out != LABELS
+        n = (rare & split.kept).sum()
+        assert n == max(4, round(share / (1 - share) * others.sum()))
+        assert split.kept[others].all()
+        assert (split.hidden & rare).sum() == n // 2
+        assert not (split.hidden & ~split.kept).any()
+        homes = set(BATCHES[rare & split.kept])
+        assert len(homes) == 1 or not protocol.startswith("S5b")
+
+
+def test_s5_leaves_out_types_that_have_too_few_cells():
+    labels = np.repeat(["common", "other", "small"], [2000, 1900, 45])
+    assert {s.held_out for s in make_splits(labels, np.ones(3945), "S5-2")} == {"common", "other"}
+    assert {s.held_out for s in make_splits(labels, np.ones(3945), "S5-1")} == {"common", "other", "small"}
+
+
+@pytest.mark.parametrize("protocol", EVERY)
+def test_cells_without_a_label_are_hidden_in_every_split(protocol):
+    known = np.arange(LABELS.size) % 4 != 0
+    for split in make_splits(np.where(known, LABELS, "Unknown"), BATCHES, protocol, known=known):
+        assert split.hidden[~known].all()
+        assert split.held_out != "Unknown"
+
+
+@pytest.mark.parametrize(
+    "protocol", ["S9", "S4", "S4-0", "S4-x", "S1-", "S2a-1", "S5", "S5-0", "S5-0.0", "S6", "", "s1"]
+)
+def test_unknown_protocols_are_refused_with_the_known_ones(protocol):
+    with pytest.raises(ValueError, match="is unknown; use one of S1, S1-<cells>, S2a"):
+        make_splits(LABELS, BATCHES, protocol)
+
+
 def test_refusals_say_what_is_legal():
-    with pytest.raises(ValueError, match="use 'S1', 'S2a' or 'S4-"):
-        make_splits(LABELS, BATCHES, "S9")
-    with pytest.raises(ValueError, match="only one"):
-        make_splits(LABELS, ["x"] * len(LABELS), "S2a")
+    with pytest.raises(ValueError, match="asks for 999 of 240 cells; give a number from 4 to 240"):
+        make_splits(LABELS, BATCHES, "S1-999")
+    with pytest.raises(ValueError, match="needs two others; the labels are a, b. Use S1 or S4"):
+        make_splits(["a", "b"] * 20, ["x"] * 40, "S3")
+    for protocol in ("S2a", "S2b", "S6-prot"):
+        with pytest.raises(ValueError, match="only one"):
+            make_splits(LABELS, ["x"] * len(LABELS), protocol)
+    with pytest.raises(ValueError, match="equally long"):
+        make_splits(LABELS, BATCHES[:-1], "S1")
     two = np.where(BATCHES == "x", "x", "y")
     with pytest.raises(ValueError, match="no second one can be hidden"):
         inner_split(make_splits(LABELS, two, "S2a")[0], LABELS, two)

@@ -11,7 +11,7 @@ from scvi.train import Trainer  # noqa: F401  imported early: the first import t
 
 import more_scvi as more
 from more_scvi.backbones import Backbone, register_backbone
-from more_scvi.evaluation import cilisi, linear_probe, macro_f1, structure
+from more_scvi.metrics import cilisi, linear_probe, macro_f1, structure
 from more_scvi.model._training import default_epochs
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}

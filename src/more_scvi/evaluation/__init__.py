@@ -1,51 +1,43 @@
-"""Leakage-free evaluation: splits that hide labels, metrics, methods, a resumable runner and its report."""
+"""Leakage-free evaluation: splits that hide labels, methods behind one interface, a resumable runner, its tables."""
 
-from . import _more, _peers  # noqa: F401 - register MoRE, scVI and scANVI
-from ._datasets import DATASETS, load_dataset, prepare, with_labels
-from ._methods import Method, MethodResult, get_method, leak, list_methods, register_method
-from ._metrics import (
-    cilisi,
-    effective_dimension,
-    knn_probe,
-    linear_probe,
-    macro_f1,
-    scorable,
-    score,
-    structure,
-)
+from ._data import prepare
+from ._datasets import DATASETS, load_dataset
+from ._evaluate import evaluate
 from ._report import Decision, decide, report, summarise
-from ._runner import load_results, run_benchmark, run_split
-from ._splits import Split, inner_split, make_splits
+from ._runner import run, run_benchmark, run_task
+from ._splits import PROTOCOLS, Split, inner_split, make_splits
+from ._store import load_results, load_splits, tidy
+from ._tasks import Task, make_tasks
 from ._tuning import tune
+from .methods import Given, Method, Result, get_method, leak, list_methods, register_method
 
 __all__ = [
     "DATASETS",
+    "PROTOCOLS",
     "Decision",
+    "Given",
     "Method",
-    "MethodResult",
+    "Result",
     "Split",
-    "cilisi",
+    "Task",
     "decide",
-    "effective_dimension",
+    "evaluate",
     "get_method",
     "inner_split",
-    "knn_probe",
     "leak",
-    "linear_probe",
     "list_methods",
     "load_dataset",
     "load_results",
-    "macro_f1",
+    "load_splits",
     "make_splits",
+    "make_tasks",
     "prepare",
     "register_method",
     "report",
+    "run",
     "run_benchmark",
-    "run_split",
-    "scorable",
-    "score",
-    "structure",
+    "run_task",
     "summarise",
+    "tidy",
     "tune",
-    "with_labels",
 ]

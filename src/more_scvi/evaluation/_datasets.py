@@ -1,127 +1,124 @@
-"""Data sets of the benchmark, and the label-free features that all methods share."""
+"""The benchmark's data sets."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import anndata
 import h5py
+import mudata
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from anndata import AnnData
 from anndata.io import read_elem
+from mudata import MuData
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
+from scipy import sparse
 
-DATASETS: dict[str, str] = {
-    "bm_vangalen": "bench/bm_vangalen.h5ad",
-    "pbmc_kang": "bench/pbmc_kang.h5ad",
-    "pbmc_4batch": "bench/pbmc_4batch.h5ad",
-    "snareseq": "bench/snareseq.h5mu",
-    "pbmc_cite": "bench/pbmc_cite.h5mu",
+from ._data import BATCH_KEY, LABELS_KEY, Data, assemble, quiet
+from .methods._links import link_antibodies
+
+
+@dataclass(frozen=True)
+class BenchSet:
+    """A file of the benchmark.
+
+    Parameters
+    ----------
+    file
+        Path below the data folder.
+    labels_key
+        Column of ``obs`` that is scored.
+    kind
+        ``"rna"`` (of a MuData file the RNA is taken), ``"multi"`` or ``"spatial"``.
+    """
+
+    file: str
+    kind: str = "rna"
+    labels_key: str = LABELS_KEY
+
+
+DATASETS: dict[str, BenchSet] = {
+    "bm_vangalen": BenchSet("bench/bm_vangalen.h5ad"),
+    "pbmc_kang": BenchSet("bench/pbmc_kang.h5ad"),
+    "pbmc_4batch": BenchSet("bench/pbmc_4batch.h5ad"),
+    "snareseq": BenchSet("bench/snareseq.h5mu"),
+    "pbmc_cite": BenchSet("bench/pbmc_cite.h5mu"),
+    "pbmc_cite_multi": BenchSet("bench/pbmc_cite.h5mu", "multi"),
+    "snareseq_multi": BenchSet("bench/snareseq.h5mu", "multi"),
+    "pbmc_mosaic_hao": BenchSet("bench/pbmc_mosaic_hao.h5mu", "multi"),
+    "pbmc_mosaic": BenchSet("bench/pbmc_mosaic.h5mu", "multi"),
+    "sln_diagonal": BenchSet("bench/sln_diagonal.h5mu", "multi"),
+    "her2_breast_st": BenchSet("bench/her2_breast_st.h5ad", "spatial"),
+    "starmap_mpfc": BenchSet("bench/starmap_mpfc.h5ad", "spatial"),
+    "starmap_mpfc_layer": BenchSet("bench/starmap_mpfc.h5ad", "spatial", "layer"),
 }
-"""Name → file below the data folder. Of a MuData file (``.h5mu``) the RNA is taken."""
-
-N_GENES, N_PCS = 2000, 50
+"""Name → file; the same file may be read as RNA alone and with all its modalities."""
 
 
-def load_dataset(
-    name: str, data_dir: str | os.PathLike, batch_key: str = "batch", labels_key: str = "cell_type"
-) -> AnnData:
-    """Read one data set: raw counts in ``X``, batches and types (text) in ``obs``, nothing else.
+def load_dataset(name: str, data_dir: str | os.PathLike) -> tuple[Data, NDArray[np.bool_]]:
+    """Read one data set: raw counts, ``obs["batch"]`` and ``obs["cell_type"]`` as text, spots' ``obsm["spatial"]``.
+
+    Nothing else is kept: other annotation columns would give hidden labels away. Proteins get the gene that codes for
+    them in ``var["gene"]`` (empty where none is known or measured).
 
     Parameters
     ----------
     name
-        A key of :data:`DATASETS`, or the path of an ``.h5ad``/``.h5mu`` file below ``data_dir``.
+        A key of :data:`DATASETS`.
     data_dir
-        Folder that holds the files.
-    batch_key, labels_key
-        Columns of ``obs`` to keep.
+        Folder that holds ``bench/`` and ``annotation/``.
+
+    Returns
+    -------
+    The data, and which cells ``(n_cells,)`` have a label of the authors (all but some spots).
 
     Raises
     ------
-    FileNotFoundError
-        If the file is not there.
     KeyError
-        If a column is missing.
+        If there is no such data set.
+    FileNotFoundError
+        If its file is not there.
 
     Examples
     --------
-    >>> adata = load_dataset("pbmc_kang", "data")  # doctest: +SKIP
+    >>> adata, known = load_dataset("pbmc_kang", "data")  # doctest: +SKIP
     """
-    path = Path(data_dir) / DATASETS.get(name, name)
+    if name not in DATASETS:
+        raise KeyError(f"Data set {name!r} is unknown; known are {', '.join(DATASETS)}.")
+    entry = DATASETS[name]
+    path = Path(data_dir) / entry.file
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. Known data sets are {', '.join(DATASETS)}; is data_dir right?")
+        raise FileNotFoundError(f"{path}: no such file. Is data_dir the folder that holds {Path(entry.file).parent}/?")
+    if entry.kind == "spatial":
+        return _spatial(path, entry.labels_key)
+    data = _multi(path, Path(data_dir)) if entry.kind == "multi" else _rna(path)
+    return data, np.ones(data.n_obs, dtype=bool)
+
+
+def _rna(path: Path) -> AnnData:
     with h5py.File(path, "r") as file:
         full = read_elem(file["mod/rna"] if path.suffix == ".h5mu" else file)
-    missing = [key for key in (batch_key, labels_key) if key not in full.obs]
-    if missing:
-        raise KeyError(f"{path.name}: obs has no column {missing[0]!r}; it has {', '.join(map(str, full.obs))}.")
-    obs = pd.DataFrame({key: full.obs[key].astype(str) for key in (batch_key, labels_key)}, index=full.obs_names)
+    obs = full.obs[[BATCH_KEY, LABELS_KEY]].astype(str)
     return AnnData(full.X, obs=obs, var=pd.DataFrame(index=full.var_names))
 
 
-def prepare(adata: AnnData, batch_key: str = "batch", n_genes: int = N_GENES, n_pcs: int = N_PCS) -> AnnData:
-    """Add what linear methods and scvi-tools models start from. No label is looked at.
-
-    Writes ``layers["counts"]``, ``layers["lognorm"]`` (log1p of counts per 10,000), ``var["highly_variable"]``
-    (batch-aware, flavour ``seurat``; all genes if there are no more than ``n_genes``), ``obsm["X_pca"]`` (PCs of the
-    genes scaled to unit variance and clipped at 10) and ``uns["prepare_seconds"]`` with the CPU seconds of each step.
-
-    Parameters
-    ----------
-    adata
-        Raw counts in ``X``; changed in place and returned.
-    batch_key
-        Column of ``obs`` for the batch-aware selection.
-    n_genes, n_pcs
-        Genes and components to keep; fewer where the data hold fewer.
-    """
-    seconds: dict[str, float] = {}
-    start = time.process_time()
-    adata.layers["counts"] = adata.X
-    lognorm = AnnData(adata.X.astype(np.float32), obs=adata.obs[[batch_key]], var=adata.var[[]])
-    sc.pp.normalize_total(lognorm, target_sum=1e4)
-    sc.pp.log1p(lognorm)
-    adata.layers["lognorm"] = lognorm.X
-    seconds["normalise"] = time.process_time() - start
-
-    start = time.process_time()
-    if adata.n_vars > n_genes:
-        table = sc.pp.highly_variable_genes(
-            lognorm, flavor="seurat", n_top_genes=n_genes, batch_key=batch_key, inplace=False
-        )
-        adata.var["highly_variable"] = table["highly_variable"].to_numpy()
-    else:
-        adata.var["highly_variable"] = True
-    seconds["genes"] = time.process_time() - start
-
-    start = time.process_time()
-    x = _dense(lognorm.X[:, adata.var["highly_variable"].to_numpy()])
-    x -= x.mean(axis=0)
-    x /= x.std(axis=0) + 1e-8
-    np.clip(x, -10, 10, out=x)
-    components = PCA(min(n_pcs, *(d - 1 for d in x.shape)), svd_solver="covariance_eigh")  # exact: it is a reference
-    adata.obsm["X_pca"] = components.fit_transform(x).astype(np.float32)
-    seconds["pca"] = time.process_time() - start
-    adata.uns["prepare_seconds"] = seconds
-    return adata
+def _multi(path: Path, data_dir: Path) -> MuData:
+    with quiet():
+        full = mudata.read_h5mu(path)
+    if {"rna", "prot"} <= set(full.mod) and "antibody" in full.mod["prot"].var:
+        prot = full.mod["prot"]
+        genes = full.mod["rna"].var_names
+        prot.var["gene"] = link_antibodies(prot.var["antibody"], genes, data_dir / "annotation")
+    return assemble(full.mod, full.obs[[BATCH_KEY, LABELS_KEY]].astype(str))
 
 
-def with_labels(adata: AnnData, labels: Sequence[str] | NDArray, labels_key: str = "cell_type") -> AnnData:
-    """A light view of a prepared data set (matrices shared, not copied) with other labels in ``obs[labels_key]``.
-
-    This is what a method receives: with the labels of a split hidden, no true label is left anywhere in the object.
-    """
-    obs = adata.obs.copy()
-    obs[labels_key] = pd.Categorical(np.asarray(labels).astype(str))
-    uns = {key: adata.uns[key] for key in ("prepare_seconds",) if key in adata.uns}
-    return AnnData(adata.X, obs=obs, var=adata.var.copy(), layers=dict(adata.layers), obsm=dict(adata.obsm), uns=uns)
-
-
-def _dense(x: object) -> NDArray[np.float32]:
-    return np.asarray(x.toarray() if hasattr(x, "toarray") else x, dtype=np.float32)
+def _spatial(path: Path, labels_key: str) -> tuple[AnnData, NDArray[np.bool_]]:
+    full = anndata.read_h5ad(path)
+    obs = pd.DataFrame({BATCH_KEY: full.obs[BATCH_KEY].astype(str), LABELS_KEY: full.obs[labels_key].astype(str)})
+    known = full.obs["label_known"] if "label_known" in full.obs else np.ones(full.n_obs)
+    obsm = {"spatial": np.asarray(full.obsm["spatial"], dtype=np.float32)}
+    adata = AnnData(sparse.csr_matrix(full.X), obs=obs, var=full.var[[]].copy(), obsm=obsm)
+    return adata, np.asarray(known, dtype=bool)

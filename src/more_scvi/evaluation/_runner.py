@@ -1,65 +1,256 @@
-"""Run methods on splits of data sets, one JSON file per result; whatever is there already is not run again.
-
-Layout of a results folder::
-
-    <dataset>/<split>/split.json      the hidden cells
-    <dataset>/<split>/<method>.json   scores, seconds, memory, parameters, versions
-
-Files are written beside and renamed, so a run that is killed leaves only whole results and continues where it stopped.
-"""
+"""Run methods on tasks; whatever is in the results folder already is not run again."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import os
-import platform
+import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from anndata import AnnData
-from numpy.typing import NDArray
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from tqdm.auto import tqdm
 
-from ._datasets import load_dataset, prepare, with_labels
-from ._methods import Method, MethodResult
-from ._metrics import score
+from ._bench_tasks import BENCH_PROTOCOLS, bench_tasks
+from ._data import LABELS_KEY, Data, batches_of, standardise, subset
+from ._datasets import DATASETS, load_dataset
+from ._evaluate import score_task
+from ._prefilter import prefilter as find_doublets
 from ._splits import Split, make_splits
+from ._store import load_results, result_path, tidy, versions, write_json
+from ._tasks import Task, make_tasks
+from .methods import Given, Method, Result, get_method
 
 logger = logging.getLogger(__name__)
 
-BATCH_KEY, LABELS_KEY, UNLABELED = "batch", "cell_type", "Unknown"
-_PACKAGES = ("more-scvi", "scvi-tools", "torch", "scanpy", "anndata", "scikit-learn", "numpy", "harmonypy")
+SEEDED = ("S1", "S3", "S4", "S5", "S5b", "S6-half", "S6-third")
+"""Protocols whose splits differ between seeds."""
+DEFAULT_METHODS = ("more", "pca_raw", "pca", "harmony", "lr_hvg", "random", "onehot-LR", "LEAK")
 
 
-def run_split(
-    adata: AnnData,
-    split: Split,
-    method: Method,
+def run(
+    data: Data,
+    *,
+    batch_key: str,
+    labels_key: str,
+    methods: Sequence[str | Method] = DEFAULT_METHODS,
+    protocols: Sequence[str] = ("S1", "S2a"),
+    seeds: Sequence[int] = (0, 1, 2),
+    results_dir: str | os.PathLike | None = None,
     cache_dir: str | os.PathLike | None = None,
-    scored: NDArray[np.bool_] | None = None,
-    cells: NDArray[np.bool_] | None = None,
-) -> tuple[MethodResult, dict[str, Any]]:
-    """Run one method on one split and score it.
+    unlabeled_category: str = "Unknown",
+    layer: str | None = None,
+    modalities: Mapping[str, str] | None = None,
+    spatial_key: str | None = None,
+    prefilter: str | None = None,
+    with_scib: bool = False,
+    max_rotations: int = 4,
+    dataset: str = "data",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Hide labels of your own data, let methods integrate and annotate them, and score what was hidden.
+
+    Every method is given copies in which the hidden labels read ``"Unknown"``; columns other than batch and label are
+    not passed on. With a ``results_dir`` every result is a file: a run that was stopped goes on where it was, and
+    results that are there are not computed again.
 
     Parameters
     ----------
-    adata
-        Prepared data set (:func:`~more_scvi.evaluation.prepare`) with the true labels in ``obs["cell_type"]``.
-    split
-        The cells whose labels are hidden. The method receives a copy of ``obs`` without them.
+    data
+        AnnData with RNA counts, or MuData; not changed.
+    batch_key, labels_key
+        Columns of ``obs``. Cells without a label (missing, or ``unlabeled_category``) take part and are never scored.
+    methods
+        Names, see :func:`~more_scvi.evaluation.list_methods`; ``"obsm:<key>"`` scores an embedding that ``data`` hold,
+        ``"LEAK:<name>"`` gives a method the hidden labels. Or :class:`~more_scvi.evaluation.Method` objects.
+    protocols
+        What is hidden, see :func:`~more_scvi.evaluation.make_splits`.
+    seeds
+        Seeds of splits and methods. Where a split has no randomness (``S2a``, ``S2b``, ``S6``), methods without any
+        run for the first seed only.
+    results_dir
+        Folder for results; ``None`` keeps none.
+    cache_dir
+        Folder for label-free work that splits share (trained scVI, totalVI and MultiVI models).
+    unlabeled_category
+        Label of cells without one.
+    layer
+        Layer with counts (``None``: ``X``).
+    modalities
+        Of a MuData: ``"rna"``, ``"atac"``, ``"prot"`` → name in ``data.mod``. Default: by these and common names.
+    spatial_key
+        Key of ``obsm`` with coordinates, for methods that use them.
+    prefilter
+        ``"scrublet"`` drops predicted doublets of each batch before all methods alike and logs how many cells of rare
+        types it took; ``None``: nothing.
+    with_scib
+        Also the figures of scib-metrics (slow).
+    max_rotations
+        Most batches or types held out in turn.
+    dataset
+        Name for tables and folders.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    Tidy table: ``dataset``, ``protocol``, ``seed``, ``rotation``, ``held_out``, ``method``, ``metric``, ``value``. A
+    method that fails is logged and has no rows.
+
+    Raises
+    ------
+    KeyError
+        For an unknown column, method or modality.
+    ValueError
+        For data, protocols or labels that cannot be evaluated, or a ``results_dir`` that holds results of other data.
+
+    Examples
+    --------
+    >>> import more_scvi as more
+    >>> adata = more.data.simulate_batches()
+    >>> table = more.evaluation.run(
+    ...     adata, batch_key="batch", labels_key="cell_type", methods=["pca", "lr_hvg"], seeds=[0]
+    ... )  # doctest: +SKIP
+    >>> table.pivot_table("value", "method", ["protocol", "metric"])  # doctest: +SKIP
+    """
+    chosen = [get_method(m) if isinstance(m, str) else m for m in methods]
+    stored = [str(m.options["key"]) for m in chosen if "key" in m.options]
+    keys = {"batch_key": batch_key, "labels_key": labels_key, "unlabeled_category": unlabeled_category}
+    bare, known = standardise(
+        data, **keys, layer=layer, modalities=modalities, spatial_key=spatial_key, obsm_keys=stored
+    )
+    if prefilter is not None:
+        kept, removed = find_doublets(bare, labels=bare.obs[LABELS_KEY], kind=prefilter)
+        logger.info("%s removed %d of %d cells: %s", prefilter, int((~kept).sum()), kept.size, json.dumps(removed))
+        bare, known, dataset = subset(bare, kept), known[kept], f"{dataset}-{prefilter}"
+    with tempfile.TemporaryDirectory() as nowhere:
+        folder = Path(nowhere if results_dir is None else results_dir)
+        run_data(bare, known, dataset, chosen, protocols, seeds, folder, cache_dir, with_scib, max_rotations, progress)
+        wanted = {m.name for m in chosen}
+        records = [r for r in load_results(folder) if r["dataset"] == dataset and r["method"] in wanted]
+    records = [r for r in records if r["protocol"] in protocols and r["seed"] in seeds]
+    return tidy(records)
+
+
+def run_benchmark(
+    datasets: Sequence[str],
+    methods: Sequence[str | Method],
+    data_dir: str | os.PathLike,
+    results_dir: str | os.PathLike,
+    protocols: Sequence[str] = ("S1", "S2a"),
+    seeds: Sequence[int] = (0, 1, 2),
+    cache_dir: str | os.PathLike | None = None,
+    with_scib: bool = False,
+    max_rotations: int = 4,
+    max_cells: int | None = None,
+) -> int:
+    """Run every missing (data set, split, method) of the benchmark's own sets.
+
+    Parameters
+    ----------
+    datasets
+        Names as in :func:`~more_scvi.evaluation.load_dataset`.
+    data_dir
+        Where the data are.
+    max_cells
+        Take a random subset (seeded) of larger sets, for a quick look; their results are called ``<name>-<cells>``.
+    methods, results_dir, protocols, seeds, cache_dir, with_scib, max_rotations
+        As for :func:`run`; protocols also those of the sets of several modalities (``"S6-half"``, ``"rna-to-prot"``).
+
+    Returns
+    -------
+    Number of results that were computed; a method that fails is logged and does not stop the others.
+    """
+    chosen = [get_method(m) if isinstance(m, str) else m for m in methods]
+    done = 0
+    for name in datasets:
+        data, known = load_dataset(name, data_dir)
+        if max_cells is not None and data.n_obs > max_cells:
+            cells = np.zeros(data.n_obs, dtype=bool)
+            cells[np.random.default_rng(0).permutation(data.n_obs)[:max_cells]] = True
+            data, known, name = subset(data, cells), known[cells], f"{name}-{max_cells}"
+        done += run_data(
+            data, known, name, chosen, protocols, seeds, results_dir, cache_dir, with_scib, max_rotations, False
+        )
+    return done
+
+
+def run_data(
+    data: Data,
+    known: NDArray[np.bool_],
+    dataset: str,
+    methods: Sequence[Method],
+    protocols: Sequence[str],
+    seeds: Sequence[int],
+    results_dir: str | os.PathLike,
+    cache_dir: str | os.PathLike | None = None,
+    with_scib: bool = False,
+    max_rotations: int = 4,
+    progress: bool = True,
+) -> int:
+    """Run what is missing on standardised data; the number of results computed."""
+    print_of_data = fingerprint(data)
+    plan = list(_plan(data, known, dataset, protocols, seeds, max_rotations))
+    pending = []
+    for split, make in plan:
+        _check_folder(results_dir, split, print_of_data)
+        drawn = split.protocol in SEEDED or split.protocol.split("-")[0] in SEEDED
+        first = drawn or split.seed == seeds[0]
+        of_split = [
+            method
+            for method in methods
+            if not result_path(results_dir, split, method.name).exists()
+            and method.suits(data, split.absent is not None)
+            and (method.seeded or (first and (drawn or not _done_for_another_seed(results_dir, split, method))))
+        ]
+        pending.append((split, make, of_split))
+    done = 0
+    with tqdm(total=sum(len(m) for *_, m in pending), disable=not progress, unit="result") as bar:
+        for split, make, of_split in pending:
+            if not of_split:
+                continue
+            task = make().prepare()
+            write_json(result_path(results_dir, split, "split"), split.to_json() | {"data": print_of_data})
+            for method in of_split:
+                if not method.suits(task.data, task.query is not None):  # a hidden modality leaves cells without it
+                    bar.update()
+                    continue
+                bar.set_description(f"{split.protocol} {method.name}")
+                logger.debug("%s %s %s", dataset, split.name, method.name)
+                try:
+                    _, record = run_task(task, method, cache_dir, with_scib)
+                except Exception as error:  # one failing method must not end hours of work
+                    logger.error("%s failed on %s, %s; the others go on: %s", method.name, dataset, split.name, error)
+                    logger.debug("Traceback of %s", method.name, exc_info=True)
+                else:
+                    write_json(result_path(results_dir, split, method.name), record)
+                    done += 1
+                bar.update()
+    return done
+
+
+def run_task(
+    task: Task, method: Method, cache_dir: str | os.PathLike | None = None, with_scib: bool = False
+) -> tuple[Result, dict[str, Any]]:
+    """Run one method on one task and score it.
+
+    Parameters
+    ----------
+    task
+        See :func:`~more_scvi.evaluation.make_tasks`. The method receives it without hidden labels.
     method
         The method; only one that declares ``sees_hidden`` is given all labels.
-    cache_dir
-        Folder for label-free work that splits share (trained scVI models).
-    scored, cells
-        Restrict the cells that annotation, and that mixing and structure, are scored on (default: all).
+    cache_dir, with_scib
+        As for :func:`run`.
 
     Returns
     -------
@@ -67,149 +258,79 @@ def run_split(
 
     Examples
     --------
-    >>> split = make_splits(adata.obs["cell_type"], adata.obs["batch"], "S1")[0]  # doctest: +SKIP
-    >>> result, record = run_split(adata, split, get_method("pca"))  # doctest: +SKIP
+    >>> task = next(make_tasks(adata, "S1"))  # doctest: +SKIP
+    >>> result, record = run_task(task, get_method("pca"))  # doctest: +SKIP
     """
-    true, batches = adata.obs[LABELS_KEY].astype(str).to_numpy(), adata.obs[BATCH_KEY].astype(str).to_numpy()
-    given = with_labels(adata, true if method.sees_hidden else split.hide(true, UNLABELED), LABELS_KEY)
-    folder = None if cache_dir is None else Path(cache_dir)
+    task.prepare()
+    split = task.split
+    given = Given(
+        task.given(method.sees_hidden),
+        split.seed,
+        None if cache_dir is None else Path(cache_dir),
+        task.given_query(),
+        task.counterparts(),
+    )
     with _memory() as memory:
-        result = method(given, BATCH_KEY, LABELS_KEY, UNLABELED, split.seed, folder)
-    result.peak_memory = memory[0]
-    scores = score(result.z, result.prediction, true, batches, split.hidden, adata.obsm["X_pca"], scored, cells)
+        result = method(given)
+    scores, types = score_task(task, result, with_scib)
     record = {
-        "dataset": split.dataset,
+        **{key: getattr(split, key) for key in ("dataset", "protocol", "seed", "rotation", "held_out")},
         "split": split.name,
-        "protocol": split.protocol,
-        "seed": split.seed,
-        "rotation": split.rotation,
-        "held_out": split.held_out,
         "method": method.name,
         "seeded": method.seeded,
         "scores": {key: _number(value) for key, value in scores.items()},
+        "per_type": types,
         "seconds": {key: round(value, 3) for key, value in result.seconds.items()},
         "wall_seconds": {key: round(value, 3) for key, value in result.wall_seconds.items()},
-        "peak_memory": result.peak_memory,
+        "peak_memory": memory[0],
         "parameters": result.parameters,
         "n_latent": None if result.z is None else int(result.z.shape[1]),
-        "n_cells": int(adata.n_obs),
-        "versions": _versions(),
+        "n_cells": int(task.hidden.size),
+        "notes": result.notes,
+        "versions": versions(),
     }
     return result, record
 
 
-def run_benchmark(
-    datasets: Sequence[str],
-    methods: Sequence[Method],
-    data_dir: str | os.PathLike,
-    results_dir: str | os.PathLike,
-    protocols: Sequence[str] = ("S1", "S2a"),
-    seeds: Sequence[int] = (0, 1, 2),
-    max_rotations: int = 4,
-    cache_dir: str | os.PathLike | None = None,
-) -> int:
-    """Run every missing (data set, split, method).
-
-    Parameters
-    ----------
-    datasets
-        Names as in :func:`~more_scvi.evaluation.load_dataset`.
-    methods
-        Methods to run, see :func:`~more_scvi.evaluation.get_method`. On ``S2a``, whose splits do not depend on the
-        seed, a method without randomness runs for the first seed only.
-    data_dir, results_dir
-        Where the data are, and where results go (created).
-    protocols, seeds, max_rotations
-        Which splits, see :func:`~more_scvi.evaluation.make_splits`.
-    cache_dir
-        Trained scVI models and, as ``embeddings/*.npz``, every embedding and prediction. ``None``
-        keeps none of them.
-
-    Returns
-    -------
-    Number of results that were computed; a method that fails is logged and does not stop the others.
-    """
-    done = 0
-    for dataset in datasets:
-        adata: AnnData | None = None
-        for split, method in _missing(dataset, methods, data_dir, results_dir, protocols, seeds, max_rotations):
-            if adata is None:
-                adata = prepare(load_dataset(dataset, data_dir), BATCH_KEY)
-            logger.info("%s %s %s", dataset, split.name, method.name)
-            try:
-                result, record = run_split(adata, split, method, cache_dir)
-            except Exception:  # one failing peer must not end hours of work
-                logger.exception("%s %s %s failed", dataset, split.name, method.name)
-                continue
-            if cache_dir is not None:
-                _save_embedding(Path(cache_dir) / "embeddings", dataset, split, method, result)
-            folder = Path(results_dir) / dataset / split.name
-            write_json(folder / "split.json", split.to_json())
-            write_json(folder / f"{_file(method.name)}.json", record)
-            logger.info("  %s", {key: value for key, value in record["scores"].items() if value is not None})
-            done += 1
-    return done
+def fingerprint(data: Data) -> str:
+    """Hash of cells, batches and labels: results of other data must not be mistaken for these."""
+    digest = hashlib.sha256()
+    for values in (data.obs_names, batches_of(data), data.obs[LABELS_KEY].astype(str)):
+        digest.update("\0".join(map(str, values)).encode())
+    return digest.hexdigest()[:16]
 
 
-def load_results(results_dir: str | os.PathLike) -> list[dict[str, Any]]:
-    """All records below a results folder, ordered by data set, split and method."""
-    files = sorted(Path(results_dir).glob("*/*/*.json"))
-    return [json.loads(file.read_text()) for file in files if file.name != "split.json"]
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write beside and rename, so that a reader never sees half a file. Makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(beside, path)
-
-
-def _missing(
-    dataset: str,
-    methods: Sequence[Method],
-    data_dir: str | os.PathLike,
-    results_dir: str | os.PathLike,
-    protocols: Sequence[str],
-    seeds: Sequence[int],
-    max_rotations: int,
-) -> Iterable[tuple[Split, Method]]:
-    obs = load_dataset(dataset, data_dir).obs
+def _plan(
+    data: Data, known: ArrayLike, dataset: str, protocols: Sequence[str], seeds: Sequence[int], max_rotations: int
+) -> Iterator[tuple[Split, Callable[[], Task]]]:
+    """Splits, and how to make their task: most are there already when a run goes on."""
+    labels = data.obs[LABELS_KEY].to_numpy().astype(str)
     for seed in seeds:
         for protocol in protocols:
-            for split in make_splits(obs[LABELS_KEY], obs[BATCH_KEY], protocol, seed, max_rotations, dataset):
-                for method in methods:
-                    repeats = protocol == "S2a" and seed != seeds[0] and not method.seeded
-                    path = Path(results_dir) / dataset / split.name / f"{_file(method.name)}.json"
-                    if not repeats and not path.exists():
-                        yield split, method
+            if protocol in BENCH_PROTOCOLS and dataset.split("-")[0] in DATASETS:
+                for task in bench_tasks(data, protocol, seed, dataset):  # type: ignore[arg-type]
+                    yield task.split, lambda task=task: task
+                continue
+            for split in make_splits(labels, batches_of(data), protocol, seed, max_rotations, dataset, known):
+                yield split, lambda split=split, p=protocol: next(make_tasks(data, p, known=known, splits=[split]))
 
 
-def _save_embedding(folder: Path, dataset: str, split: Split, method: Method, result: MethodResult) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{dataset}__{split.name}__{_file(method.name)}.npz"
-    beside = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
-    arrays = {"z": result.z, "prediction": result.prediction}
-    np.savez(beside, **{key: np.asarray(value) for key, value in arrays.items() if value is not None})  # type: ignore[arg-type]
-    os.replace(beside, path)
+def _done_for_another_seed(results_dir: str | os.PathLike, split: Split, method: Method) -> bool:
+    path = result_path(results_dir, split, method.name)
+    return any(path.parent.parent.glob(f"{split.protocol}_r{split.rotation}_s*/{path.name}"))
 
 
-def _file(name: str) -> str:
-    return name.replace(":", "-").replace("/", "-")
+def _check_folder(results_dir: str | os.PathLike, split: Split, print_of_data: str) -> None:
+    path = result_path(results_dir, split, "split")
+    if path.exists() and (found := json.loads(path.read_text()).get("data", print_of_data)) != print_of_data:
+        raise ValueError(
+            f"{path.parent} holds results of other data (fingerprint {found}, now {print_of_data}). Name another"
+            " results_dir or dataset."
+        )
 
 
 def _number(value: float | None) -> float | None:
     return None if value is None or (isinstance(value, float) and math.isnan(value)) else round(value, 4)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @contextmanager

@@ -1,46 +1,64 @@
-"""Which labels a method may see: seeded, serialisable splits (protocols S1, S2a and S4).
+"""Which labels and which cells a method may see: seeded, serialisable splits.
 
-Every protocol hides *labels* only. The expression of the hidden cells stays available, so a joint embedding may use it;
-their labels may not reach training, tuning or feature selection.
+In every protocol but ``S2b`` the expression of the hidden cells stays available, so a joint embedding may use it; their
+labels may not reach training, tuning or feature selection.
 
-==========  =====================================================================================================
-protocol    what is hidden
-==========  =====================================================================================================
-``S1``      the labels of a random half of the cells
-``S2a``     all labels of one batch; one split per batch, largest batches first, ``max_rotations`` at most
-``S4-n``    all labels but ``n`` per type (few-shot); a type with fewer cells keeps them all
-==========  =====================================================================================================
+==============  =================================================================================================
+protocol        what is hidden
+==============  =================================================================================================
+``S1``          the labels of a random half of the cells
+``S1-n``        the same on ``n`` random cells: how much data does a method need?
+``S2a``         all labels of one batch (rotated)
+``S2b``         one batch (rotated): absent from training, mapped afterwards
+``S3``          the labels of a random half of the cells, and all labels of one type (rotated), scored as *novel*
+``S4-n``        all labels but ``n`` per type (few-shot); a type with fewer cells keeps them all
+``S5-p``        one type (rotated) is down-sampled to ``p`` % of the cells, then the labels of a random half
+``S5b-p``       the same, and the type is left in one batch only: it must not be mixed away
+``S6-name``     the labels and the modality ``name`` of one batch (rotated)
+==============  =================================================================================================
+
+Batches rotate from the largest to smaller ones, types over the range of abundances, ``max_rotations`` at most.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+MIN_TYPE = 20
+"""Types with fewer cells are not rotated over: a figure for them would be noise."""
+
+PROTOCOLS = ("S1", "S1-<cells>", "S2a", "S2b", "S3", "S4-<labels>", "S5-<percent>", "S5b-<percent>", "S6-<modality>")
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The cells of a data set whose labels are hidden from a method.
+    """What is hidden from a method.
 
     Parameters
     ----------
     dataset
         Name of the data set.
     protocol
-        ``"S1"``, ``"S2a"`` or ``"S4-<labels per type>"``.
+        One of the table above.
     seed
         Seed of the draw; also the seed a method is run with.
     rotation
-        Which held-out batch (``S2a``); 0 elsewhere.
+        Which batch or type is held out; 0 where there is nothing to rotate.
     hidden
         Boolean mask ``(n_cells,)``, true where the label is hidden.
     held_out
-        Name of the held-out batch (``S2a``), else ``None``.
+        Name of the batch (``S2a``, ``S2b``, ``S6``) or type (``S3``, ``S5``, ``S5b``), else ``None``.
+    absent
+        Mask of the cells that may not be trained on (``S2b``), else ``None``.
+    kept
+        Mask of the cells that take part (``S1-n``, ``S5``, ``S5b``); ``None``: all.
 
     Examples
     --------
@@ -55,6 +73,8 @@ class Split:
     rotation: int
     hidden: NDArray[np.bool_]
     held_out: str | None = None
+    absent: NDArray[np.bool_] | None = None
+    kept: NDArray[np.bool_] | None = None
 
     @property
     def name(self) -> str:
@@ -67,19 +87,19 @@ class Split:
         Raises
         ------
         ValueError
-            If the number of labels differs from the split's, or ``unlabeled`` is itself a label.
+            If the number of labels differs from the split's, or ``unlabeled`` is one of the visible labels.
         """
         out = np.asarray(labels).astype(str).astype(object)
         if out.shape != self.hidden.shape:
             raise ValueError(f"Split {self.name} covers {self.hidden.size} cells, but {out.size} labels were given.")
-        if np.any(out == unlabeled):
-            raise ValueError(f"{unlabeled!r} is one of the labels; name another `unlabeled` category.")
         out[self.hidden] = unlabeled
+        if np.any(out[~self.hidden] == unlabeled):
+            raise ValueError(f"{unlabeled!r} is one of the labels; name another `unlabeled` category.")
         return out
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-serialisable form; the mask is stored as base64 of its packed bits."""
-        bits = base64.b64encode(np.packbits(self.hidden).tobytes()).decode("ascii")
+        """JSON-serialisable form; masks are stored as base64 of their packed bits."""
+        masks = {key: _pack(getattr(self, key)) for key in ("hidden", "absent", "kept")}
         return {
             "dataset": self.dataset,
             "protocol": self.protocol,
@@ -87,17 +107,15 @@ class Split:
             "rotation": self.rotation,
             "held_out": self.held_out,
             "n_cells": int(self.hidden.size),
-            "hidden": bits,
+            **{key: bits for key, bits in masks.items() if bits is not None},
         }
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Split:
         """Inverse of :meth:`to_json`."""
-        bits = np.frombuffer(base64.b64decode(record["hidden"]), dtype=np.uint8)
-        hidden = np.unpackbits(bits, count=record["n_cells"]).astype(bool)
-        return cls(
-            record["dataset"], record["protocol"], record["seed"], record["rotation"], hidden, record["held_out"]
-        )
+        known = {key: record[key] for key in ("dataset", "protocol", "seed", "rotation", "held_out")}
+        masks = {key: _unpack(record[key], record["n_cells"]) for key in ("hidden", "absent", "kept") if key in record}
+        return cls(**known, **masks)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Split) and self.to_json() == other.to_json()
@@ -112,6 +130,7 @@ def make_splits(
     seed: int = 0,
     max_rotations: int = 4,
     dataset: str = "",
+    known: ArrayLike | None = None,
 ) -> list[Split]:
     """Splits of one data set under one protocol.
 
@@ -120,22 +139,27 @@ def make_splits(
     labels, batches
         Cell types and batches, ``(n_cells,)`` each.
     protocol
-        ``"S1"``, ``"S2a"`` or ``"S4-n"`` with ``n`` labels per type, e.g. ``"S4-10"``.
+        One of the table above, with its number, e.g. ``"S4-10"``.
     seed
-        Seed of the random draw. ``S2a`` has none: its splits are the same for every seed, kept for the methods.
+        Seed of the random draw. ``S2a``, ``S2b`` and ``S6`` have none: their splits are the same for every seed, kept
+        for the methods.
     max_rotations
-        Most batches that ``S2a`` holds out; the largest ones, ties by name.
+        Most batches or types that are held out in turn.
     dataset
         Name written into the splits.
+    known
+        Mask of the cells ``(n_cells,)`` that have a label at all; the others are hidden in every split and never
+        scored. Default: all.
 
     Returns
     -------
-    One split (``S1``, ``S4``) or one per held-out batch (``S2a``).
+    One split, or one per held-out batch or type. ``S5`` leaves out types with too few cells, so there may be none.
 
     Raises
     ------
     ValueError
-        For an unknown protocol, unequal lengths, or ``S2a`` with a single batch.
+        For an unknown protocol, unequal lengths, a single batch where one is to be held out, or more cells than there
+        are.
 
     Examples
     --------
@@ -143,20 +167,91 @@ def make_splits(
     [np.int64(5)]
     """
     y, b = np.asarray(labels).astype(str), np.asarray(batches).astype(str)
-    if y.shape != b.shape or y.ndim != 1:
+    has_label = np.ones(y.shape, dtype=bool) if known is None else np.asarray(known, dtype=bool)
+    if y.shape != b.shape or y.ndim != 1 or has_label.shape != y.shape:
         raise ValueError(f"labels {y.shape} and batches {b.shape} must be one-dimensional and equally long.")
-    rng = np.random.default_rng(seed)
-    if protocol == "S1":
-        return [Split(dataset, protocol, seed, 0, _random_half(y.size, rng))]
-    if protocol == "S2a":
-        names, sizes = np.unique(b, return_counts=True)
-        if names.size < 2:
-            raise ValueError(f"S2a holds out a batch, but there is only one ({names[0]!r}). Use S1 or S4.")
-        largest = names[np.argsort(-sizes, kind="stable")][:max_rotations]
-        return [Split(dataset, protocol, seed, i, b == name, str(name)) for i, name in enumerate(largest)]
-    if protocol.startswith("S4-") and protocol[3:].isdigit() and int(protocol[3:]) > 0:
-        return [Split(dataset, protocol, seed, 0, _all_but_few(y, int(protocol[3:]), rng))]
-    raise ValueError(f"protocol {protocol!r} is unknown; use 'S1', 'S2a' or 'S4-<labels per type>'.")
+    kind, _, rest = protocol.partition("-")
+    draw = _DRAWS.get(kind)
+    if draw is None or protocol.endswith("-") or not re.fullmatch(_SUFFIX[kind], rest):
+        raise ValueError(f"protocol {protocol!r} is unknown; use one of {', '.join(PROTOCOLS)}.")
+    base = Split(dataset, protocol, seed, 0, ~has_label)
+    made = draw(base, y, b, has_label, rest, max_rotations)
+    return [replace(split, rotation=i, hidden=split.hidden | ~has_label) for i, split in enumerate(made)]
+
+
+def _half(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
+    rng = np.random.default_rng(split.seed)
+    if not rest:
+        return [replace(split, hidden=random_half(y.size, rng))]
+    if int(rest) > y.size or int(rest) < 4:
+        raise ValueError(f"{split.protocol} asks for {rest} of {y.size} cells; give a number from 4 to {y.size}.")
+    rows = rng.permutation(y.size)[: int(rest)]
+    kept, hidden = np.zeros(y.size, dtype=bool), np.zeros(y.size, dtype=bool)
+    kept[rows], hidden[rows[: rows.size // 2]] = True, True
+    return [replace(split, hidden=hidden, kept=kept)]
+
+
+def _batch(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
+    names, sizes = np.unique(b, return_counts=True)
+    if names.size < 2:
+        raise ValueError(f"{split.protocol} holds out a batch, but there is only one ({names[0]!r}). Use S1, S3 or S4.")
+    largest = names[np.argsort(-sizes, kind="stable")][:most]
+    absent = split.protocol == "S2b"
+    return [replace(split, hidden=b == n, held_out=str(n), absent=(b == n) if absent else None) for n in largest]
+
+
+def _type(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
+    names, sizes = np.unique(y[known], return_counts=True)
+    if names.size < 3:
+        raise ValueError(f"S3 hides a type and needs two others; the labels are {', '.join(names)}. Use S1 or S4.")
+    half = random_half(y.size, np.random.default_rng(split.seed))
+    chosen = _spread(names[np.argsort(-sizes, kind="stable")], np.sort(sizes)[::-1], MIN_TYPE, most)
+    return [replace(split, hidden=half | (y == name), held_out=str(name)) for name in chosen]
+
+
+def _few(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
+    rng = np.random.default_rng(split.seed)
+    hidden = np.ones(y.size, dtype=bool)
+    for name in np.unique(y[known]):
+        hidden[rng.permutation(np.flatnonzero((y == name) & known))[: int(rest)]] = False
+    return [replace(split, hidden=hidden)]
+
+
+def _rare(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
+    share, single = float(rest) / 100, split.protocol.startswith("S5b")
+    names, sizes = np.unique(y[known], return_counts=True)
+    order = np.argsort(-sizes, kind="stable")
+    out = []
+    for name in _spread(names[order], sizes[order], 2 * MIN_TYPE, most):
+        member = (y == name) & known
+        rng = np.random.default_rng([split.seed, int(round(share * 1e5))])
+        n = max(4, round(share / (1 - share) * int((~member).sum())))
+        available = np.flatnonzero(member)
+        if single:
+            homes, counts = np.unique(b[member], return_counts=True)
+            available = np.flatnonzero(member & (b == homes[np.argmax(counts)]))
+        if available.size < n:
+            continue
+        rows = rng.permutation(available)[:n]
+        kept, hidden = ~member, random_half(y.size, rng)
+        kept[rows], hidden[rows] = True, np.arange(n) < n // 2
+        out.append(replace(split, hidden=hidden & kept, held_out=str(name), kept=kept))
+    return out
+
+
+_DRAWS: dict[str, Callable[..., list[Split]]] = {
+    "S1": _half,
+    "S2a": _batch,
+    "S2b": _batch,
+    "S3": _type,
+    "S4": _few,
+    "S5": _rare,
+    "S5b": _rare,
+    "S6": _batch,
+}
+_NUMBER, _PERCENT = r"[1-9]\d*", r"(?!0+(\.0*)?$)\d{1,2}(\.\d+)?"
+_SUFFIX = {"S1": rf"({_NUMBER})?", "S4": _NUMBER, "S5": _PERCENT, "S5b": _PERCENT, "S6": ".+"}
+_SUFFIX |= dict.fromkeys(("S2a", "S2b", "S3"), "")
 
 
 def inner_split(split: Split, labels: ArrayLike, batches: ArrayLike, seed: int = 0) -> tuple[Split, NDArray[np.bool_]]:
@@ -209,21 +304,27 @@ def inner_split(split: Split, labels: ArrayLike, batches: ArrayLike, seed: int =
         held_out: str | None = f"{split.held_out}+{name}"
     else:
         scored = np.zeros_like(visible)
-        scored[np.flatnonzero(visible)[_random_half(int(visible.sum()), rng)]] = True
+        scored[np.flatnonzero(visible)[random_half(int(visible.sum()), rng)]] = True
         held_out = split.held_out
-    inner = Split(split.dataset, split.protocol, split.seed, split.rotation, split.hidden | scored, held_out)
-    return inner, scored
+    return replace(split, hidden=split.hidden | scored, held_out=held_out), scored
 
 
-def _random_half(n: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+def random_half(n: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Mask ``(n,)`` that is true for a random half."""
     mask = np.zeros(n, dtype=bool)
     mask[rng.permutation(n)[: n // 2]] = True
     return mask
 
 
-def _all_but_few(labels: Sequence[str] | NDArray, n: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    labels = np.asarray(labels)
-    hidden = np.ones(labels.size, dtype=bool)
-    for name in np.unique(labels):
-        hidden[rng.permutation(np.flatnonzero(labels == name))[:n]] = False
-    return hidden
+def _spread(names: NDArray, sizes: NDArray, least: int, most: int) -> NDArray:
+    """At most ``most`` of the types with ``least`` cells or more, evenly over the range of abundances."""
+    names = names[sizes >= least]
+    return names[np.unique(np.linspace(0, names.size - 1, min(most, names.size)).round().astype(int))]
+
+
+def _pack(mask: NDArray[np.bool_] | None) -> str | None:
+    return None if mask is None else base64.b64encode(np.packbits(mask).tobytes()).decode("ascii")
+
+
+def _unpack(bits: str, n: int) -> NDArray[np.bool_]:
+    return np.unpackbits(np.frombuffer(base64.b64decode(bits), dtype=np.uint8), count=n).astype(bool)

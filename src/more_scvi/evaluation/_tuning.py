@@ -7,13 +7,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from ._datasets import load_dataset, prepare
-from ._methods import Method
+from ._data import LABELS_KEY, batches_of
+from ._datasets import load_dataset
 from ._report import METRICS
-from ._runner import BATCH_KEY, LABELS_KEY, run_split
+from ._runner import run_task
 from ._splits import Split, inner_split, make_splits
+from ._tasks import make_tasks
+from .methods import Method
 
 logger = logging.getLogger(__name__)
 
@@ -61,22 +65,24 @@ def tune(
             raise ValueError(f"{method.name} is given hidden labels; its scores must not choose anything.")
     rows = []
     for dataset in datasets:
-        adata = prepare(load_dataset(dataset, data_dir), BATCH_KEY)
-        labels, batches = adata.obs[LABELS_KEY].to_numpy(), adata.obs[BATCH_KEY].to_numpy()
+        data, _ = load_dataset(dataset, data_dir)
+        labels, batches = data.obs[LABELS_KEY].to_numpy(), batches_of(data)
         for seed in seeds:
             for protocol in protocols:
                 for outer in make_splits(labels, batches, protocol, seed, max_rotations, dataset):
                     inner, scored = _inner(outer, labels, batches, seed)
+                    task = next(make_tasks(data, protocol, splits=[inner]))
+                    task.scored, task.cells = scored, ~outer.hidden
                     for method in methods:
-                        _, record = run_split(adata, inner, method, cache_dir, scored, ~outer.hidden)
+                        _, record = run_task(task, method, cache_dir)
                         row = {"dataset": dataset, "protocol": protocol, "split": outer.name, "method": method.name}
-                        row |= {key: record["scores"][key] for key in (*METRICS, "n_scored")}
+                        row |= {key: record["scores"].get(key) for key in (*METRICS, "n_scored")}
                         rows.append(row | {"seconds": sum(record["seconds"].values())})
                         logger.info("%s", rows[-1])
     return pd.DataFrame(rows).astype(dict.fromkeys(METRICS, float))
 
 
-def _inner(outer: Split, labels, batches, seed: int):
+def _inner(outer: Split, labels: NDArray, batches: NDArray, seed: int) -> tuple[Split, NDArray[np.bool_]]:
     if outer.protocol == "S2a" and len(set(batches[~outer.hidden])) < 2:
         outer = replace(outer, protocol="S1")
     return inner_split(outer, labels, batches, seed)

@@ -23,6 +23,7 @@ from more_scvi.data import (
     match_genes,
     read_links,
 )
+from more_scvi.model._diagnose import DiagnoseMixin
 from more_scvi.model._features import FeaturesMixin, obsm_features
 from more_scvi.model._impute import ImputeMixin
 from more_scvi.model._inference import InferenceMixin
@@ -35,7 +36,7 @@ MIN_LINKED_GENES = 10
 """A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens."""
 
 
-class MoRE(ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMixin, SaveLoadMixin, SetupMixin):
+class MoRE(DiagnoseMixin, ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMixin, SaveLoadMixin, SetupMixin):
     """One embedding for cells of several batches and modalities: a frozen pre-trained transformer and light adapters.
 
     The frozen backbone reads every cell once; its features are cached. A linear view of the data themselves (PCA of

@@ -13,6 +13,7 @@ from scvi.train import SaveCheckpoint, TrainRunner
 from more_scvi.data import check_integer, check_mapping
 from more_scvi.model._experts import certain_types, fit_experts, niche_helps
 from more_scvi.model._inference import INFERENCE_BATCH
+from more_scvi.model._self_training import needs_self_training, self_train
 from more_scvi.model._state import ModelState
 from more_scvi.train import CellDataModule, RestoringCheckpoint, TrainingArrays
 
@@ -153,6 +154,10 @@ class TrainingMixin(ModelState):
             if not niche_helps(base, first.niche_columns, sections, labels):
                 module.drop_niche(arrays.wide)
         if module.wide is not None:
+            if len(self.patterns) == 1 and needs_self_training(labels[cells]):
+                labels[cells] = self_train(arrays.wide[cells], arrays.base[cells], labels[cells])
+                arrays.labels = np.where(labels >= 0, labels, arrays.labels)
+                types = labels
             fit_experts(module, arrays, labels)
             types = certain_types(module.wide, arrays, labels)
         for at, role in enumerate(self.roles):

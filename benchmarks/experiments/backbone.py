@@ -1,0 +1,121 @@
+"""Frozen, fine-tuned and random-weight backbone, and none, inside the same model on the same splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from tables import difference, markdown, spread, wide, write
+
+from more_scvi.evaluation import load_results, run_benchmark, tidy
+from more_scvi.pl import scores
+
+DATASETS = ("pbmc_kang", "bm_vangalen", "pbmc_cite")
+PROTOCOLS = ("S1",)
+SEEDS = (0, 1, 2)
+NAMES = {
+    "more": "frozen",
+    "more:finetuned-backbone": "fine-tuned",
+    "more:random-backbone": "random weights",
+    "more:no-backbone": "none",
+}
+"""Method → what the report calls it."""
+QUALITY = ("NMI", "ARI", "own", "LR", "CiLISI", "structure")
+COST = ("trained", "frozen", "seconds")
+DRAWN = ("NMI", "ARI", "own", "LR", "structure", "seconds")
+
+ABOUT = """\
+Half of the labels are hidden (S1). `frozen` is MoRE as it is. For `fine-tuned`, all weights of the backbone are first
+trained on the visible labels of the split, with early stopping on a tenth of them; then it is frozen and MoRE is
+trained on it as always. `random weights` is an untrained transformer of the same size, `none` MoRE on its linear
+view of the data alone. NMI and ARI compare Leiden clusters (best of ten resolutions, by scib-metrics' recipe) with the
+types of hidden cells; own and LR are macro-F1 of hidden labels by MoRE's classifier and by a linear probe; CiLISI is
+batch mixing within types; structure compares distances within (type, batch) with those of PCA. Seconds are CPU
+seconds of one thread, fine-tuning and features included, on a machine that did other work too: read them as ratios."""
+
+
+def run(
+    data: str,
+    results: Path,
+    cache: Path | None,
+    datasets: Sequence[str],
+    protocols: Sequence[str],
+    seeds: Sequence[int],
+) -> None:
+    """Run what is missing."""
+    for seed, dataset in product(seeds, datasets):
+        run_benchmark([dataset], tuple(NAMES), data, results, protocols, [seed], cache, with_scib=True)
+
+
+def report(results: Path) -> list[Path]:
+    """Write ``backbone.md`` and ``backbone.png``."""
+    records = [record for record in load_results(results / "backbone") if record["method"] in NAMES]
+    frame = wide(records)
+    shown = [name for name in NAMES if name in frame.index.get_level_values("method")]
+    parts = [ABOUT, "![NMI, ARI, macro-F1, structure and seconds per backbone](backbone.png)"]
+    parts.append("## Difference to the frozen backbone\n\n" + _differences(frame, shown))
+    parts.append("## Means\n\nIn brackets the range over seeds.")
+    for (dataset, protocol), group in frame.groupby(level=["dataset", "protocol"]):
+        parts.append(f"### {dataset}, {protocol}\n\n" + _means(group, shown))
+    _draw(tidy(records), results / "backbone.png")
+    return [write(results / "backbone.md", "Frozen, fine-tuned or random backbone", parts), results / "backbone.png"]
+
+
+def _differences(frame: pd.DataFrame, shown: Sequence[str]) -> str:
+    rows, verdicts = [], []
+    for method in shown[1:]:
+        change = difference(frame, method, shown[0], (*QUALITY, *COST))
+        ratio = frame.xs(method, level="method")["seconds"] / frame.xs(shown[0], level="method")["seconds"]
+        row = {"backbone": NAMES[method], "splits": len(change)}
+        for metric in QUALITY:
+            values = change[metric].dropna()
+            row[metric] = f"{values.mean():+.3f} ({(values > 0).sum()} of {len(values)} up)"
+        rows.append(row | {"seconds": f"× {ratio.mean():.1f}"})
+        clear = {m: v for m in QUALITY if (v := _clear(change[m].dropna()))}
+        verdicts.append(
+            f"- {NAMES[method]}: "
+            + (", ".join(f"{m} {v}" for m, v in clear.items()) if clear else "no clear difference")
+            + f"; {ratio.mean():.1f} times the seconds."
+        )
+    rule = (
+        "Mean over all data sets and seeds, paired by split. A difference is called clear if the mean is twice its "
+        "standard error away from 0 and at least 0.005:"
+    )
+    return "\n\n".join([markdown(rows), rule, "\n".join(verdicts)]) if rows else "Nothing to compare yet."
+
+
+def _clear(change: pd.Series) -> str:
+    """``"higher (+0.012)"`` or ``"lower (…)"`` where a paired difference is beyond its noise, else empty."""
+    if len(change) < 3 or abs(change.mean()) < max(2 * change.sem(), 0.005):
+        return ""
+    return f"{'higher' if change.mean() > 0 else 'lower'} ({change.mean():+.3f})"
+
+
+def _means(group: pd.DataFrame, shown: Sequence[str]) -> str:
+    rows = []
+    for method in shown:
+        if method not in group.index.get_level_values("method"):
+            continue
+        of = group.xs(method, level="method")
+        row = {"backbone": NAMES[method], "seeds": of.index.get_level_values("seed").nunique()}
+        row |= {metric: spread(of[metric]) for metric in QUALITY}
+        rows.append(row | {metric: f"{of[metric].mean():,.0f}" for metric in COST})
+    return markdown(rows)
+
+
+def _draw(table: pd.DataFrame, path: Path) -> None:
+    named = table.assign(protocol=table["dataset"], method=table["method"].map(NAMES)).drop(columns="dataset")
+    figure, axes = plt.subplots(2, 3, figsize=(11, 5.2), layout="constrained")
+    for ax, metric in zip(axes.flat, DRAWN, strict=True):
+        scores(named, metric, ax=ax)
+        if legend := ax.get_legend():
+            handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+            legend.remove()
+    axes.flat[-1].set(xlabel="CPU seconds", xlim=(0, None))
+    if named["protocol"].nunique() > 1:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

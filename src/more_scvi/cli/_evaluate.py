@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ._shared import Json, check_target, quiet, read, refusals, show
+
+if TYPE_CHECKING:
+    from more_scvi.evaluation import Task
+    from more_scvi.evaluation._data import Data
+
+QUICK_METHODS = ("more", "pca_raw", "pca", "lr_hvg", "random", "onehot-LR")
+SEVERAL_METHODS = ("more", "blocks", "lr_features", "pca", "random", "onehot-LR", "LEAK")
+"""Defaults for a quick look, and for several modalities."""
+QUICK_CELLS = 2000
+
+
+def evaluate(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Labelled cells, raw counts: .h5ad or .h5mu.")],
+    batch: Annotated[str, typer.Option(help="Column of obs with the batch.")],
+    labels: Annotated[str, typer.Option(help="Column of obs with cell types; some are hidden, then predicted.")],
+    unlabeled: Annotated[str, typer.Option(help="The value in --labels of cells without a label.")] = "Unknown",
+    layer: Annotated[str | None, typer.Option(help="Layer with raw counts instead of X.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", help="A .json goes beside it.")] = Path(
+        "report.html"
+    ),
+    methods: Annotated[
+        str | None, typer.Option(help="Separated by commas; obsm:<key> is an embedding of the file. Default: see docs.")
+    ] = None,
+    protocols: Annotated[str | None, typer.Option(help="What is hidden, e.g. S1,S2a,S4-3. Default: S1,S2a.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Separated by commas. Default: 0,1,2.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep results here; a second call goes on where it stopped.")
+    ] = None,
+    prefilter: Annotated[str | None, typer.Option(help="scrublet: leave out doublets, for all methods.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="S1, one seed, cheap methods, at most 2,000 cells drawn at random.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hide known labels, let MoRE and other methods predict them, and write a report (HTML and JSON).
+
+    The file is not changed. Hidden labels reach no method but those called LEAK.
+    """
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(sys.stderr), refusals():
+        check_target(output)
+        _check_report(output, overwrite, results)
+        chosen = _names("--methods", methods, QUICK_METHODS if quick else ())
+        plan = _Plan(
+            protocols=_names("--protocols", protocols, ("S1",) if quick else ("S1", "S2a")),
+            seeds=_numbers("--seeds", seeds, (0,) if quick else (0, 1, 2)),
+            most=QUICK_CELLS if quick else None,
+            prefilter=prefilter,
+        )
+        data = read(source, several=True)
+        options = {
+            "--batch": batch,
+            "--labels": labels,
+            "--unlabeled": None if unlabeled == "Unknown" else unlabeled,
+            "--layer": layer,
+            "--methods": methods,
+            "--protocols": protocols,
+            "--seeds": seeds,
+            "--prefilter": prefilter,
+        }
+        command = ["more-scvi", "evaluate", str(source)]
+        command += [text for name, value in options.items() if value is not None for text in (name, value)]
+        keys = {"batch_key": batch, "labels_key": labels, "unlabeled_category": unlabeled, "layer": layer}
+        with tempfile.TemporaryDirectory() as nowhere:
+            page, twin = _report(
+                data,
+                keys,
+                chosen,
+                plan,
+                source.stem,
+                results or Path(nowhere),
+                output,
+                shlex.join([*command, *(["--quick"] if quick else [])]),
+            )
+    written = json.loads(twin.read_text())
+    summary = {
+        "report": str(page),
+        "json": str(twin),
+        "cells": written["data"]["cells"],
+        "methods": list(written["methods"]),
+        "verdict": written["verdict"],
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    show(summary, as_json)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is run: protocols, seeds, and which cells take part (``most`` of them, or those that a filter leaves)."""
+
+    protocols: tuple[str, ...]
+    seeds: tuple[int, ...]
+    most: int | None
+    prefilter: str | None
+
+
+def _report(
+    data: Any,
+    keys: dict[str, Any],
+    methods: tuple[str, ...],
+    plan: _Plan,
+    name: str,
+    folder: Path,
+    output: Path,
+    command: str,
+) -> tuple[Path, Path]:
+    """Run what is missing in ``folder``, train the model that is shown, write the report."""
+    from mudata import MuData
+
+    import more_scvi.model  # noqa: F401 - loads Lightning, so that it can be silenced
+    from more_scvi.evaluation import get_method, load_results, make_tasks, run, run_task
+    from more_scvi.evaluation._data import BATCH_KEY, LABELS_KEY, UNLABELED, standardise
+    from more_scvi.evaluation._runner import DEFAULT_METHODS
+    from more_scvi.evaluation._store import result_path, write_json
+    from more_scvi.report import ReportInputs, add_umaps, write_report
+
+    quiet()
+    chosen = methods or (SEVERAL_METHODS if isinstance(data, MuData) else DEFAULT_METHODS)
+    chosen = tuple(dict.fromkeys(("more", *chosen)))  # the report is about it
+    for method in chosen:
+        get_method(method)
+    stored = [method.removeprefix("obsm:") for method in chosen if method.startswith("obsm:")]
+    bare, known = standardise(data, **keys, obsm_keys=stored)
+    bare, known, dataset, notes = _select(bare, known, name, plan)
+    keys = {"batch_key": BATCH_KEY, "labels_key": LABELS_KEY, "unlabeled_category": UNLABELED, "dataset": dataset}
+    keys |= {"protocols": plan.protocols, "seeds": plan.seeds, "results_dir": folder}
+    run(bare, methods=(), progress=False, **keys)  # refuses what does not fit before anything is trained
+    task: Task = next(make_tasks(bare, "S1", plan.seeds[0], known, dataset))
+    result, record = run_task(task, get_method("more"))
+    if "S1" in plan.protocols and not (path := result_path(folder, task.split, "more")).exists():
+        write_json(path, record)  # is not trained again
+    table = run(bare, methods=chosen, progress=sys.stderr.isatty(), **keys)
+    if silent := [method for method in chosen if method not in set(table["method"])]:
+        notes.append(f"Without results, as they failed or do not fit the data: {', '.join(silent)}.")
+    plain, _ = run_task(task, get_method("blocks" if isinstance(bare, MuData) else "pca_raw"))
+    assert result.z is not None and plain.z is not None  # both embed
+    add_umaps(task.data, result.z, plain.z)
+    records = [record for record in load_results(folder) if record["dataset"] == dataset]
+    records = [r for r in records if r["protocol"] in plan.protocols and r["seed"] in plan.seeds]
+    inputs = ReportInputs(
+        table,
+        [r for r in records if r["method"] in chosen],
+        task.data,
+        task.split,
+        result,
+        name=name,
+        command=command,
+        notes=notes,
+    )
+    return write_report(inputs, output)
+
+
+def _select(bare: Data, known: Any, name: str, plan: _Plan) -> tuple[Data, Any, str, list[str]]:
+    """The cells that take part, whether each has a label, a name for their results, and what a reader must know."""
+    import numpy as np
+
+    from more_scvi.evaluation._data import LABELS_KEY, subset
+    from more_scvi.evaluation._prefilter import prefilter
+
+    notes = []
+    if plan.most is not None and bare.n_obs > plan.most:
+        kept = np.zeros(bare.n_obs, dtype=bool)
+        kept[np.random.default_rng(0).permutation(bare.n_obs)[: plan.most]] = True
+        notes.append(f"A quick look: {plan.most:,} of {bare.n_obs:,} cells, drawn at random.")
+        bare, known, name = subset(bare, kept), known[kept], f"{name}-{plan.most}"
+    if plan.prefilter is not None:
+        kept, removed = prefilter(bare, labels=bare.obs[LABELS_KEY], kind=plan.prefilter)
+        notes.append(f"{plan.prefilter} left out {removed['n_removed']:,} of {removed['n_cells']:,} cells as doublets.")
+        bare, known, name = subset(bare, kept), known[kept], f"{name}-{plan.prefilter}"
+    return bare, known, name, notes
+
+
+def _check_report(output: Path, overwrite: bool, results: Path | None) -> None:
+    if output.suffix != ".html":
+        raise ValueError(f"--output {output} must end in .html; a .json file is written beside it.")
+    there = [path for path in (output, output.with_suffix(".json")) if path.exists()]
+    if there and not overwrite:
+        raise FileExistsError(f"{there[0]} exists. Name another --output, or add --overwrite.")
+    if results is not None and results.exists() and not results.is_dir():
+        raise ValueError(f"--results {results} is a file. Give a folder.")
+
+
+def _names(option: str, text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    if text is None:
+        return default
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise ValueError(f"{option} {text!r} names nothing. Separate names by commas, or leave it out.")
+    return names
+
+
+def _numbers(option: str, text: str | None, default: tuple[int, ...]) -> tuple[int, ...]:
+    if text is None:
+        return default
+    names = _names(option, text, ())
+    if not all(name.isdecimal() for name in names):
+        raise ValueError(f"{option} {text!r} must be whole numbers from 0 on, separated by commas, e.g. 0,1,2.")
+    return tuple(map(int, names))

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ._shared import Json, Seed, check_target, quiet, read, refusals, show, write
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from more_scvi.model import MoRE
+
+
+def integrate(
+    source: Annotated[Path, typer.Argument(metavar="IN.h5ad", help="Cells × genes, raw counts or log-normalised.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.h5ad", help="May be the same file.")],
+    batch: Annotated[str | None, typer.Option(help="Column of obs with the batch.")] = None,
+    labels: Annotated[str | None, typer.Option(help="Column of obs with cell types, complete or not.")] = None,
+    unlabeled: Annotated[str, typer.Option(help="The value in --labels of cells without a label.")] = "Unknown",
+    layer: Annotated[str | None, typer.Option(help="Layer to read instead of X.")] = None,
+    gene_key: Annotated[str | None, typer.Option(help="Column of var with gene symbols or Ensembl ids.")] = None,
+    backbone: Annotated[str, typer.Option(help="Name of a backbone, or a folder with its weights.")] = "more-mini",
+    max_epochs: Annotated[int | None, typer.Option(help="Default: chosen from the number of cells.")] = None,
+    model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Save the trained model here.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Embed the cells of a file in one space, and annotate the unlabelled ones.
+
+    Writes obsm["X_more"] and, with --labels, obs["more_prediction"] and obs["more_confidence"].
+    """
+    start = time.perf_counter()
+    setup = {"batch_key": batch, "labels_key": labels, "unlabeled_category": unlabeled, "layer": layer}
+    with contextlib.redirect_stdout(sys.stderr):
+        with refusals():
+            check_target(output)
+            if model is not None and model.exists():
+                raise FileExistsError(f"--model {model} exists. Name a new folder.")
+            adata = read(source)
+            trained = _build(adata, {**setup, "gene_key": gene_key}, backbone, seed)
+        trained.train(max_epochs=max_epochs, enable_progress_bar=sys.stderr.isatty())
+        trained.get_latent_representation()
+        if labels is not None:
+            import pandas as pd
+
+            soft = pd.DataFrame(trained.predict(soft=True))
+            adata.obs["more_prediction"] = soft.idxmax(axis=1).astype("category")
+            adata.obs["more_confidence"] = soft.max(axis=1)
+        if model is not None:
+            trained.save(str(model))
+        write(adata, output)
+    summary = {
+        "output": str(output),
+        "cells": adata.n_obs,
+        "genes": adata.n_vars,
+        "latent": adata.obsm["X_more"].shape[1],
+        "wrote": ["obsm/X_more"] + (["obs/more_prediction", "obs/more_confidence"] if labels is not None else []),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    show(summary, as_json)
+
+
+def _build(adata: AnnData, setup: dict[str, Any], backbone: str, seed: int) -> MoRE:
+    import scvi
+
+    from more_scvi.model import MoRE
+
+    quiet()
+    scvi.settings.seed = seed
+    MoRE.setup_anndata(adata, **setup)
+    return MoRE(adata, backbone=backbone)

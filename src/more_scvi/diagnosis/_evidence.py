@@ -1,0 +1,89 @@
+"""What the checks look at: arrays of at most ``MAX_CELLS`` cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+MAX_CELLS = 5000
+"""Cells that the checks look at; more change no verdict and cost time."""
+
+MIN_PER_TYPE = 50
+"""So many labelled cells of a type are in the sample of a large data set if there are so many."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Arrays of a sample of cells, and what is known of setup and training.
+
+    Attributes
+    ----------
+    z
+        Embedding, (cells, n_latent).
+    direct
+        The data's own low-rank view without anything trained, centred on batches, (cells, d).
+    batches, domains
+        (cells,) text: batch, and batch × measured modalities.
+    labels
+        (cells,) text: visible labels, ``""`` where there is none.
+    types
+        (cells,) text: visible labels, predictions elsewhere; ``None`` if there is neither.
+    views
+        Modality -> its own low-rank view, (cells, d), zero where it was not measured.
+    present
+        Modality -> bool (cells,): where it was measured.
+    effects
+        Modality -> how much of the embedding changes when its measurements are shuffled among cells, see
+        :func:`modality_ignored`.
+    overlaps
+        Modality -> share of its genes that the backbone knows; empty without a backbone.
+    chance
+        Entropy of the labels that the model was trained on, in nats: the classification loss of a prediction that only
+        knows how frequent the types are. 0 without labels.
+    history
+        Curve -> DataFrame with one value per epoch, as ``model.history``.
+    """
+
+    z: NDArray
+    direct: NDArray
+    batches: NDArray
+    domains: NDArray
+    labels: NDArray
+    types: NDArray | None = None
+    views: Mapping[str, NDArray] = field(default_factory=dict)
+    present: Mapping[str, NDArray] = field(default_factory=dict)
+    effects: Mapping[str, float] = field(default_factory=dict)
+    overlaps: Mapping[str, float] = field(default_factory=dict)
+    chance: float = 0.0
+    history: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Where the types are from, for messages."""
+        share = np.mean(self.labels == "")
+        return "by visible labels" if share == 0 else f"by visible labels; {share:.0%} of the cells by prediction"
+
+
+def representative(labels: NDArray, max_cells: int = MAX_CELLS) -> NDArray[np.int64]:
+    """Sorted positions of at most `max_cells` cells: up to ``MIN_PER_TYPE`` of each label, the rest at random (seeded).
+
+    Parameters
+    ----------
+    labels
+        (cells,) text, ``""`` = none.
+    max_cells
+        Size of the sample.
+    """
+    if len(labels) <= max_cells:
+        return np.arange(len(labels))
+    order = np.random.default_rng(0).permutation(len(labels))
+    names, codes = np.unique(labels[order], return_inverse=True)
+    quota = min(MIN_PER_TYPE, max_cells // (2 * len(names)))
+    rank = pd.Series(codes).groupby(codes).cumcount().to_numpy()
+    first = (rank < quota) & (names[codes] != "")
+    chosen = np.concatenate([order[first], order[~first]])[:max_cells]
+    return np.sort(chosen)

@@ -1,0 +1,192 @@
+"""A task: one question to a method, and what is needed to score its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import anndata
+import numpy as np
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import ArrayLike, NDArray
+
+from ._data import (
+    LABELS_KEY,
+    UNLABELED,
+    Data,
+    batches_of,
+    give_labels,
+    hide_modalities,
+    modalities,
+    pattern,
+    prepare,
+    present,
+    project,
+    subset,
+)
+from ._splits import Split, make_splits
+
+
+@dataclass(eq=False)
+class Task:
+    """One question to a method.
+
+    Arrays have one row per cell that takes part, those of ``data`` followed by those of ``query``.
+
+    Parameters
+    ----------
+    split
+        What is hidden; its masks cover all cells of the data set.
+    data
+        The cells to train on, with the true labels; hidden modalities and cells that do not take part are gone.
+    hidden
+        Cells whose label is hidden.
+    scored
+        Hidden cells that annotation is scored on.
+    groups
+        What should mix within types: batches, or which modalities a cell has.
+    cells
+        Cells that mixing and structure are scored on: those with a label.
+    query
+        Cells to map afterwards (``S2b``).
+    full
+        The same cells with no modality hidden, to score imputation and matching against.
+    transfer
+        Whether labels are carried to another kind of cell, so that balanced accuracy is given too.
+    whole
+        Prepared data of all these cells, in their order, whose views are the yardstick of structure (``None``: those
+        of ``data``).
+    """
+
+    split: Split
+    data: Data
+    hidden: NDArray[np.bool_]
+    scored: NDArray[np.bool_]
+    groups: NDArray[np.str_]
+    cells: NDArray[np.bool_] = field(repr=False)
+    query: Data | None = None
+    full: MuData | None = None
+    transfer: bool = False
+    whole: Data | None = None
+
+    @cached_property
+    def labels(self) -> NDArray[np.str_]:
+        """True labels ``(n_cells,)``."""
+        return np.concatenate([part.obs[LABELS_KEY].to_numpy().astype(str) for part in self._parts])
+
+    @cached_property
+    def batches(self) -> NDArray[np.str_]:
+        """Batches ``(n_cells,)``."""
+        return np.concatenate([batches_of(part) for part in self._parts])
+
+    @property
+    def _parts(self) -> list[Data]:
+        return [self.data] if self.query is None else [self.data, self.query]
+
+    def prepare(self) -> Task:
+        """Compute the shared features once, those of the query by way of the trained cells; returns itself."""
+        prepare(self.data)
+        if self.query is not None and "view" not in modalities(self.query)["rna"].obsm:
+            project(self.query, self.data)
+        return self
+
+    def given(self, sees_hidden: bool = False) -> Data:
+        """What a method receives: hidden labels read ``"Unknown"``, and no other annotation is left."""
+        n = self.data.n_obs
+        return give_labels(self.data, self.labels[:n] if sees_hidden else _hide(self.labels[:n], self.hidden[:n]))
+
+    def given_query(self) -> Data | None:
+        """The cells to map, without labels."""
+        return None if self.query is None else give_labels(self.query, np.full(self.query.n_obs, UNLABELED))
+
+    def counterparts(self) -> MuData | None:
+        """Nothing hidden but all labels: shown to a method after training, one modality at a time."""
+        if self.full is None:
+            return None
+        unlabelled = give_labels(self.full, np.full(self.full.n_obs, UNLABELED))
+        assert isinstance(unlabelled, MuData)
+        return unlabelled
+
+    def views(self) -> dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        """Per modality the yardstick of structure, and which cells ``(n_cells,)`` have it."""
+        whole = self.data if self.whole is None else self.whole
+        return {name: (adata.obsm["view"], present(whole, name)) for name, adata in modalities(whole).items()}
+
+    @property
+    def target(self) -> NDArray[np.bool_] | None:
+        """Cells of the type that the split is about (``S3``, ``S5``, ``S5b``)."""
+        is_type = self.split.protocol.split("-")[0] in ("S3", "S5", "S5b")
+        return self.labels == self.split.held_out if is_type else None
+
+
+def make_tasks(
+    data: Data,
+    protocol: str,
+    seed: int = 0,
+    known: ArrayLike | None = None,
+    dataset: str = "",
+    max_rotations: int = 4,
+    splits: Sequence[Split] | None = None,
+) -> Iterator[Task]:
+    """Tasks of one data set under one protocol, see :func:`~more_scvi.evaluation.make_splits`.
+
+    Parameters
+    ----------
+    data
+        Counts, ``obs["batch"]`` and ``obs["cell_type"]``; never changed but for :func:`prepare`.
+    protocol, seed, dataset, max_rotations
+        As for ``make_splits``.
+    known
+        Cells that have a label.
+    splits
+        These splits instead of those of the protocol.
+
+    Raises
+    ------
+    ValueError
+        If the protocol does not fit the data; the message says which do.
+    """
+    known = np.ones(data.n_obs, dtype=bool) if known is None else np.asarray(known, dtype=bool)
+    labels = data.obs[LABELS_KEY].to_numpy().astype(str)
+    made = splits or make_splits(labels, batches_of(data), protocol, seed, max_rotations, dataset, known)
+    for split in made:
+        if protocol.startswith("S6-"):
+            yield _hidden_modality(data, split, known)
+        elif split.absent is not None:
+            yield _mapped(data, split, known)
+        elif split.kept is not None:
+            part, kept = subset(data, split.kept), split.kept
+            yield _labels_only(part, split, split.hidden[kept], known[kept])
+        else:
+            yield _labels_only(data, split, split.hidden, known)
+
+
+def _labels_only(data: Data, split: Split, hidden: NDArray[np.bool_], known: NDArray[np.bool_]) -> Task:
+    return Task(split, data, hidden, hidden & known, batches_of(data), known)
+
+
+def _mapped(data: Data, split: Split, known: NDArray[np.bool_]) -> Task:
+    if isinstance(data, MuData):
+        raise ValueError("S2b maps RNA; of a MuData give mdata.mod['rna'] with batches and labels in its obs, or S2a.")
+    assert split.absent is not None
+    trained, query = subset(data, ~split.absent), subset(data, split.absent)
+    order = np.concatenate([np.flatnonzero(~split.absent), np.flatnonzero(split.absent)])
+    whole = prepare(anndata.concat([trained, query]))
+    hidden, known = split.hidden[order], known[order]
+    return Task(split, trained, hidden, hidden & known, batches_of(data)[order], known, query=query, whole=whole)
+
+
+def _hidden_modality(mdata: Data, split: Split, known: NDArray[np.bool_]) -> Task:
+    name = split.protocol.removeprefix("S6-")
+    if isinstance(mdata, AnnData) or name not in mdata.mod:
+        raise ValueError(f"{split.protocol} hides a modality; these data have {', '.join(modalities(mdata))}.")
+    masked = hide_modalities(mdata, {name: split.hidden & (batches_of(mdata) == split.held_out)})
+    return Task(split, masked, split.hidden, split.hidden & known, pattern(masked), known, full=mdata)
+
+
+def _hide(labels: NDArray[np.str_], hidden: NDArray[np.bool_]) -> NDArray[np.object_]:
+    out = labels.astype(object)
+    out[hidden] = UNLABELED
+    return out

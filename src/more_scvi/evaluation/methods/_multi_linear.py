@@ -1,0 +1,242 @@
+"""Linear baselines for several modalities: views side by side, classifiers per modality, gene-linked transfer.
+
+Proteins of cells without them, and labels of cells whose modality has none, are carried over by what cells share.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
+
+from more_scvi.evaluation._data import UNLABELED, Data, batches_of, dense, modalities, pattern, prepare, present
+
+from ._links import cca, linked_features, transfer_by_anchors
+from ._method import Given, Method, Result, Stopwatch, register_method
+from ._shared import centre, labels_of, probabilities
+
+
+def _watch(data: Data, names: tuple[str, ...] | None = None) -> Stopwatch:
+    """Stopwatch that has counted the shared views."""
+    used = [adata for name, adata in modalities(data).items() if names is None or name in names]
+    return Stopwatch(features=float(sum(sum(adata.uns["prepare_seconds"].values()) for adata in used)))
+
+
+def _view(data: Data, name: str, centred: bool) -> NDArray[np.float32]:
+    """View of the cells that have a modality, with the mean of each batch or of all cells removed."""
+    z = modalities(data)[name].obsm["view"]
+    return centre(z, batches_of(data)[present(data, name)]) if centred else z - z.mean(axis=0)
+
+
+def _wide(data: Data, name: str, centred: bool = False) -> Any:
+    """What a logistic regression reads of a modality: log-normalised HVGs, z-scored CLR, LSI scaled as a whole."""
+    adata = modalities(data)[name]
+    if name == "rna":
+        return adata.layers["lognorm"][:, adata.var["highly_variable"].to_numpy()]
+    view = _view(data, name, centred)
+    return view / (view.std() if name == "atac" else view.std(axis=0) + 1e-8)
+
+
+@register_method
+class Blocks(Method):
+    """Views side by side, each scaled to unit total variance; a missing modality is filled with its mean."""
+
+    name = "blocks"
+
+    def run(self, given: Given, centred: bool = False, names: tuple[str, ...] | None = None) -> Result:
+        """Scale and stack the views."""
+        data = given.data
+        watch, blocks = _watch(data, names), []
+        with watch("embedding"):
+            for name in names or modalities(data):
+                view = _view(data, name, centred)
+                block = np.zeros((data.n_obs, view.shape[1]), dtype=np.float32)
+                block[present(data, name)] = view / np.sqrt(view.var(axis=0).sum())
+                blocks.append(block)
+        return Result(np.hstack(blocks), None, None, watch.cpu, watch.wall)
+
+
+@register_method
+class Niche(Method):
+    """Components of the RNA beside their mean over the nearest spots of the same section."""
+
+    name = "niche"
+    needs = ("rna",)
+
+    def run(self, given: Given, centred: bool = True, n_neighbors: int = 6) -> Result:
+        """Average the neighbours' components."""
+        data = given.data
+        watch, view, batches = _watch(data), _view(data, "rna", centred), batches_of(data)
+        mean = np.zeros_like(view)
+        with watch("embedding"):
+            for name in np.unique(batches):
+                rows = np.flatnonzero(batches == name)
+                search = NearestNeighbors(n_neighbors=min(n_neighbors, rows.size - 1)).fit(data.obsm["spatial"][rows])
+                mean[rows] = view[rows][search.kneighbors(return_distance=False)].mean(axis=1)
+        return Result(np.hstack([view, mean]), None, None, watch.cpu, watch.wall)
+
+
+@register_method
+class AllFeatures(Method):
+    """Logistic regression on all features side by side; no embedding."""
+
+    name = "lr_features"
+    whole = True
+
+    def run(self, given: Given) -> Result:
+        """Fit on the visible labels."""
+        data = given.data
+        watch, (labels, visible) = _watch(data), labels_of(data)
+        with watch("training"):
+            x = sparse.csr_matrix(sparse.hstack([sparse.csr_matrix(_wide(data, name)) for name in modalities(data)]))
+            model = LogisticRegression(C=1.0, max_iter=300).fit(x[visible], labels[visible])
+        with watch("embedding"):
+            probability = probabilities(model.predict_proba(x), model.classes_)
+            prediction = model.predict(x)
+        return Result(
+            None, prediction, probability, watch.cpu, watch.wall, {"trained": int(model.coef_.size), "frozen": 0}
+        )
+
+
+@register_method
+class Shared(Method):
+    """Classifier per modality, trained on the labelled cells that have it; a cell takes the mean over its modalities.
+
+    A cell none of whose modalities has labelled cells gets no prediction. With a second round the predictions of the
+    first count as labels, so that cells with both modalities carry labels from one to the other.
+    """
+
+    name = "lr_shared"
+
+    def run(self, given: Given, kind: str = "lr", centred: bool = True, rounds: int = 1) -> Result:
+        """Fit on the visible labels."""
+        data = given.data
+        watch, (labels, visible) = _watch(data), labels_of(data)
+        prediction = labels.astype(object)
+        with watch("training"):
+            for _ in range(rounds):
+                prediction = _vote(data, prediction.astype(str), kind, centred)
+                prediction[visible] = labels[visible]
+        return Result(None, prediction, None, watch.cpu, watch.wall)
+
+
+def _vote(data: Data, labels: NDArray[np.str_], kind: str, centred: bool) -> NDArray[np.object_]:
+    """Labels of all cells from one classifier per modality; ``"Unknown"`` where none applies."""
+    visible = labels != UNLABELED
+    types = np.unique(labels[visible])
+    probability = np.zeros((data.n_obs, types.size))
+    for name in modalities(data):
+        of = present(data, name)
+        if np.unique(labels[of & visible]).size < 2:
+            continue
+        x: Any = _wide(data, name, centred) if kind == "lr" else _view(data, name, centred)
+        model = LogisticRegression(max_iter=300) if kind == "lr" else KNeighborsClassifier(15)
+        model.fit(x[visible[of]], labels[of & visible])
+        probability[np.ix_(of, np.searchsorted(types, model.classes_))] += model.predict_proba(x)
+    return np.where(probability.sum(axis=1) > 0, types[probability.argmax(axis=1)], UNLABELED).astype(object)
+
+
+@register_method
+class Ceiling(Method):
+    """Cells with one modality: logistic regression trained on the labels of the other half of the same kind."""
+
+    name = "ceiling"
+    sees_hidden = True
+
+    def run(self, given: Given) -> Result:
+        """Predict each half from the other."""
+        data = given.data
+        watch, (labels, _), kinds = _watch(data), labels_of(data), pattern(data)
+        prediction = np.full(data.n_obs, UNLABELED, dtype=object)
+        with watch("training"):
+            for name in modalities(data):
+                rows = kinds == name
+                if rows.any():
+                    x = _wide(data, name, centred=True)[rows[present(data, name)]]
+                    folds = StratifiedKFold(2, shuffle=True, random_state=given.seed)
+                    model = LogisticRegression(max_iter=300)
+                    with warnings.catch_warnings(action="ignore", category=UserWarning):  # types of a single cell
+                        prediction[rows] = cross_val_predict(model, x, labels[rows], cv=folds)
+        return Result(None, prediction, None, watch.cpu, watch.wall)
+
+
+@register_method
+class Linked(Method):
+    """Gene-linked features of both modalities, as they are or as CCA scores; own classifier of CCA: Seurat's anchors.
+
+    A cell with both modalities is represented by its RNA. Counterparts are linked anew, whole but not paired.
+    """
+
+    name = "cca"
+    needs = ("rna",)
+
+    def run(self, given: Given, canonical: bool = True) -> Result:
+        """Link the modalities by genes."""
+        data, counterparts = given.data, given.counterparts
+        watch, (labels, visible) = _watch(data), labels_of(data)
+        names = ["rna", next(name for name in data.mod if name != "rna")]
+        of = {name: present(data, name) for name in names}
+        prediction = None
+        with watch("training"):
+            left, right = linked_features(data.mod)
+            if canonical:
+                left, right = cca(left, right)
+            z = np.zeros((data.n_obs, left.shape[1]), dtype=np.float32)
+            z[of[names[1]]], z[of["rna"]] = right, left
+        if canonical:
+            with watch("embedding"):
+                source = visible & (of["rna"] if (visible & of["rna"]).any() else of[names[1]])
+                prediction = labels.astype(object)
+                prediction[~visible] = transfer_by_anchors(z[source], labels[source], z[~visible])
+        unimodal = {}
+        if counterparts is not None:
+            prepare(counterparts)
+            full = linked_features(counterparts.mod)
+            unimodal = dict(zip(names, cca(*full) if canonical else full, strict=True))
+        return Result(z, prediction, None, watch.cpu, watch.wall, unimodal=unimodal)
+
+
+@register_method
+class Impute(Method):
+    """Proteins (log1p counts, batch means removed) regressed on batch-centred PCs of the cells that have both."""
+
+    name = "ridge_impute"
+    needs = ("rna", "prot")
+
+    def run(self, given: Given, kind: str = "ridge") -> Result:
+        """Fit on paired cells, impute all."""
+        data = given.data
+        watch = _watch(data, ("rna",))
+        has_rna, has_prot, batches = present(data, "rna"), present(data, "prot"), batches_of(data)
+        with watch("training"):
+            x = np.zeros((data.n_obs, data.mod["rna"].obsm["view"].shape[1]), dtype=np.float32)
+            x[has_rna] = _view(data, "rna", centred=True)
+            counts = np.log1p(dense(data.mod["prot"].X))
+            y = centre(counts, batches[has_prot])
+            model = Ridge(alpha=1.0) if kind == "ridge" else KNeighborsRegressor(15)
+            paired = has_rna & has_prot
+            model.fit(x[paired], y[paired[has_prot]])
+        with watch("imputation"):
+            imputed = (model.predict(x) + counts.mean(axis=0)).astype(np.float32)
+        return Result(None, None, None, watch.cpu, watch.wall, imputed={"prot": imputed})
+
+
+for _variant in (
+    Blocks("blocks_centred", centred=True),
+    Blocks("rna_view", names=("rna",), centred=True),
+    Blocks("prot_view", names=("prot",), centred=True),
+    Blocks("atac_view", names=("atac",), centred=True),
+    Niche("niche_raw", centred=False),
+    Shared("lr_shared_raw", centred=False),
+    Shared("knn_shared", kind="knn"),
+    Shared("lr_bridge", rounds=2),
+    Linked("linked", canonical=False),
+    Impute("knn_impute", kind="knn"),
+):
+    register_method(_variant)

@@ -1,0 +1,45 @@
+"""Matching of the two halves of a cell, each embedded from another modality."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._check import check_matrix
+
+_CHUNK = 1000
+
+
+def foscttm(a: ArrayLike, b: ArrayLike) -> float:
+    """Fraction of cells closer than the true match, mean over cells and both directions; ``a[i]`` matches ``b[i]``.
+
+    Cells at exactly the distance of the match count half, so that a collapsed embedding scores 0.5.
+    """
+    one, two = _pairs(a, b)
+    return float(np.mean([_ranks(one, two).mean(), _ranks(two, one).mean()]) / max(len(one) - 1, 1))
+
+
+def recall_at(a: ArrayLike, b: ArrayLike, k: int = 10) -> float:
+    """Share of cells whose match is among the ``k`` nearest cells of the other modality, mean of both directions."""
+    one, two = _pairs(a, b)
+    return float(np.mean([(_ranks(one, two) < k).mean(), (_ranks(two, one) < k).mean()]))
+
+
+def _pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    one = check_matrix(a, "a")
+    two = check_matrix(b, "b", len(one))
+    if one.shape != two.shape:
+        raise ValueError(f"a {one.shape} and b {two.shape} must have the same columns: embeddings in one shared space.")
+    return one, two
+
+
+def _ranks(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For every row of ``a``, how many rows of ``b`` are nearer than its match (ties count half)."""
+    ranks = np.empty(len(a))
+    square = np.square(b).sum(axis=1)
+    for start in range(0, len(a), _CHUNK):
+        rows = np.arange(start, min(start + _CHUNK, len(a)))
+        distance = square - 2 * a[rows] @ b.T  # squared, less what all columns share
+        match = distance[np.arange(rows.size), rows][:, None]
+        ranks[rows] = (distance < match).sum(axis=1) + 0.5 * ((distance == match).sum(axis=1) - 1)
+    return ranks

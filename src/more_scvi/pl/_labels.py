@@ -1,0 +1,66 @@
+"""Text beside points, placed so that no label hides another or a point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+ANGLES = (0, 180, 90, 270, 45, 135, 315, 225)
+DISTANCES = (8, 16, 26, 38, 52, 70)  # points
+
+
+def label_points(
+    ax: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str], colors: Sequence[str]
+) -> list[Annotation]:
+    """Write each text beside its point: the nearest of 48 places that is free; far ones get a thin line."""
+    ax.figure.canvas.figure.draw_without_rendering()  # settles the layout, which decides what overlaps
+    pixels = ax.transData.transform(np.column_stack([x, y]))
+    scale = ax.figure.dpi / 72
+    taken = [Bbox.from_bounds(px - 5 * scale, py - 5 * scale, 10 * scale, 10 * scale) for px, py in pixels]
+    labels = []
+    for i, (text, color) in enumerate(zip(texts, colors, strict=True)):
+        best = None
+        for offset in _offsets():
+            label = _write(ax, (x[i], y[i]), text, color, offset)
+            box = label.get_window_extent()
+            hidden = sum(box.overlaps(other) for j, other in enumerate(taken) if j != i)
+            outside = not (ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1))
+            outside |= not (ax.bbox.containsy(box.y0) and ax.bbox.containsy(box.y1))
+            label.remove()
+            cost = hidden + 10 * outside
+            if best is None or cost < best[0]:
+                best = (cost, offset, box)
+            if cost == 0:
+                break
+        assert best is not None  # there are offsets
+        labels.append(_write(ax, (x[i], y[i]), text, color, best[1]))
+        taken.append(best[2])
+    return labels
+
+
+def _offsets() -> list[tuple[float, float]]:
+    return [
+        (distance * np.cos(angle), distance * np.sin(angle)) for distance in DISTANCES for angle in np.radians(ANGLES)
+    ]
+
+
+def _write(ax: Axes, at: tuple[float, float], text: str, color: str, offset: tuple[float, float]) -> Annotation:
+    """A label on the side of the point that ``offset`` (points) leads to."""
+    right, up = (0 if abs(value) < 1 else np.sign(value) for value in offset)
+    return ax.annotate(
+        text,
+        at,
+        xytext=offset,
+        textcoords="offset points",
+        fontsize="small",
+        color=color,
+        ha={1: "left", 0: "center", -1: "right"}[int(right)],
+        va={1: "bottom", 0: "center", -1: "top"}[int(up)],
+        arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkB": 4}
+        if np.hypot(*offset) > 2 * DISTANCES[0]
+        else None,
+    )

@@ -1,0 +1,111 @@
+"""The reports of the experiments say what the records say; nothing is trained here."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "experiments"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the benchmarks are in the repository only")
+
+SCORES = {"own": 0.8, "LR": 0.8, "CiLISI": 0.7, "structure": 0.9, "NMI": 0.7, "ARI": 0.6}
+
+
+@pytest.fixture
+def experiment(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return import_module
+
+
+def store(folder: Path, dataset: str, protocol: str, seed: int, method: str, **scores: float | None) -> None:
+    """Write a record; figures that are not given are those of every other record."""
+    record = {
+        **{"dataset": dataset, "protocol": protocol, "seed": seed, "rotation": 0, "held_out": None, "method": method},
+        "scores": SCORES | scores,
+        "seconds": {"training": 40.0 if "finetuned" in method else 10.0},
+        "parameters": {"trained": 100, "frozen": 1000},
+    }
+    path = folder / dataset / f"{protocol}_r0_s{seed}" / f"{method.replace(':', '-')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("changes", "region"),
+    [
+        ({0.0: 0.0, 0.1: 0.01, 10.0: 0.02}, (0.0, 10.0)),
+        ({0.0: 0.01, 0.1: 0.03, 10.0: 0.01}, (1.0, 10.0)),  # 0 is stable, but not reached over stable factors
+        ({0.0: 0.3, 0.1: 0.02, 10.0: 0.5}, (0.1, 1.0)),
+        ({0.0: 0.0, 10.0: float("nan")}, (1.0, 1.0)),  # what was not run, or has no value, is not stable
+    ],
+)
+def test_the_stable_region_ends_at_the_first_factor_that_moves_something(experiment, changes, region):
+    assert experiment("losses").stable_region(changes) == region
+
+
+def test_the_region_of_the_report_holds_on_all_data(experiment, tmp_path):
+    losses = experiment("losses")
+    for dataset in ("pbmc_kang", "pbmc_cite_multi"):
+        for name in losses.variants(dataset):
+            store(tmp_path / "losses", dataset, "S1", 0, name)
+    store(tmp_path / "losses", "pbmc_kang", "S1", 0, "more:keep-x0", structure=0.8)
+    store(tmp_path / "losses", "pbmc_cite_multi", "S1", 0, "more:keep-x10", CiLISI=0.65)
+    text = losses.report(tmp_path)[0].read_text()
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
+    assert "| 0.1–10 | 0–1 | 0.1–1 |" in rows["keep"]
+    assert "× 0: structure -0.100" in rows["keep"] and "× 10: CiLISI -0.050" in rows["keep"]
+    assert "| – | 0–10 | 0–10 |" in rows["align_modality"]  # RNA alone has no use for it
+    assert "9 of 9 pairs are stable" in text
+    assert (tmp_path / "losses.png").stat().st_size > 0
+
+
+def test_a_pair_that_was_not_run_is_not_called_stable(experiment, tmp_path):
+    losses = experiment("losses")
+    for name in losses.variants("pbmc_kang"):
+        if "+" not in name:
+            store(tmp_path / "losses", "pbmc_kang", "S1", 0, name)
+    assert "5 of 9 pairs are stable" in losses.report(tmp_path)[0].read_text()
+
+
+def test_variants_change_the_weights_they_are_named_after(experiment):
+    losses = experiment("losses")
+    made = {method.name: method.options for method in losses.methods("pbmc_kang")}
+    given = made["more:align_batch-x10+contrast-x0.1"]["train_kwargs"]["loss_weights"]
+    default = losses.LOSS_WEIGHTS
+    assert given == {"align_batch": 10 * default["align_batch"], "contrast": 0.1 * default["contrast"]}
+    assert made["more:keep-x0"]["train_kwargs"]["loss_weights"] == {"keep": 0}
+    assert made["more"] == {}
+
+
+def test_a_difference_between_backbones_is_called_clear_only_beyond_its_noise(experiment, tmp_path):
+    backbone = experiment("backbone")
+    for seed, wobble in enumerate((-0.03, 0.0, 0.031)):
+        store(tmp_path / "backbone", "pbmc_kang", "S1", seed, "more")
+        store(
+            tmp_path / "backbone",
+            "pbmc_kang",
+            "S1",
+            seed,
+            "more:finetuned-backbone",
+            NMI=0.75 + wobble / 10,
+            LR=0.8 + wobble,
+        )
+    text = backbone.report(tmp_path)[0].read_text()
+    (verdict,) = [line for line in text.splitlines() if line.startswith("- fine-tuned")]
+    assert "NMI higher (+0.050)" in verdict and "LR" not in verdict
+    assert "4.0 times the seconds" in verdict
+
+
+def test_transfer_compares_with_the_best_method_that_is_no_reference(experiment, tmp_path):
+    transfer = experiment("transfer")
+    folder = tmp_path / "results"
+    (folder / "experiments").mkdir(parents=True)
+    for name, own, matched in (("more", 0.6, 0.2), ("cca", 0.5, 0.1), ("multivi", None, 0.3), ("ceiling", 0.9, None)):
+        store(folder, "snareseq_multi", "S6-half", 0, name, own=own, LR=0.3, FOSCTTM=matched, n_scored=50)
+    store(folder, "snareseq_multi", "S6-half", 0, "lr_bridge", own=0.0, LR=None, FOSCTTM=None, n_scored=50)
+    text = transfer.report(folder / "experiments")[0].read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| snareseq_multi")]
+    assert "| 0.600 | cca 0.500 | +0.100 | 0.900 | – | 0.200 | cca 0.100 |" in row
+    (bridge,) = [line for line in text.splitlines() if line.startswith("| lr_bridge")]
+    assert "0.000" not in bridge  # it answers nothing without paired cells; that is no score

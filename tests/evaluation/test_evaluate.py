@@ -1,0 +1,73 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from more_scvi.evaluation import evaluate, get_method, make_splits, make_tasks, run_task
+
+
+def test_scores_equal_those_of_a_run(prepared):
+    labels, batches = prepared.obs["cell_type"], prepared.obs["batch"]
+    task = next(make_tasks(prepared, "S3"))
+    result, record = run_task(task, get_method("lda"))
+    table = evaluate(
+        {"mine": result.z},
+        task.split,
+        labels,
+        batches,
+        prepared.obsm["view"],
+        {"mine": result.prediction},
+        {"mine": result.probability},
+    )
+    for metric, value in record["scores"].items():
+        if value is not None:
+            assert table.loc["mine", metric] == pytest.approx(value, abs=1e-4), metric
+
+
+def test_mapped_cells_are_scored_in_the_order_of_a_method(prepared):
+    task = next(make_tasks(prepared, "S2b"))
+    result, record = run_task(task, get_method("pca"))
+    table = evaluate({"pca": result.z}, task.split, prepared.obs["cell_type"], prepared.obs["batch"])
+    assert table.loc["pca", "LR"] == pytest.approx(record["scores"]["LR"], abs=1e-4)
+    assert table.loc["pca", "CiLISI"] == pytest.approx(record["scores"]["CiLISI"], abs=1e-4)
+
+
+def test_a_novel_type_is_told_from_the_others_only_by_an_embedding_that_holds_it(cells):
+    z, labels, batches = cells
+    split = make_splits(labels, batches, "S3")[0]
+    others = z.copy()
+    novel = labels == split.held_out
+    others[novel] = z[~novel][np.random.default_rng(0).integers(0, (~novel).sum(), novel.sum())]
+    table = evaluate({"apart": z, "swallowed": others}, split, labels, batches)
+    assert table.loc["apart", "purity"] > 0.95
+    assert table.loc["swallowed", "purity"] < 0.6
+    assert table.loc["apart", "novelty_kNN"] > 0.95
+    assert abs(table.loc["swallowed", "novelty_kNN"] - 0.5) < 0.15
+
+
+def test_a_rare_type_is_scored_by_itself(cells):
+    z, labels, batches = cells
+    split = make_splits(labels, batches, "S5-4")[0]
+    kept = split.kept
+    blind = np.where(labels[kept] == split.held_out, "b" if split.held_out != "b" else "a", labels[kept])
+    predictions = {"right": labels[kept], "blind": blind}
+    table = evaluate({}, split, labels, batches, predictions=predictions)
+    assert table.loc["right", "target_own"] == 1
+    assert table.loc["blind", "target_own"] == 0
+    assert table.loc["right", "n_target"] == (split.hidden & (labels == split.held_out)).sum()
+
+
+def test_refusals_name_the_array_and_the_rows_it_needs(cells):
+    z, labels, batches = cells
+    split = make_splits(labels, batches, "S1")[0]
+    with pytest.raises(ValueError, match=r"embeddings\['mine'\] has 599 rows, but 600 cells take part"):
+        evaluate({"mine": z[1:]}, split, labels, batches)
+    with pytest.raises(ValueError, match=r"predictions\['mine'\] has 10 rows"):
+        evaluate({}, split, labels, batches, predictions={"mine": labels[:10]})
+    with pytest.raises(ValueError, match=r"probabilities\['mine'\] has 2 rows"):
+        evaluate({}, split, labels, batches, probabilities={"mine": pd.DataFrame({"a": [1, 1]})})
+    with pytest.raises(ValueError, match="got 599 labels"):
+        evaluate({"mine": z}, split, labels[1:], batches)
+    with pytest.raises(ValueError, match="Nothing to evaluate"):
+        evaluate({}, split, labels, batches)
+    with pytest.raises(ValueError, match="not finite"):
+        evaluate({"mine": np.full_like(z, np.nan)}, split, labels, batches)
