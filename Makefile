@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help install demo test test-slow lint types docs tutorials build clean
+.PHONY: help install demo test test-slow benchmark-quick lint types docs tutorials build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -19,6 +19,9 @@ test: .venv/.installed-test  ## the test suite
 
 test-slow: .venv/.installed-test .venv/.installed-doc  ## tests that take minutes, the tutorial among them
 	$(BIN)/python -m pytest -m slow
+
+benchmark-quick: .venv/.installed-test  ## small form of the benchmark, minutes; needs MORE_DATA
+	$(BIN)/python benchmarks/run.py --quick --jobs 2
 
 lint: .venv/.installed-dev  ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -58,21 +58,22 @@ def _evidence(found: Comparison, bare: bool) -> str:
 
 
 def _backbone(results: Results) -> str:
-    lines, rows = [], []
+    lines, rows, missing = [], [], []
     for regime, metric, belongs in REGIMES:
         found = results.compare_all(BACKBONES, metric, belongs)
         if not found:
-            lines.append(f"- **{_capital(regime)}**: not measured yet.")
+            missing.append(regime)
             continue
         said = [say(found.get(name), "pre-training", words) for name, words in BACKBONES.items()]
         lines.append(f"- **{_capital(regime)}**: {'; '.join(said)}.")
         for name, of in found.items():
             row = {"regime": regime, "without": BACKBONES[name], "figure": COLUMNS[metric], "rows": of.n_rows}
-            row |= {"Δ": signed(of.difference), "95 %": interval(of), "p": probability(of.p), "r": number(of.effect, 2)}
+            row |= {"Δ": signed(of.difference), "95 %": interval(of), "p": probability(of), "r": number(of.effect, 2)}
             for extra in ("LR", "CiLISI", "structure"):
                 more = results.compare(name, extra, belongs)
                 row[f"Δ {COLUMNS[extra]}"] = signed(None if more is None else more.difference)
             rows.append(row)
+    lines += [f"- Not measured yet: {'; '.join(missing)}."] if missing else []
     note = (
         "MoRE minus MoRE with that backbone in its place, on the same splits; p is Wilcoxon's over rows, r its effect "
         "size (1: every row in favour)."
@@ -93,7 +94,7 @@ def _losses(results: Results) -> str:
         row = {"variant": f"`{name}`", "rows": found["annotation"].n_rows, "splits": len(found["annotation"].splits)}
         for metric, of in found.items():
             text = "–" if of is None else signed(of.difference, 1 if metric == "dimension" else 3)
-            shown = of is not None and of.verdict() in ("better", "worse") and text != "+.0"
+            shown = of is not None and of.verdict() in ("better", "worse") and text != ".0"
             row[f"Δ {COLUMNS[metric]}"] = f"**{text}**" if shown else text
         rows.append(row)
     if not rows:

@@ -11,7 +11,7 @@ import pandas as pd
 from catalogue import CHOICES, CLASSIFIERS, CONTROLS, DATASETS, METHODS, Belongs
 
 from more_scvi.evaluation import tidy
-from more_scvi.evaluation._compare import LOWER_IS_BETTER, Comparison, compare_columns, of_rows, split_values
+from more_scvi.evaluation._compare import LOWER_IS_BETTER, MIN_ROWS, Comparison, compare_columns, of_rows, split_values
 from more_scvi.evaluation._report import choose, with_chosen
 
 OURS = "more"
@@ -131,25 +131,27 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def signed(value: float | None, digits: int = 3) -> str:
     text = number(value, digits)
-    return text if text == "–" or text.startswith("−") else f"+{text}"
+    return text if text[0] in "–−" or float(text) == 0 else f"+{text}"
 
 
 def ranged(mean: float, low: float, high: float, digits: int = 3) -> str:
-    """Mean, in brackets the range where there is one."""
+    """Mean, below it in brackets the range where there is one."""
     if np.isnan(mean) or high - low < 0.5 * 10.0**-digits:
         return number(mean, digits)
     between = " to " if low < 0 else "–"
-    return f"{number(mean, digits)} ({number(low, digits)}{between}{number(high, digits)})"
+    return f"{number(mean, digits)}<br>({number(low, digits)}{between}{number(high, digits)})"
 
 
 def interval(found: Comparison) -> str:
     return "–" if found.interval is None else f"{number(found.interval[0])} to {number(found.interval[1])}"
 
 
-def probability(p: float | None) -> str:
-    if p is None:
+def probability(found: Comparison) -> str:
+    """p, with the number of rows where these are too few for a small one."""
+    if found.p is None:
         return "–"
-    return "< .001" if p < 0.001 else number(p)
+    text = "< .001" if found.p < 0.001 else number(found.p)
+    return text if found.n_rows >= MIN_ROWS else f"{text} (n = {found.n_rows})"
 
 
 def times(factor: float | None) -> str:

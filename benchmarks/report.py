@@ -49,7 +49,8 @@ range over all of them. [What each figure is](how/evaluation.md).
 **Comparisons** use only splits that both methods have. The figure of a method is the better of *own* and *LR*, chosen
 once by the mean over all its rows. A row is a data set × protocol, and all rows count alike. The 95 % interval
 resamples whole data sets, so it respects that splits and protocols of a data set are not independent; p (Wilcoxon
-signed-rank over rows) does not, and is too small where a data set has several rows. r is its effect size, the
+signed-rank over rows) does not, and is too small where a data set has several rows; with n < 6 rows none below .05 is
+possible. r is its effect size, the
 rank-biserial correlation (1: every row in favour of MoRE). With few data sets the interval is too narrow, too. Δ is
 MoRE minus the other; bold: the interval excludes zero. A row is level if Δ is below .005. *time ×*: CPU seconds of the
 other over those of MoRE. The best peer of each row is picked with hindsight, which is hard on MoRE.
@@ -82,14 +83,14 @@ def _front(results: Results, drawn: dict) -> str:
         "[where MoRE loses](results/answers.md#where-does-more-lose-and-to-whom); the tables are a page each:",
         _contents(results),
         "## MoRE against the others, RNA",
-        _headline(results, rna) + " Rare types are not in this table: they have a figure of their own.",
+        _headline(results, rna),
         _comparisons(results, "annotation", _ordinary("rna")),
     ]
     parts += [_figure(name, drawn, "results/") for name in ("macro_f1", "tradeoff", "few_labels") if name in drawn]
     parts += [
         "## Where they differ",
         "Δ of macro-F1 per regime; of an unseen type the AUROC of noticing it, of a rare type its F1. In brackets rows "
-        "won–level–lost; bold: the interval excludes zero.",
+        "won / level / lost; bold: the interval excludes zero.",
         _by_regime(results),
         "## Mixing, structure and neighbours, RNA",
         _other_figures(results, _ordinary("rna")),
@@ -116,7 +117,7 @@ def _contents(results: Results) -> str:
         sets = len({r["dataset"] for r in of})
         rows.append({"page": name, "hidden": protocols or "–", "data sets": sets, "results": len(of)})
     rows.append(
-        {"page": "[Experiments and cost](results/experiments.md)", "hidden": "", "data sets": "", "results": ""}
+        {"page": "[Experiments and cost](results/experiments.md)", "hidden": "–", "data sets": "–", "results": "–"}
     )
     return markdown(rows)
 
@@ -140,9 +141,10 @@ def _headline(results: Results, sets: list[str]) -> str:
     for words, among in best.items():
         one = results.against_best("annotation", _ordinary("rna"), among=among)
         said.append(say(one, "MoRE", f"the best peer {words}"))
+    claims = "\n".join(f"- {sentence}." for sentence in said)
     return (
-        f"Macro-F1 of hidden labels over {found.n_rows} rows (data set × protocol) of {', '.join(sets)}: "
-        f"{'; '.join(said)}."
+        f"Macro-F1 of hidden labels over {found.n_rows} rows (data set × protocol) of {', '.join(sets)}:\n\n"
+        f"{claims}\n\nRare types are not in this table: they have a figure of their own."
     )
 
 
@@ -163,20 +165,23 @@ def _comparisons(results: Results, metric: str, belongs: Belongs) -> str:
 
 
 def _comparison(name: str, found: Comparison, longer: float | None) -> dict[str, str]:
-    won, tied, lost = found.tally()
     return {
         "MoRE against": name,
         "Δ": _marked(found, signed(found.difference)),
         "95 %": interval(found),
-        "won–level–lost": f"{won}–{tied}–{lost}",
+        "won / level / lost": _score(found),
         "MoRE": number(found.rows["ours"].mean()),
         "other": number(found.rows["other"].mean()),
         "data sets": str(found.n_sources),
         "splits": str(int(found.rows["n_splits"].sum())),
-        "p": probability(found.p),
+        "p": probability(found),
         "r": number(found.effect, 2),
         "time ×": times(longer),
     }
+
+
+def _score(found: Comparison) -> str:
+    return " / ".join(map(str, found.tally()))
 
 
 def _marked(found: Comparison, text: str) -> str:
@@ -194,7 +199,7 @@ def _by_regime(results: Results) -> str:
                 found = results.compare(other, metric, belongs)
             text = "–"
             if found is not None:
-                text = f"{_marked(found, signed(found.difference))} ({'–'.join(map(str, found.tally()))})"
+                text = f"{_marked(found, signed(found.difference))} ({_score(found)})"
             row[words] = text
         if any(value != "–" for value in list(row.values())[1:]):
             rows.append(row)
@@ -251,7 +256,7 @@ def _detail(results: Results, of: pd.DataFrame, dataset: str, protocol: str, gro
         values = of.loc[method]
         found = None if method == OURS else results.compare(method, group.metric, here)
         row = {"method": f"`{method}`", "runs": _runs(values)}
-        row["MoRE is ahead by"] = "–" if found is None else signed(found.difference)
+        row[f"Δ {COLUMNS[group.metric]}"] = "–" if found is None else signed(found.difference)
         for name in shown:
             one = values.loc[name] if name in values.index else None
             digits = 1 if name == "dimension" else 3

@@ -53,9 +53,9 @@ def test_the_region_of_the_report_holds_on_all_data(experiment, tmp_path):
     store(tmp_path / "losses", "pbmc_cite_multi", "S1", 0, "more:keep-x10", CiLISI=0.65)
     text = losses.report(tmp_path)[0].read_text()
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
-    assert "| 0.1–10 | 0–1 | 0.1–1 |" in rows["keep"]
+    assert "| 0–1 | 0.1–10 | 0.1–1 |" in rows["keep"]  # RNA + protein, RNA, both
     assert "× 0: structure -0.100" in rows["keep"] and "× 10: CiLISI -0.050" in rows["keep"]
-    assert "| – | 0–10 | 0–10 |" in rows["align_modality"]  # RNA alone has no use for it
+    assert "| 0–10 | – | 0–10 |" in rows["align_modality"]  # RNA alone has no use for it
     assert "9 of 9 pairs are stable" in text
     assert (tmp_path / "losses.png").stat().st_size > 0
 

@@ -81,7 +81,7 @@ def test_every_sentence_follows_from_the_numbers(scripts):
     assert "`keep` **earns its place**: raises structure by .500; no reliable effect on macro-F1, LR, CiLISI" in page
     assert "| .090 | pbmc_kang | S1 | macro-F1 | .810 | .900 | `lr_hvg` | 1 |" in page
     assert "ahead by more than .01 in 1, within it in 1, behind in 1" in page
-    assert "**An unlabelled batch (S2a)**: not measured yet." in page
+    assert "- Not measured yet: half of the labels (S1); an unlabelled batch (S2a)" in page
     assert "`random`: macro-F1 .050" in page and "as it must be" in page
     assert "`LEAK`: not measured yet." in page
 
@@ -99,9 +99,9 @@ def test_pages_compare_on_shared_splits_and_name_cost_and_versions(scripts):
     extra = record("pbmc_kang", "S1", "more", 0.10, 0.10, seed=1)  # no peer has this split
     pages = scripts["report"].pages(scripts["gathered"].Results([*simulated(), extra]), Path("nowhere"))
     front, rna = pages["results.md"], pages["results/rna.md"]
-    assert "| `pca` | **+.110** | .100 to .120 | 3–0–0 | .810 | .700 | 3 | 3 | .250 | 1.00 | 10 |" in front
+    assert "| `pca` | **+.110** | .100 to .120 | 3 / 0 / 0 | .810 | .700 | 3 | 3 | .250 (n = 3) | 1.00 | 10 |" in front
     assert "scvi-tools 1.4" in front
-    assert "| `more` | 2 | – | .455 (.100–.810)" in rna
+    assert "| `more` | 2 | – | .455<br>(.100–.810)" in rna
     assert "results/spatial.md" not in pages  # nothing measured, no page
 
 

@@ -22,7 +22,7 @@ def labels_not_learned(evidence: Evidence) -> Check:
     """Classification loss of the training cells at the end, in units of chance.
 
     Chance is the loss of a prediction that only knows how frequent the types are. The mean over the last tenth of the
-    epochs is taken.
+    epochs is taken. Of several modalities, the curve holds cells seen by some of them, too.
     """
     name, chance = "labels_not_learned", evidence.chance
     curve = evidence.history.get(f"{CURVE}_train")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
@@ -20,16 +22,19 @@ def needs_self_training(labels: np.ndarray) -> bool:
     """Whether labels are few: codes (cells,), -1 = not visible."""
     counts = np.bincount(labels[labels >= 0])
     counts = counts[counts > 0]
-    return len(counts) > 1 and np.median(counts) < FEW_LABELS and counts.sum() <= MOST_LABELLED * len(labels)
+    if len(counts) < 2 or counts.sum() > MOST_LABELLED * len(labels):
+        return False
+    return bool(np.median(counts) < FEW_LABELS)
 
 
-def self_train(wide: np.ndarray, base: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def self_train(wide: np.ndarray, base: np.ndarray, labels: np.ndarray, batch: np.ndarray) -> np.ndarray:
     """Labels of the cells that are told with most confidence, beside the visible ones.
 
     Two logistic regressions, on the wide view and on the base, are mixed; their probabilities are multiplied by what
     reaches a cell over its neighbours (:func:`spread_labels`). In every round the most certain fifth, two and three
-    fifths of the cells taken for each type are added and both are fitted again. Taking a share of every type, rather
-    than all cells above a threshold, keeps rare types from being lost to common ones.
+    fifths of the cells taken for each type in each batch are added and both are fitted again. Taking a share of every
+    type and batch, rather than all cells above a threshold, keeps rare types from being lost to common ones and lets
+    batches be aligned on the same types.
 
     Parameters
     ----------
@@ -37,6 +42,8 @@ def self_train(wide: np.ndarray, base: np.ndarray, labels: np.ndarray) -> np.nda
         (cells, width); only the first ``MAX_CELLS`` of a random order take part, the labelled ones among them.
     labels
         (cells,) codes, -1 = not visible.
+    batch
+        (cells,) codes.
 
     Returns
     -------
@@ -47,7 +54,7 @@ def self_train(wide: np.ndarray, base: np.ndarray, labels: np.ndarray) -> np.nda
     Self-training: Yarowsky 1995; label spreading: Zhou et al. 2004.
     """
     rows = _chosen(labels)
-    wide, base, given = wide[rows], base[rows] / base[rows].std(), labels[rows]
+    wide, base, given, batch = wide[rows], base[rows] / base[rows].std(), labels[rows], batch[rows]
     types = np.unique(given[given >= 0])
     reached = spread_labels(base, given, types)
     seeds = np.flatnonzero(given >= 0)
@@ -63,8 +70,8 @@ def self_train(wide: np.ndarray, base: np.ndarray, labels: np.ndarray) -> np.nda
         best[seeds], height[seeds] = -1, -1.0
         known = given.copy()
         share = SHARE_PER_ROUND * min(step + 1, N_ROUNDS)
-        for code in range(len(types)):
-            cells = np.flatnonzero(best == code)
+        for code, where in itertools.product(range(len(types)), np.unique(batch)):
+            cells = np.flatnonzero((best == code) & (batch == where))
             taken = cells[np.argsort(-height[cells], kind="stable")][: int(np.ceil(share * len(cells)))]
             known[taken] = types[code]
     out = labels.copy()

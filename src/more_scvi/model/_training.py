@@ -155,7 +155,7 @@ class TrainingMixin(ModelState):
                 module.drop_niche(arrays.wide)
         if module.wide is not None:
             if len(self.patterns) == 1 and needs_self_training(labels[cells]):
-                labels[cells] = self_train(arrays.wide[cells], arrays.base[cells], labels[cells])
+                labels[cells] = self_train(arrays.wide[cells], arrays.base[cells], labels[cells], arrays.batch[cells])
                 arrays.labels = np.where(labels >= 0, labels, arrays.labels)
                 types = labels
             fit_experts(module, arrays, labels)
