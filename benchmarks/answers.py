@@ -44,7 +44,7 @@ def say(found: Comparison | None, subject: str, other: str) -> str:
     if verdict == "level":
         claim = f"{subject} is level with {other} ({signed(gain)}"
     elif verdict == "not shown":
-        claim = f"no reliable difference of {subject} from {other} ({signed(gain)}"
+        claim = f"no reliable difference between {subject} and {other} ({signed(gain)}"
     else:
         claim = f"{subject} is **{verdict}** than {other} by {number(abs(gain))} ("
     return f"{claim.removesuffix('(')}{_evidence(found, bare=not claim.endswith('('))}"
@@ -65,7 +65,7 @@ def _backbone(results: Results) -> str:
             missing.append(regime)
             continue
         said = [say(found.get(name), "pre-training", words) for name, words in BACKBONES.items()]
-        lines.append(f"- **{_capital(regime)}**: {'; '.join(said)}.")
+        lines.append(f"- **{capital(regime)}**: {'; '.join(said)}.")
         for name, of in found.items():
             row = {"regime": regime, "without": BACKBONES[name], "figure": COLUMNS[metric], "rows": of.n_rows}
             row |= {"Δ": signed(of.difference), "95 %": interval(of), "p": probability(of), "r": number(of.effect, 2)}
@@ -251,5 +251,5 @@ def _as(fine: bool) -> str:
     return "as it must be" if fine else "**not as it must be**"
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
     return text[0].upper() + text[1:]

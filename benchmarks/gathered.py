@@ -33,6 +33,11 @@ class Results:
             table = with_chosen(table, name, candidates)
         self.table = table
         self._values = {metric: split_values(part, metric) for metric, part in table.groupby("metric")}
+        self._rows = {
+            (metric, *row): part
+            for metric, values in self._values.items()
+            for row, part in values.groupby(level=["dataset", "protocol"])
+        }
 
     @cached_property
     def methods(self) -> list[str]:
@@ -111,6 +116,14 @@ class Results:
         """Mean per row (data set, protocol) of one method."""
         values = self._of(metric, belongs)
         return values[method].groupby(level=[0, 1]).mean().dropna() if method in values else pd.Series(dtype=float)
+
+    def difference(self, other: str, metric: str, dataset: str, protocol: str) -> float | None:
+        """MoRE minus another method in one row, the mean over shared splits."""
+        values = self._rows.get((metric, dataset, protocol))
+        if values is None or not {OURS, other} <= set(values):
+            return None
+        mean = float((values[OURS] - values[other]).mean())
+        return None if np.isnan(mean) else mean
 
     def times_longer(self, other: str, belongs: Belongs | None = None) -> float | None:
         """CPU seconds of another method over those of MoRE on shared splits, geometric mean."""

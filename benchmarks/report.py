@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from answers import answers, say
+from answers import answers, capital, say
 from catalogue import CLASSIFIERS, COLUMNS, CONTROLS, DATASETS, GROUPS, METHODS, REGIMES, Belongs, Group, kind_of
 from figures import draw, figures
 from gathered import (
@@ -141,7 +141,7 @@ def _headline(results: Results, sets: list[str]) -> str:
     for words, among in best.items():
         one = results.against_best("annotation", _ordinary("rna"), among=among)
         said.append(say(one, "MoRE", f"the best peer {words}"))
-    claims = "\n".join(f"- {sentence}." for sentence in said)
+    claims = "\n".join(f"- {capital(sentence)}." for sentence in said)
     return (
         f"Macro-F1 of hidden labels over {found.n_rows} rows (data set × protocol) of {', '.join(sets)}:\n\n"
         f"{claims}\n\nRare types are not in this table: they have a figure of their own."
@@ -235,7 +235,7 @@ def _page(results: Results, group: Group, drawn: dict) -> str | None:
     summary = summarise(table)
     for dataset in [name for name in DATASETS if name in {d for d, _ in keys}]:
         parts.append(f"## {dataset}")
-        parts.append(f"{DATASETS[dataset].words[0].upper()}{DATASETS[dataset].words[1:]}.")
+        parts.append(f"{capital(DATASETS[dataset].words)}.")
         for protocol in natural({p for d, p in keys if d == dataset}):
             of = summary.loc[(dataset, protocol)]
             title = f"{protocol}: {of.index.get_level_values('method').nunique()} methods"
@@ -248,15 +248,12 @@ def _detail(results: Results, of: pd.DataFrame, dataset: str, protocol: str, gro
     have = set(of.index.get_level_values("metric"))
     shown = [name for name in COLUMNS if name in have and name not in ("annotation", "novelty", "rare")]
 
-    def here(d: str, p: str) -> bool:
-        return (d, p) == (dataset, protocol)
-
     rows = []
     for method in (m for m in results.methods if m in of.index.get_level_values("method")):
         values = of.loc[method]
-        found = None if method == OURS else results.compare(method, group.metric, here)
+        ahead = None if method == OURS else results.difference(method, group.metric, dataset, protocol)
         row = {"method": f"`{method}`", "runs": _runs(values)}
-        row[f"Δ {COLUMNS[group.metric]}"] = "–" if found is None else signed(found.difference)
+        row[f"Δ {COLUMNS[group.metric]}"] = signed(ahead)
         for name in shown:
             one = values.loc[name] if name in values.index else None
             digits = 1 if name == "dimension" else 3

@@ -11,15 +11,22 @@ PUBLIC = {
     "backbones": """Backbone FeatureCache MoreMini MoreMiniSizes Precomputed compute_features get_backbone
         list_backbones make_panels register_backbone""",
     "data": "GeneMatch GeneVocabulary load_demo match_genes simulate_batches simulate_platform",
-    "evaluation": """Method MethodResult Split cilisi effective_dimension get_method inner_split knn_probe linear_probe
-        list_methods load_results macro_f1 make_splits register_method run_benchmark scorable score structure""",
+    "diagnosis": "Check Diagnosis",
+    "evaluation": """DATASETS Comparison Given Method Result Split Task compare evaluate get_method inner_split
+        list_methods load_dataset load_results load_splits make_splits make_tasks prefilter register_method run
+        run_benchmark run_task tidy tune""",
     "losses": """align_batches classify contrast_labels contrast_views intra_class_variance keep_distances
         masked_gaussian masked_negative_binomial""",
+    "metrics": """average_precision balanced_accuracy benchmarker cilisi confusion effective_dimension foscttm
+        imputation knn_novelty knn_predict knn_probe linear_probe macro_f1 novelty_auroc per_type_f1
+        probe_probabilities purity recall_at sc_graph scib scorable structure""",
     "model": "MoRE",
     "module": """LOSS_WEIGHTS Classifier DirectPath ExpressionDecoder GatedAdapter MoREModule PathBase Projection
         Refinement""",
-    "pl": "compare embedding history",
-    "pretraining": "Pool fit_front pretrain read_pool",
+    "pl": """compare confusion diagnosis embedding history modality_weights per_type_f1 regimes scores sensitivity
+        tradeoff""",
+    "pretraining": "Pool finetune fit_front pretrain read_pool",
+    "report": "ReportInputs write_report",
     "train": "BalancedBatchSampler MoRETrainingPlan",
 }
 METHODS = {
@@ -29,6 +36,7 @@ METHODS = {
         datasplitter_kwargs plan_kwargs""",
     "get_latent_representation": "adata indices batch_size obsm_key",
     "predict": "adata indices soft batch_size",
+    "diagnose": "adata labels",
     "save": "dir_path overwrite save_anndata",
     "load": "dir_path adata",
     "parameter_counts": "",

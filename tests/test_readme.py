@@ -71,5 +71,5 @@ def test_every_command_and_option_is_documented():
     for name, command in cli.commands.items():
         assert f"more-scvi {name}" in text
         for parameter in command.params:
-            if name == "integrate" and parameter.param_type_name == "option":
+            if name in ("integrate", "evaluate") and parameter.param_type_name == "option":
                 assert f"`{parameter.opts[0]}`" in text, parameter.opts

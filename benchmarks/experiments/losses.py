@@ -152,19 +152,21 @@ def _changes(one: pd.DataFrame, term: str) -> dict[float, float]:
 
 
 def _regions(summaries: Mapping[tuple[str, str], pd.DataFrame]) -> str:
-    rows, found = [], {}
+    rows, found, unfinished = [], {}, []
     for term in LOSS_WEIGHTS:
         row, ends, leaves = {"term": term, "default": f"{LOSS_WEIGHTS[term]:g}"}, [], []
         for key, one in summaries.items():
-            changes = _changes(one, term)
-            if not changes:
-                row[", ".join(key)] = "–"
+            data, changes = ", ".join(key), _changes(one, term)
+            row[data] = "–"
+            if term not in terms_of(key[0]):
                 continue
-            low, high = stable_region(changes)
-            complete = len(changes) == len(FACTORS) - 1
-            row[", ".join(key)] = f"{low:g}–{high:g}" + ("" if complete else " (not all run)")
-            ends.append((low, high))
-            leaves += [_worst(one, term, f) for f, change in changes.items() if change > TOLERANCE]
+            if len(changes) < len(FACTORS) - 1:
+                unfinished.append(f"{term} ({data})")
+            if changes:
+                ends.append(stable_region(changes))
+                row[data] = "{:g}–{:g}".format(*ends[-1])
+                moved = [_worst(one, term, factor) for factor, change in changes.items() if change > TOLERANCE]
+                leaves += [f"{data} {', '.join(moved)}"] if moved else []
         if ends:
             found[term] = max(low for low, _ in ends), min(high for _, high in ends)
             rows.append(
@@ -172,20 +174,26 @@ def _regions(summaries: Mapping[tuple[str, str], pd.DataFrame]) -> str:
             )
     if not rows:
         return "Nothing was run yet."
-    wide_open = [term for term, ends in found.items() if ends == (min(FACTORS), max(FACTORS))]
-    tenfold = [term for term, (low, high) in found.items() if low <= 0.1 and high >= 10 and term not in wide_open]
-    rest = [f"{term} {low:g}–{high:g}" for term, (low, high) in found.items() if term not in (*wide_open, *tenfold)]
-    text = [f"Stable on all data ({', '.join(', '.join(key) for key in summaries)}):"]
-    text.append(f"- at any factor from 0 to 10: {', '.join(wide_open) or 'no term'};")
-    text.append(f"- from 0.1 to 10, but not at 0: {', '.join(tenfold) or 'no term'};")
-    text.append(f"- in a narrower region: {', '.join(rest) or 'no term'}.")
-    return f"{text[0]}\n\n" + "\n".join(text[1:]) + f"\n\n{markdown(rows)}"
+    everywhere = [term for term, ends in found.items() if ends == (min(FACTORS), max(FACTORS))]
+    tenfold = [term for term, (low, high) in found.items() if low <= 0.1 and high >= 10 and term not in everywhere]
+    rest = [f"{term} {low:g}–{high:g}" for term, (low, high) in found.items() if term not in (*everywhere, *tenfold)]
+    lines = [
+        f"- at any factor from 0 to 10: {', '.join(everywhere) or 'no term'};",
+        f"- from 0.1 to 10, but not at 0: {', '.join(tenfold) or 'no term'};",
+        f"- in a narrower region: {', '.join(rest) or 'no term'}.",
+    ]
+    if unfinished:
+        lines.append(
+            f"\nNot all factors were run yet, and what was not run counts as not stable: {', '.join(unfinished)}."
+        )
+    data = "; ".join(", ".join(key) for key in summaries)
+    return f"Stable on all data ({data}):\n\n" + "\n".join(lines) + f"\n\n{markdown(rows)}"
 
 
 def _worst(one: pd.DataFrame, term: str, factor: float) -> str:
     change = one.loc[name_of(((term, factor),)), [f"Δ {metric}" for metric in WATCHED]].astype(float)
     metric = change.abs().idxmax()
-    return f"× {factor:g}: {metric[2:]} {change[metric]:+.3f}"
+    return f"× {factor:g} {metric[2:]} {change[metric]:+.3f}"
 
 
 def _pairs(summaries: Mapping[tuple[str, str], pd.DataFrame]) -> str:
@@ -212,9 +220,7 @@ def _noise(groups: Mapping[tuple[str, str], pd.DataFrame]) -> str:
         if len(change):
             largest = change.abs().max()
             rows.append({"data": ", ".join(key), "runs": len(change)} | {m: f"{largest[m]:.3f}" for m in SHOWN})
-    text = (
-        "The default with other seeds on the same split; largest difference to the default. Smaller ones mean nothing."
-    )
+    text = "The default with other seeds on the same split; largest difference to the default. Differences of that size are noise."
     return f"{text}\n\n{markdown(rows)}" if rows else "Not run yet."
 
 
@@ -248,6 +254,7 @@ def _draw(summaries: Mapping[tuple[str, str], pd.DataFrame], path: Path) -> None
             ax.set_title(", ".join(key), fontsize="medium")
         _grid(line[2], one, "CiLISI")
         _grid(line[3], one, "LR")
+        line[3].set(ylabel="", yticks=[])
     used = [term for term in LOSS_WEIGHTS if any(_changes(one, term) for one in summaries.values())]
     handles = [Line2D([], [], color=_color(term), linewidth=2, label=term) for term in used]
     handles += [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.logging import RichHandler
 
 if TYPE_CHECKING:
-    from . import backbones, data, evaluation, losses, metrics, model, module, pl, pretraining, train
+    from . import backbones, data, diagnosis, evaluation, losses, metrics, model, module, pl, pretraining, report, train
     from .model import MoRE
 
 __version__ = version("more-scvi")
@@ -17,6 +17,7 @@ __all__ = [
     "MoRE",
     "backbones",
     "data",
+    "diagnosis",
     "evaluation",
     "losses",
     "metrics",
@@ -24,6 +25,7 @@ __all__ = [
     "module",
     "pl",
     "pretraining",
+    "report",
     "train",
 ]
 

@@ -54,18 +54,22 @@ def test_the_region_of_the_report_holds_on_all_data(experiment, tmp_path):
     text = losses.report(tmp_path)[0].read_text()
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
     assert "| 0–1 | 0.1–10 | 0.1–1 |" in rows["keep"]  # RNA + protein, RNA, both
-    assert "× 0: structure -0.100" in rows["keep"] and "× 10: CiLISI -0.050" in rows["keep"]
+    assert "pbmc_kang, S1 × 0 structure -0.100" in rows["keep"]
+    assert "pbmc_cite_multi, S1 × 10 CiLISI -0.050" in rows["keep"]
     assert "| 0–10 | – | 0–10 |" in rows["align_modality"]  # RNA alone has no use for it
     assert "9 of 9 pairs are stable" in text
+    assert "were run yet" not in text
     assert (tmp_path / "losses.png").stat().st_size > 0
 
 
-def test_a_pair_that_was_not_run_is_not_called_stable(experiment, tmp_path):
+def test_what_was_not_run_is_not_called_stable(experiment, tmp_path):
     losses = experiment("losses")
     for name in losses.variants("pbmc_kang"):
-        if "+" not in name:
+        if "+" not in name and name != "more:keep-x10":
             store(tmp_path / "losses", "pbmc_kang", "S1", 0, name)
-    assert "5 of 9 pairs are stable" in losses.report(tmp_path)[0].read_text()
+    text = losses.report(tmp_path)[0].read_text()
+    assert "5 of 9 pairs are stable" in text
+    assert "counts as not stable: keep (pbmc_kang, S1)." in text
 
 
 def test_variants_change_the_weights_they_are_named_after(experiment):

@@ -57,7 +57,7 @@ def batches_separate(evidence: Evidence) -> Check:
         MIN_MIXING,
         "above",
         f"Within types, batches reach {value:.2f} of the mixing that their sizes allow ({evidence.source}); least"
-        f" {worst!r}: {per_type[worst]:.2f}.",
+        f" {str(worst)!r}: {per_type[worst]:.2f}.",
         "Train longer, or raise train(loss_weights={'align_batch': ...}) (default 10) and MoRE(n_refinement_steps=...)"
         " (default 2; 0 switches refinement off). Further nuisance columns go into categorical_covariate_keys.",
     )

@@ -1,9 +1,11 @@
 """Leakage-free evaluation: splits that hide labels, methods behind one interface, a resumable runner, its tables."""
 
+from ._compare import Comparison, compare
 from ._data import prepare
 from ._datasets import DATASETS, load_dataset
 from ._evaluate import evaluate
-from ._report import Decision, decide, report, summarise
+from ._prefilter import prefilter
+from ._report import summarise
 from ._runner import run, run_benchmark, run_task
 from ._splits import PROTOCOLS, Split, inner_split, make_splits
 from ._store import load_results, load_splits, tidy
@@ -14,13 +16,13 @@ from .methods import Given, Method, Result, get_method, leak, list_methods, regi
 __all__ = [
     "DATASETS",
     "PROTOCOLS",
-    "Decision",
+    "Comparison",
     "Given",
     "Method",
     "Result",
     "Split",
     "Task",
-    "decide",
+    "compare",
     "evaluate",
     "get_method",
     "inner_split",
@@ -31,9 +33,9 @@ __all__ = [
     "load_splits",
     "make_splits",
     "make_tasks",
+    "prefilter",
     "prepare",
     "register_method",
-    "report",
     "run",
     "run_benchmark",
     "run_task",

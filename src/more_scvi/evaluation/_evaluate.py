@@ -110,7 +110,7 @@ def evaluate(
     rows = {}
     for name in names:
         z, probability = embeddings.get(name), probabilities.get(name)
-        prediction = predictions.get(name)
+        prediction = np.asarray(predictions[name]) if name in predictions else None
         if prediction is None and probability is not None:
             prediction = np.asarray(probability.columns).astype(str)[probability.to_numpy().argmax(axis=1)]
         result = Result(None if z is None else np.asarray(z), prediction, probability)
@@ -118,11 +118,11 @@ def evaluate(
         annotation = Annotation.of(result, y, hidden)
         scores = annotation.scores(y, scorable(y, hidden))
         scores |= _about_target(annotation, result.z, y, hidden, hidden, target)
-        if z is not None:
+        if result.z is not None:
             views = {} if view is None else {"rna": (view, np.ones(y.size, dtype=bool))}
             scores |= embedding_scores(result.z, y, b, b, views)
             if with_scib:
-                scores |= scib(result.z, y, b, hidden)
+                scores |= scib(result.z, y, b, hidden, reference=view)
         rows[name] = scores
     table = pd.DataFrame.from_dict(rows, orient="index").astype(float)
     first = [name for name in FIRST if name in table]
@@ -142,7 +142,8 @@ def score_task(task: Task, result: Result, with_scib: bool = False) -> tuple[Sco
         views = {name: (view[keep[of]], of[keep]) for name, (view, of) in task.views().items()}
         scores |= embedding_scores(z[keep], y[keep], b[keep], task.groups[keep], views)
         if with_scib:
-            scores |= scib(z[keep], y[keep], b[keep], task.hidden[keep])
+            view, of = views["rna"] if "rna" in views else next(iter(views.values()))
+            scores |= scib(z[keep], y[keep], b[keep], task.hidden[keep], reference=view if of.all() else None)
     if task.full is not None:
         scores |= _hidden_modalities(task, result)
     return scores, annotation.per_type(y, on)
@@ -203,7 +204,7 @@ class Annotation:
 
     def per_type(self, labels: NDArray, on: NDArray[np.bool_]) -> dict[str, dict[str, dict[str, float]]]:
         """F1 and number of cells of every type, by the own classifier and the linear probe."""
-        out = {}
+        out: dict[str, dict[str, dict[str, float]]] = {}
         for name in ("own", "LR"):
             if name in self.predictions:
                 table = per_type_f1(labels[on], self.predictions[name][on])

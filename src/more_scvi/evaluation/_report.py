@@ -74,6 +74,3 @@ def with_chosen(table: pd.DataFrame, name: str, candidates: Sequence[str]) -> pd
     chosen = choose(table, candidates)
     of_method = table["method"].map(chosen)
     return pd.concat([table, table[table["metric"] == of_method].assign(metric=name)], ignore_index=True)
-
-
-Decision = decide = report = None  # until evaluation/__init__.py no longer exports them

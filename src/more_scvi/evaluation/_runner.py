@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
@@ -307,12 +309,20 @@ def _plan(
     labels = data.obs[LABELS_KEY].to_numpy().astype(str)
     for seed in seeds:
         for protocol in protocols:
-            if protocol in BENCH_PROTOCOLS and dataset.split("-")[0] in DATASETS:
-                for task in bench_tasks(data, protocol, seed, dataset):  # type: ignore[arg-type]
-                    yield task.split, lambda task=task: task
+            if isinstance(data, MuData) and protocol in BENCH_PROTOCOLS and dataset.split("-")[0] in DATASETS:
+                for task in bench_tasks(data, protocol, seed, dataset):
+                    yield task.split, partial(_same, task)
                 continue
             for split in make_splits(labels, batches_of(data), protocol, seed, max_rotations, dataset, known):
-                yield split, lambda split=split, p=protocol: next(make_tasks(data, p, known=known, splits=[split]))
+                yield split, partial(_task_of, data, protocol, known, split)
+
+
+def _task_of(data: Data, protocol: str, known: ArrayLike, split: Split) -> Task:
+    return next(make_tasks(data, protocol, known=known, splits=[split]))
+
+
+def _same(task: Task) -> Task:
+    return task
 
 
 def _done_for_another_seed(results_dir: str | os.PathLike, split: Split, method: Method) -> bool:

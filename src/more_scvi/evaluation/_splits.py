@@ -113,9 +113,17 @@ class Split:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Split:
         """Inverse of :meth:`to_json`."""
-        known = {key: record[key] for key in ("dataset", "protocol", "seed", "rotation", "held_out")}
         masks = {key: _unpack(record[key], record["n_cells"]) for key in ("hidden", "absent", "kept") if key in record}
-        return cls(**known, **masks)
+        return cls(
+            record["dataset"],
+            record["protocol"],
+            record["seed"],
+            record["rotation"],
+            masks["hidden"],
+            record["held_out"],
+            masks.get("absent"),
+            masks.get("kept"),
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Split) and self.to_json() == other.to_json()
@@ -194,7 +202,7 @@ def _half(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
 def _batch(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
     names, sizes = np.unique(b, return_counts=True)
     if names.size < 2:
-        raise ValueError(f"{split.protocol} holds out a batch, but there is only one ({names[0]!r}). Use S1, S3 or S4.")
+        raise ValueError(f"{split.protocol} holds out a batch, but there is only one ({str(names[0])!r}). Use S1, S3 or S4.")
     largest = names[np.argsort(-sizes, kind="stable")][:most]
     absent = split.protocol == "S2b"
     return [replace(split, hidden=b == n, held_out=str(n), absent=(b == n) if absent else None) for n in largest]
@@ -298,7 +306,7 @@ def inner_split(split: Split, labels: ArrayLike, batches: ArrayLike, seed: int =
     if split.protocol == "S2a":
         names, sizes = np.unique(b[visible], return_counts=True)
         if names.size < 2:
-            raise ValueError(f"{split.name}: only batch {names[0]!r} has visible labels; no second one can be hidden.")
+            raise ValueError(f"{split.name}: only batch {str(names[0])!r} has visible labels; no second one can be hidden.")
         name = names[np.argsort(-sizes, kind="stable")][seed % names.size]
         scored = visible & (b == name)
         held_out: str | None = f"{split.held_out}+{name}"

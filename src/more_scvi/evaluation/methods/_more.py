@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
@@ -22,7 +23,6 @@ from more_scvi.evaluation._data import (
 
 from ._backbones import Kind, backbone_variant
 from ._method import Given, Method, Result, Stopwatch, register_method
-from ._shared import probabilities
 
 ROLES = {"rna": "rna", "atac": "atac", "prot": "protein"}
 """Modality → what MoRE calls it."""
@@ -86,8 +86,7 @@ class MoRE(Method):
         with watch("embedding"):
             z = np.concatenate([model.get_latent_representation(part, obsm_key=None) for part in parts])
             if labelled:
-                soft = [model.predict(part, soft=True) for part in parts]
-                probability = probabilities(np.concatenate([np.asarray(s) for s in soft]), soft[0].columns)
+                probability = pd.concat([pd.DataFrame(model.predict(part, soft=True)) for part in parts])
                 prediction = probability.columns.to_numpy().astype(str)[probability.to_numpy().argmax(axis=1)]
         result = Result(z, prediction, probability, model=model)
         self._hidden_modalities(given, data, used, result, watch)

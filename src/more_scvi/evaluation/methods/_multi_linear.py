@@ -136,7 +136,8 @@ def _vote(data: Data, labels: NDArray[np.str_], kind: str, centred: bool) -> NDA
         if np.unique(labels[of & visible]).size < 2:
             continue
         x: Any = _wide(data, name, centred) if kind == "lr" else _view(data, name, centred)
-        model = LogisticRegression(max_iter=300) if kind == "lr" else KNeighborsClassifier(15)
+        few = min(15, int((of & visible).sum()))
+        model = LogisticRegression(max_iter=300) if kind == "lr" else KNeighborsClassifier(few)
         model.fit(x[visible[of]], labels[of & visible])
         probability[np.ix_(of, np.searchsorted(types, model.classes_))] += model.predict_proba(x)
     return np.where(probability.sum(axis=1) > 0, types[probability.argmax(axis=1)], UNLABELED).astype(object)
