@@ -47,7 +47,8 @@ own components (1: unchanged). *dimension*: effective dimension within types. *r
 range over all of them. [What each figure is](how/evaluation.md).
 
 **Comparisons** use only splits that both methods have. The figure of a method is the better of *own* and *LR*, chosen
-once by the mean over all its rows. A row is a data set × protocol, and all rows count alike. The 95 % interval
+once by the mean over all its rows; likewise its novelty score (of own, LR, kNN) for unseen types, and its F1 of a rare
+type (of own, LR). A row is a data set × protocol, and all rows count alike. The 95 % interval
 resamples whole data sets, so it respects that splits and protocols of a data set are not independent; p (Wilcoxon
 signed-rank over rows) does not, and is too small where a data set has several rows; with n < 6 rows none below .05 is
 possible. r is its effect size, the

@@ -31,7 +31,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train = MoRE.train
     monkeypatch.setattr(MoRE, "train", lambda self: train(self, max_epochs=1, enable_progress_bar=False))
-    first, several = blocks("README.md", "python")
+    first, several, diagnosis = blocks("README.md", "python")
     names: dict = {}
     exec(compile(first, "README.md", "exec"), names)
     assert names["adata"].obsm["X_more"].shape == (adata.n_obs, 50)
@@ -45,6 +45,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
         names["mdata"] = mudata.MuData({"rna": simulated["rna"], "prot": simulated["protein"][:90].copy()})
     exec(compile(several, "README.md", "exec"), names)
     assert names["mdata"].obsm["X_more"].shape == (120, 50)
+    exec(compile(diagnosis, "README.md", "exec"), names)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -220,7 +220,7 @@ def _noise(groups: Mapping[tuple[str, str], pd.DataFrame]) -> str:
         if len(change):
             largest = change.abs().max()
             rows.append({"data": ", ".join(key), "runs": len(change)} | {m: f"{largest[m]:.3f}" for m in SHOWN})
-    text = "The default with other seeds on the same split; largest difference to the default. Differences of that size are noise."
+    text = "The default with other seeds on the same split, largest difference to the default: changes of that size are noise."
     return f"{text}\n\n{markdown(rows)}" if rows else "Not run yet."
 
 
