@@ -48,13 +48,14 @@ range over all of them. [What each figure is](how/evaluation.md).
 
 **Comparisons** use only splits that both methods have. The figure of a method is the better of *own* and *LR*, chosen
 once by the mean over all its rows; likewise its novelty score (of own, LR, kNN) for unseen types, and its F1 of a rare
-type (of own, LR). A row is a data set × protocol, and all rows count alike. The 95 % interval
-resamples whole data sets, so it respects that splits and protocols of a data set are not independent; p (Wilcoxon
-signed-rank over rows) does not, and is too small where a data set has several rows; with n < 6 rows none below .05 is
-possible. r is its effect size, the
-rank-biserial correlation (1: every row in favour of MoRE). With few data sets the interval is too narrow, too. Δ is
-MoRE minus the other; bold: the interval excludes zero. A row is level if Δ is below .005. *time ×*: CPU seconds of the
-other over those of MoRE. The best peer of each row is picked with hindsight, which is hard on MoRE.
+type (of own, LR). A row is a data set × protocol, and all rows count alike. Δ is MoRE minus the other; a row is level
+if it is below .005. *time ×*: CPU seconds of the other over those of MoRE. The best peer of each row is picked with
+hindsight, which is hard on MoRE.
+
+The 95 % interval resamples whole data sets, so it respects that splits and protocols of a data set are not independent;
+bold: it excludes zero. With few data sets it is too narrow. p (Wilcoxon signed-rank over rows) does not respect it, and
+is too small where a data set has several rows; with n < 6 rows none below .05 is possible. r is its effect size, the
+rank-biserial correlation (1: every row in favour of MoRE).
 """
 
 

@@ -42,7 +42,8 @@ Hidden labels are used here to *report* sensitivity. They never choose a default
 slice of visible labels (`benchmarks/tune.py`).
 
 Rule: a factor is stable if {", ".join(WATCHED[:-1])} and {WATCHED[-1]} all stay within {TOLERANCE} of the default, in
-either direction. The stable region of a term reaches from 1 down and up to the last factor before one that is not."""
+either direction, or within what another seed of training moves on the same split, where that is more. The stable
+region of a term reaches from 1 down and up to the last factor before one that is not stable."""
 
 
 def variants(dataset: str) -> dict[str, Weights]:
@@ -87,15 +88,11 @@ def run(
         run_benchmark([dataset], methods(dataset), data, results, protocols, [seed], cache, max_rotations=1)
 
 
-def stable_region(changes: Mapping[float, float], tolerance: float = TOLERANCE) -> tuple[float, float]:
+def stable_region(changes: Mapping[float, float]) -> tuple[float, float]:
     """Lowest and highest factor that are reached from 1 over stable factors only.
 
-    Parameters
-    ----------
-    changes
-        Factor → largest change of any watched figure; factors that were not run are missing and end the region.
-    tolerance
-        Largest change that counts as stable.
+    ``changes`` are, per factor, the largest change of any watched figure as a share of what is allowed; factors that
+    were not run are missing and end the region.
     """
     below = [factor for factor in sorted(FACTORS, reverse=True) if factor < 1]
     above = [factor for factor in sorted(FACTORS) if factor > 1]
@@ -103,11 +100,21 @@ def stable_region(changes: Mapping[float, float], tolerance: float = TOLERANCE) 
     for side in (below, above):
         end = 1.0
         for factor in side:
-            if not changes.get(factor, float("inf")) <= tolerance:
+            if not changes.get(factor, float("inf")) <= 1:
                 break
             end = factor
         ends.append(end)
     return ends[0], ends[1]
+
+
+def reseeded(group: pd.DataFrame) -> pd.DataFrame:
+    """The default with other seeds minus the default, one row per run."""
+    return pd.concat([difference(group, name, "more", SHOWN) for name in RESEEDED])
+
+
+def limits(group: pd.DataFrame) -> pd.Series:
+    """Change of each figure that still counts as stable."""
+    return reseeded(group).abs().max().clip(lower=TOLERANCE).fillna(TOLERANCE)
 
 
 def report(results: Path) -> list[Path]:
@@ -115,8 +122,9 @@ def report(results: Path) -> list[Path]:
     frame = wide(load_results(results / "losses")).reindex(columns=[*SHOWN])
     groups = {key: group for key, group in frame.groupby(level=["dataset", "protocol"]) if _has(group, "more")}
     summaries = {key: summary(group, key[0]) for key, group in groups.items()}
+    allowed = {key: limits(group) for key, group in groups.items()}
     parts = [ABOUT, "![Mixing against conservation per weight; alignment by contrast](losses.png)"]
-    parts.append("## Stable region\n\n" + _regions(summaries))
+    parts.append("## Stable region\n\n" + _regions(summaries, allowed))
     parts.append("## Alignment and contrast together\n\n" + _pairs(summaries))
     parts.append("## What training by itself moves\n\n" + _noise(groups))
     for key, one in summaries.items():
@@ -125,12 +133,14 @@ def report(results: Path) -> list[Path]:
             f"{seeds} seed{'s' if seeds > 1 else ''}; in brackets the difference to the default; **bold**: not stable."
         )
         parts.append(f"## {', '.join(key)}\n\n{text}\n\n" + _values(one, key[0]))
-    _draw(summaries, results / "losses.png")
+    _draw(summaries, allowed, results / "losses.png")
     return [write(results / "losses.md", "Weights of the loss terms", parts), results / "losses.png"]
 
 
 def summary(group: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """Per variant that was run: the means over splits, and as ``Δ <metric>`` the paired difference to the default."""
+    """Per variant that was run: means over splits, as ``Δ <metric>`` the paired difference to the default, and the
+    largest ``change`` as a share of what is allowed, 1 or less where it is stable.
+    """
     rows = {}
     for name in variants(dataset):
         change = difference(group, name, "more", SHOWN)
@@ -138,8 +148,12 @@ def summary(group: pd.DataFrame, dataset: str) -> pd.DataFrame:
             of = group.xs(name, level="method").reindex(change.index)
             rows[name] = pd.concat([of.mean(), change.mean().add_prefix("Δ ")])
     frame = pd.DataFrame.from_dict(rows, orient="index")
-    frame["change"] = frame[[f"Δ {metric}" for metric in WATCHED]].abs().max(axis=1).round(6)
+    frame["change"] = _shares(frame, limits(group)).max(axis=1).round(6)
     return frame
+
+
+def _shares(frame: pd.DataFrame, allowed: pd.Series) -> pd.DataFrame:
+    return pd.DataFrame({metric: frame[f"Δ {metric}"].abs() / allowed[metric] for metric in WATCHED})
 
 
 def _has(group: pd.DataFrame, name: str) -> bool:
@@ -151,7 +165,7 @@ def _changes(one: pd.DataFrame, term: str) -> dict[float, float]:
     return {f: one["change"][name] for f in FACTORS if f != 1 and (name := name_of(((term, f),))) in one.index}
 
 
-def _regions(summaries: Mapping[tuple[str, str], pd.DataFrame]) -> str:
+def _regions(summaries: Mapping[tuple[str, str], pd.DataFrame], allowed: Mapping[tuple[str, str], pd.Series]) -> str:
     rows, found, unfinished = [], {}, []
     for term in LOSS_WEIGHTS:
         row, ends, leaves = {"term": term, "default": f"{LOSS_WEIGHTS[term]:g}"}, [], []
@@ -165,7 +179,7 @@ def _regions(summaries: Mapping[tuple[str, str], pd.DataFrame]) -> str:
             if changes:
                 ends.append(stable_region(changes))
                 row[data] = "{:g}–{:g}".format(*ends[-1])
-                moved = [_worst(one, term, factor) for factor, change in changes.items() if change > TOLERANCE]
+                moved = [_worst(one, allowed[key], term, factor) for factor, change in changes.items() if change > 1]
                 leaves += [f"{data} {', '.join(moved)}"] if moved else []
         if ends:
             found[term] = max(low for low, _ in ends), min(high for _, high in ends)
@@ -190,10 +204,10 @@ def _regions(summaries: Mapping[tuple[str, str], pd.DataFrame]) -> str:
     return f"Stable on all data ({data}):\n\n" + "\n".join(lines) + f"\n\n{markdown(rows)}"
 
 
-def _worst(one: pd.DataFrame, term: str, factor: float) -> str:
-    change = one.loc[name_of(((term, factor),)), [f"Δ {metric}" for metric in WATCHED]].astype(float)
-    metric = change.abs().idxmax()
-    return f"× {factor:g} {metric[2:]} {change[metric]:+.3f}"
+def _worst(one: pd.DataFrame, allowed: pd.Series, term: str, factor: float) -> str:
+    name = name_of(((term, factor),))
+    metric = _shares(one.loc[[name]], allowed).iloc[0].idxmax()
+    return f"× {factor:g} {metric} {one.loc[name, f'Δ {metric}']:+.3f}"
 
 
 def _pairs(summaries: Mapping[tuple[str, str], pd.DataFrame]) -> str:
@@ -204,8 +218,8 @@ def _pairs(summaries: Mapping[tuple[str, str], pd.DataFrame]) -> str:
         for key, one in summaries.items():
             if name in one.index:
                 values = ", ".join(f"{metric} {one[f'Δ {metric}'][name]:+.3f}" for metric in WATCHED)
-                row[", ".join(key)] = f"**{values}**" if one["change"][name] > TOLERANCE else values
-                unstable |= one["change"][name] > TOLERANCE
+                row[", ".join(key)] = f"**{values}**" if one["change"][name] > 1 else values
+                unstable |= one["change"][name] > 1
             else:
                 row[", ".join(key)], unstable = "–", True
         rows.append(row | {"stable on all": "no" if unstable else "yes"})
@@ -216,11 +230,14 @@ def _pairs(summaries: Mapping[tuple[str, str], pd.DataFrame]) -> str:
 def _noise(groups: Mapping[tuple[str, str], pd.DataFrame]) -> str:
     rows = []
     for key, group in groups.items():
-        change = pd.concat([difference(group, name, "more", SHOWN) for name in RESEEDED])
+        change = reseeded(group)
         if len(change):
             largest = change.abs().max()
             rows.append({"data": ", ".join(key), "runs": len(change)} | {m: f"{largest[m]:.3f}" for m in SHOWN})
-    text = "The default with other seeds on the same split, largest difference to the default: changes of that size are noise."
+    text = (
+        f"The default with other seeds on the same split, largest difference to the default; where above {TOLERANCE}, "
+        "it is what counts as stable: a smaller effect of a weight cannot be told from chance here."
+    )
     return f"{text}\n\n{markdown(rows)}" if rows else "Not run yet."
 
 
@@ -231,7 +248,7 @@ def _values(one: pd.DataFrame, dataset: str) -> str:
     for label, name in names.items():
         if name not in one.index:
             continue
-        row = {"weights": label if one["change"][name] <= TOLERANCE else f"**{label}**"}
+        row = {"weights": label if one["change"][name] <= 1 else f"**{label}**"}
         for metric in SHOWN:
             change = f" ({one[f'Δ {metric}'][name]:+.3f})" if name != "more" else ""
             row[metric] = f"{one[metric][name]:.3f}{change}"
@@ -239,7 +256,9 @@ def _values(one: pd.DataFrame, dataset: str) -> str:
     return markdown(rows)
 
 
-def _draw(summaries: Mapping[tuple[str, str], pd.DataFrame], path: Path) -> None:
+def _draw(
+    summaries: Mapping[tuple[str, str], pd.DataFrame], allowed: Mapping[tuple[str, str], pd.Series], path: Path
+) -> None:
     figure, axes = plt.subplots(
         len(summaries),
         4,
@@ -250,7 +269,7 @@ def _draw(summaries: Mapping[tuple[str, str], pd.DataFrame], path: Path) -> None
     )
     for line, (key, one) in zip(axes, summaries.items(), strict=True):
         for ax, metric in zip(line, ("LR", "structure"), strict=False):
-            _scatter(ax, one, metric, key[0])
+            _scatter(ax, one, metric, key[0], allowed[key])
             ax.set_title(", ".join(key), fontsize="medium")
         _grid(line[2], one, "CiLISI")
         _grid(line[3], one, "LR")
@@ -274,11 +293,11 @@ def _marker(factor: float) -> str:
     return MARKERS[(2, 1, 0, 3)[FACTORS.index(factor)]] if factor != 1 else "*"
 
 
-def _scatter(ax: Axes, one: pd.DataFrame, metric: str, dataset: str) -> None:
-    """A path per term over its factors; the square around the default is what counts as stable."""
+def _scatter(ax: Axes, one: pd.DataFrame, metric: str, dataset: str, allowed: pd.Series) -> None:
+    """A path per term over its factors; the box around the default is what counts as stable."""
     x, y = one["CiLISI"]["more"], one[metric]["more"]
-    box = plt.Rectangle((x - TOLERANCE, y - TOLERANCE), 2 * TOLERANCE, 2 * TOLERANCE, color="#EEEEEE", zorder=0)
-    ax.add_patch(box)
+    width, height = allowed["CiLISI"], allowed[metric]
+    ax.add_patch(plt.Rectangle((x - width, y - height), 2 * width, 2 * height, color="#EEEEEE", zorder=0))
     for term in terms_of(dataset):
         run_ = {f: name for f in FACTORS if (name := name_of(((term, f),))) in one.index}
         ax.plot(one["CiLISI"][run_.values()], one[metric][run_.values()], color=_color(term), linewidth=1, alpha=0.6)

@@ -34,9 +34,9 @@ def store(folder: Path, dataset: str, protocol: str, seed: int, method: str, **s
 @pytest.mark.parametrize(
     ("changes", "region"),
     [
-        ({0.0: 0.0, 0.1: 0.01, 10.0: 0.02}, (0.0, 10.0)),
-        ({0.0: 0.01, 0.1: 0.03, 10.0: 0.01}, (1.0, 10.0)),  # 0 is stable, but not reached over stable factors
-        ({0.0: 0.3, 0.1: 0.02, 10.0: 0.5}, (0.1, 1.0)),
+        ({0.0: 0.0, 0.1: 0.5, 10.0: 1.0}, (0.0, 10.0)),
+        ({0.0: 0.5, 0.1: 1.5, 10.0: 0.5}, (1.0, 10.0)),  # 0 is stable, but not reached over stable factors
+        ({0.0: 15.0, 0.1: 1.0, 10.0: 25.0}, (0.1, 1.0)),
         ({0.0: 0.0, 10.0: float("nan")}, (1.0, 1.0)),  # what was not run, or has no value, is not stable
     ],
 )
@@ -60,6 +60,18 @@ def test_the_region_of_the_report_holds_on_all_data(experiment, tmp_path):
     assert "9 of 9 pairs are stable" in text
     assert "were run yet" not in text
     assert (tmp_path / "losses.png").stat().st_size > 0
+
+
+def test_what_another_seed_moves_too_is_not_held_against_a_weight(experiment, tmp_path):
+    losses = experiment("losses")
+    for name in losses.variants("pbmc_kang"):
+        store(tmp_path / "losses", "pbmc_kang", "S1", 0, name)
+    store(tmp_path / "losses", "pbmc_kang", "S1", 0, "more:seed-101", CiLISI=0.65)
+    store(tmp_path / "losses", "pbmc_kang", "S1", 0, "more:contrast-x10", CiLISI=0.74)
+    store(tmp_path / "losses", "pbmc_kang", "S1", 0, "more:variance-x10", CiLISI=0.77)
+    store(tmp_path / "losses", "pbmc_kang", "S1", 0, "more:masked-x10", LR=0.75)
+    text = losses.report(tmp_path)[0].read_text()
+    assert "narrower region: masked 0–1, variance 0–1." in text
 
 
 def test_what_was_not_run_is_not_called_stable(experiment, tmp_path):

@@ -52,6 +52,9 @@ def test_finished_results_are_never_computed_again(raw, tmp_path):
     same = first["metric"].ne("seconds") & first["metric"].ne("memory")
     kept = second["metric"].ne("seconds") & second["metric"].ne("memory")
     pd.testing.assert_frame_equal(first[same].reset_index(drop=True), second[kept].reset_index(drop=True))
+    stored = pd.read_csv(tmp_path / "data.csv")
+    assert len(stored) == len(second)
+    assert list(stored) == list(second)
     assert {r["split"] for r in load_results(tmp_path)} == {"S1_r0_s0", "S2a_r0_s0", "S2a_r1_s0", "S2a_r2_s0"}
     held_out = {s.name: s.held_out for s in load_splits(tmp_path)}
     stored = Split.from_json(json.loads((tmp_path / "data/S2a_r0_s0/split.json").read_text()))

@@ -181,7 +181,11 @@ def _select(bare: Data, known: Any, name: str, plan: _Plan) -> tuple[Data, Any, 
         bare, known, name = subset(bare, kept), known[kept], f"{name}-{plan.most}"
     if plan.prefilter is not None:
         kept, removed = prefilter(bare, labels=bare.obs[LABELS_KEY], kind=plan.prefilter)
-        notes.append(f"{plan.prefilter} left out {removed['n_removed']:,} of {removed['n_cells']:,} cells as doublets.")
+        rare = removed["rare"]
+        notes.append(
+            f"{plan.prefilter} left out {removed['n_removed']:,} of {removed['n_cells']:,} cells as doublets, among"
+            f" them {rare['removed']} of {rare['n']} cells of rare types."
+        )
         bare, known, name = subset(bare, kept), known[kept], f"{name}-{plan.prefilter}"
     return bare, known, name, notes
 

@@ -28,7 +28,7 @@ from ._datasets import DATASETS, load_dataset
 from ._evaluate import score_task
 from ._prefilter import prefilter as find_doublets
 from ._splits import Split, make_splits
-from ._store import load_results, result_path, tidy, versions, write_json
+from ._store import load_results, result_path, tidy, versions, write_json, write_table
 from ._tasks import Task, make_tasks
 from .methods import Given, Method, Result, get_method
 
@@ -80,7 +80,8 @@ def run(
         Seeds of splits and methods. Where a split has no randomness (``S2a``, ``S2b``, ``S6``), methods without any
         run for the first seed only.
     results_dir
-        Folder for results; ``None`` keeps none.
+        Folder for results: a JSON file each, with versions, seconds, memory and parameters, and all of them as
+        ``<dataset>.csv``; ``None`` keeps none.
     cache_dir
         Folder for label-free work that splits share (trained scVI, totalVI and MultiVI models).
     unlabeled_category
@@ -138,9 +139,11 @@ def run(
         folder = Path(nowhere if results_dir is None else results_dir)
         run_data(bare, known, dataset, chosen, protocols, seeds, folder, cache_dir, with_scib, max_rotations, progress)
         wanted = {m.name for m in chosen}
-        records = [r for r in load_results(folder) if r["dataset"] == dataset and r["method"] in wanted]
-    records = [r for r in records if r["protocol"] in protocols and r["seed"] in seeds]
-    return tidy(records)
+        records = [r for r in load_results(folder) if r["dataset"] == dataset]
+        if results_dir is not None and records:
+            write_table(folder / f"{dataset}.csv", tidy(records))
+    asked = [r for r in records if r["method"] in wanted and r["protocol"] in protocols and r["seed"] in seeds]
+    return tidy(asked)
 
 
 def run_benchmark(

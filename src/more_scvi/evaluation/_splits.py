@@ -202,7 +202,8 @@ def _half(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
 def _batch(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
     names, sizes = np.unique(b, return_counts=True)
     if names.size < 2:
-        raise ValueError(f"{split.protocol} holds out a batch, but there is only one ({str(names[0])!r}). Use S1, S3 or S4.")
+        only = str(names[0])
+        raise ValueError(f"{split.protocol} holds out a batch, but there is only one ({only!r}). Use S1, S3 or S4.")
     largest = names[np.argsort(-sizes, kind="stable")][:most]
     absent = split.protocol == "S2b"
     return [replace(split, hidden=b == n, held_out=str(n), absent=(b == n) if absent else None) for n in largest]
@@ -306,7 +307,8 @@ def inner_split(split: Split, labels: ArrayLike, batches: ArrayLike, seed: int =
     if split.protocol == "S2a":
         names, sizes = np.unique(b[visible], return_counts=True)
         if names.size < 2:
-            raise ValueError(f"{split.name}: only batch {str(names[0])!r} has visible labels; no second one can be hidden.")
+            only = str(names[0])
+            raise ValueError(f"{split.name}: only batch {only!r} has visible labels; no second one can be hidden.")
         name = names[np.argsort(-sizes, kind="stable")][seed % names.size]
         scored = visible & (b == name)
         held_out: str | None = f"{split.held_out}+{name}"

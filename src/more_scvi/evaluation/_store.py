@@ -89,6 +89,13 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     os.replace(beside, path)
 
 
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV beside and rename."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    table.to_csv(beside, index=False)
+    os.replace(beside, path)
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
