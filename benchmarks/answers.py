@@ -46,7 +46,7 @@ def say(found: Comparison | None, subject: str, other: str) -> str:
     elif verdict == "not shown":
         claim = f"no reliable difference between {subject} and {other} ({signed(gain)}"
     else:
-        claim = f"{subject} is **{verdict}** than {other} by {number(abs(gain))} ("
+        claim = f"{subject} is **{verdict}** than {other} by {number(abs(gain))} in the mean ("
     return f"{claim.removesuffix('(')}{_evidence(found, bare=not claim.endswith('('))}"
 
 

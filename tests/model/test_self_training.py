@@ -95,6 +95,8 @@ def test_a_model_of_few_labels_annotates_and_mixes_better_by_it(monkeypatch):
         more.MoRE.setup_anndata(adata, batch_key="batch", labels_key="label")
         model = more.MoRE(adata, seed=0)
         model.train(max_epochs=15, accelerator="cpu", enable_progress_bar=False)
+        given = model._training_arrays().labels >= 0
+        assert np.array_equal(given, visible)  # told cells are learned from, never taken for labelled
         z, prediction = model.get_latent_representation(), np.asarray(model.predict())
         scores[told] = (
             macro_f1(truth[~visible], prediction[~visible]),

@@ -31,6 +31,7 @@ from ._splits import Split, make_splits
 from ._store import load_results, result_path, tidy, versions, write_json, write_table
 from ._tasks import Task, make_tasks
 from .methods import Given, Method, Result, get_method
+from .methods._controls import Stored
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def run(
     >>> table.pivot_table("value", "method", ["protocol", "metric"])  # doctest: +SKIP
     """
     chosen = [get_method(m) if isinstance(m, str) else m for m in methods]
-    stored = [str(m.options["key"]) for m in chosen if "key" in m.options]
+    stored = [str(m.options["key"]) for m in chosen if isinstance(m, Stored)]
     keys = {"batch_key": batch_key, "labels_key": labels_key, "unlabeled_category": unlabeled_category}
     bare, known = standardise(
         data, **keys, layer=layer, modalities=modalities, spatial_key=spatial_key, obsm_keys=stored

@@ -156,7 +156,7 @@ class TrainingMixin(ModelState):
         if module.wide is not None:
             if len(self.patterns) == 1 and needs_self_training(labels[cells]):
                 labels[cells] = self_train(arrays.wide[cells], arrays.base[cells], labels[cells], arrays.batch[cells])
-                arrays.labels = np.where(labels >= 0, labels, arrays.labels)
+                arrays.taught = np.where(labels >= 0, labels, arrays.labels)
                 types = labels
             fit_experts(module, arrays, labels)
             types = certain_types(module.wide, arrays, labels)
@@ -171,12 +171,13 @@ class TrainingMixin(ModelState):
 
     def _fit_probe(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
         """After the last step: logistic regression on the embedding of visible labels, beside the trained head."""
-        visible = cells[arrays.labels[cells] >= 0]
+        labels = arrays.training_labels
+        visible = cells[labels[cells] >= 0]
         if self.module.probe is None or not len(visible):
             return
         inputs = (arrays.base, arrays.present, arrays.wide, arrays.domain)
         z = self._forward(*inputs, visible, INFERENCE_BATCH, lambda out: out["z_labels"])
-        self.module.probe.fit(z, arrays.labels[visible])
+        self.module.probe.fit(z, labels[visible])
 
     def _fit_spread(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
         """After the last step: centres and spreads per type and batch, by visible labels and predictions."""
@@ -189,8 +190,9 @@ class TrainingMixin(ModelState):
 
         z = self._forward(arrays.base, arrays.present, arrays.wide, arrays.domain, rows, INFERENCE_BATCH, read)
         types = z[:, -1].astype(np.int64)
-        visible = cells[arrays.labels[cells] >= 0]
-        types[visible] = arrays.labels[visible]
+        labels = arrays.training_labels
+        visible = cells[labels[cells] >= 0]
+        types[visible] = labels[visible]
         device = self.module.spread.scale.device
         z, types, domain = (
             torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (z[:, :-1], types, arrays.domain)

@@ -53,7 +53,9 @@ class TrainingArrays:
     domain
         Codes of batch × measured modalities, (cells,): what the module calls a batch.
     labels
-        Codes, (cells,); -1 = not labelled.
+        Visible labels, codes (cells,); -1 = not labelled.
+    taught
+        The same with labels that self-training added; ``None``: it added none.
     """
 
     base: np.ndarray
@@ -64,6 +66,12 @@ class TrainingArrays:
     batch: np.ndarray
     domain: np.ndarray
     labels: np.ndarray
+    taught: np.ndarray | None = None
+
+    @property
+    def training_labels(self) -> np.ndarray:
+        """What training learns from: visible labels and those that self-training added."""
+        return self.labels if self.taught is None else self.taught
 
 
 class CachedCells(Dataset):
@@ -91,7 +99,7 @@ class CachedCells(Dataset):
             "present": a.present[i],
             "wide": a.wide[i],
             "batch": a.domain[i, None],
-            "labels": a.labels[i, None],
+            "labels": a.training_labels[i, None],
         }
         if a.views is not None:
             k = int(self.rng.integers(a.views.shape[1]))
