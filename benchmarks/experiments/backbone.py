@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from tables import difference, markdown, spread, wide, write
+from tables import SPLIT, difference, markdown, spread, wide, write
 
 from more_scvi.evaluation import load_results, run_benchmark, tidy
 from more_scvi.pl import scores
@@ -25,6 +27,8 @@ NAMES = {
 """Method → what the report calls it."""
 QUALITY = ("NMI", "ARI", "own", "LR", "CiLISI", "structure")
 COST = ("trained", "frozen", "seconds")
+MIN_SPLITS = 3
+"""Fewer give no idea of the noise."""
 DRAWN = ("NMI", "ARI", "own", "LR", "structure", "seconds")
 
 ABOUT = """\
@@ -53,8 +57,10 @@ def run(
 def report(results: Path) -> list[Path]:
     """Write ``backbone.md`` and ``backbone.png``."""
     records = [record for record in load_results(results / "backbone") if record["method"] in NAMES]
+    shown = [name for name in NAMES if any(record["method"] == name for record in records)]
+    runs = Counter(_split(record) for record in records)
+    records = [record for record in records if runs[_split(record)] == len(shown)]  # only splits that all have
     frame = wide(records)
-    shown = [name for name in NAMES if name in frame.index.get_level_values("method")]
     parts = [ABOUT, "![NMI, ARI, macro-F1, structure and seconds per backbone](backbone.png)"]
     parts.append("## Difference to the frozen backbone\n\n" + _differences(frame, shown))
     parts.append("## Means\n\nIn brackets the range over seeds.")
@@ -62,6 +68,10 @@ def report(results: Path) -> list[Path]:
         parts.append(f"### {dataset}, {protocol}\n\n" + _means(group, shown))
     _draw(tidy(records), results / "backbone.png")
     return [write(results / "backbone.md", "Frozen, fine-tuned or random backbone", parts), results / "backbone.png"]
+
+
+def _split(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(record[key] for key in SPLIT)
 
 
 def _differences(frame: pd.DataFrame, shown: Sequence[str]) -> str:
@@ -75,13 +85,12 @@ def _differences(frame: pd.DataFrame, shown: Sequence[str]) -> str:
             row[metric] = f"{values.mean():+.3f} ({(values > 0).sum()} of {len(values)} up)"
         rows.append(row | {"seconds": f"× {ratio.mean():.1f}"})
         clear = {m: v for m in QUALITY if (v := _clear(change[m].dropna()))}
-        verdicts.append(
-            f"- {NAMES[method]}: "
-            + (", ".join(f"{m} {v}" for m, v in clear.items()) if clear else "no clear difference")
-            + f"; {ratio.mean():.1f} times the seconds."
-        )
+        words = ", ".join(f"{m} {v}" for m, v in clear.items()) or "no clear difference"
+        if len(change) < MIN_SPLITS:
+            words = f"too few splits to tell ({len(change)} of at least {MIN_SPLITS})"
+        verdicts.append(f"- {NAMES[method]}: {words}; {ratio.mean():.1f} times the seconds.")
     rule = (
-        "Mean over all data sets and seeds, paired by split. A difference is called clear if the mean is twice its "
+        "Mean over all splits that were run, paired by split. A difference is called clear if the mean is twice its "
         "standard error away from 0 and at least 0.005:"
     )
     return "\n\n".join([markdown(rows), rule, "\n".join(verdicts)]) if rows else "Nothing to compare yet."
@@ -89,7 +98,7 @@ def _differences(frame: pd.DataFrame, shown: Sequence[str]) -> str:
 
 def _clear(change: pd.Series) -> str:
     """``"higher (+0.012)"`` or ``"lower (…)"`` where a paired difference is beyond its noise, else empty."""
-    if len(change) < 3 or abs(change.mean()) < max(2 * change.sem(), 0.005):
+    if len(change) < MIN_SPLITS or abs(change.mean()) < max(2 * change.sem(), 0.005):
         return ""
     return f"{'higher' if change.mean() > 0 else 'lower'} ({change.mean():+.3f})"
 

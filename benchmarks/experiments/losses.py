@@ -121,9 +121,14 @@ def report(results: Path) -> list[Path]:
     """Write ``losses.md`` and ``losses.png``."""
     frame = wide(load_results(results / "losses")).reindex(columns=[*SHOWN])
     groups = {key: group for key, group in frame.groupby(level=["dataset", "protocol"]) if _has(group, "more")}
+    finished = {key: group for key, group in groups.items() if all(_has(group, name) for name in variants(key[0]))}
+    left_out = "; ".join(", ".join(key) for key in groups if finished and key not in finished)
+    groups = finished or groups
     summaries = {key: summary(group, key[0]) for key, group in groups.items()}
     allowed = {key: limits(group) for key, group in groups.items()}
     parts = [ABOUT, "![Mixing against conservation per weight; alignment by contrast](losses.png)"]
+    if left_out:
+        parts.append(f"Not finished and left out: {left_out}.")
     parts.append("## Stable region\n\n" + _regions(summaries, allowed))
     parts.append("## Alignment and contrast together\n\n" + _pairs(summaries))
     parts.append("## What training by itself moves\n\n" + _noise(groups))

@@ -82,6 +82,10 @@ def test_what_was_not_run_is_not_called_stable(experiment, tmp_path):
     text = losses.report(tmp_path)[0].read_text()
     assert "5 of 9 pairs are stable" in text
     assert "counts as not stable: keep (pbmc_kang, S1)." in text
+    for name in losses.variants("bm_vangalen"):
+        store(tmp_path / "losses", "bm_vangalen", "S1", 0, name)
+    text = losses.report(tmp_path)[0].read_text()
+    assert "9 of 9 pairs are stable" in text and "Not finished and left out: pbmc_kang, S1." in text
 
 
 def test_variants_change_the_weights_they_are_named_after(experiment):
@@ -111,6 +115,15 @@ def test_a_difference_between_backbones_is_called_clear_only_beyond_its_noise(ex
     (verdict,) = [line for line in text.splitlines() if line.startswith("- fine-tuned")]
     assert "NMI higher (+0.050)" in verdict and "LR" not in verdict
     assert "4.0 times the seconds" in verdict
+
+
+def test_a_single_split_is_no_evidence_of_equality(experiment, tmp_path):
+    for method in ("more", "more:no-backbone"):
+        store(tmp_path / "backbone", "pbmc_kang", "S1", 0, method)
+    store(tmp_path / "backbone", "bm_vangalen", "S1", 0, "more")  # nothing to compare with yet: left out
+    text = experiment("backbone").report(tmp_path)[0].read_text()
+    assert "none: too few splits to tell" in text and "no clear difference" not in text
+    assert "bm_vangalen" not in text
 
 
 def test_transfer_compares_with_the_best_method_that_is_no_reference(experiment, tmp_path):
