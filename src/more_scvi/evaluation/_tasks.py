@@ -64,7 +64,7 @@ class Task:
     data: Data
     hidden: NDArray[np.bool_]
     scored: NDArray[np.bool_]
-    groups: NDArray[np.str_]
+    groups: NDArray
     cells: NDArray[np.bool_] = field(repr=False)
     query: Data | None = None
     full: MuData | None = None
@@ -72,12 +72,12 @@ class Task:
     whole: Data | None = None
 
     @cached_property
-    def labels(self) -> NDArray[np.str_]:
+    def labels(self) -> NDArray:
         """True labels ``(n_cells,)``."""
         return np.concatenate([part.obs[LABELS_KEY].to_numpy().astype(str) for part in self._parts])
 
     @cached_property
-    def batches(self) -> NDArray[np.str_]:
+    def batches(self) -> NDArray:
         """Batches ``(n_cells,)``."""
         return np.concatenate([batches_of(part) for part in self._parts])
 
