@@ -106,8 +106,8 @@ def positions(table: pd.DataFrame) -> dict[str, int]:
 def natural(protocols: pd.Index | set[str] | list[str]) -> list[str]:
     """Protocols in order, ``S4-3`` before ``S4-10``."""
 
-    def key(name: str) -> tuple[str, float]:
+    def key(name: str) -> tuple[str, float, str]:
         head, _, tail = name.partition("-")
-        return head, float(tail) if tail.replace(".", "", 1).isdigit() else -1.0
+        return head, float(tail) if tail.replace(".", "", 1).isdigit() else -1.0, tail
 
     return sorted(map(str, protocols), key=key)
