@@ -3,6 +3,7 @@
 import random
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from more_scvi.evaluation.methods._method import Given, get_method
 from more_scvi.evaluation.methods._scanorama import Scanorama
 from more_scvi.metrics import cilisi
 from more_scvi.model import MoRE
+
+needs_scanorama = pytest.mark.skipif(find_spec("scanorama") is None, reason="scanorama is not installed")
 
 FAST = {"epochs": 1}
 
@@ -126,12 +129,14 @@ def test_unknown_weights_are_named(tmp_path):
         BackboneFeatures(weight="random")
 
 
+@needs_scanorama
 def test_scanorama_keeps_the_order_of_cells(given, adata):
     order = np.argsort(adata.obs["batch"].to_numpy(), kind="stable")
     sorted_z = Scanorama()(replace(given, data=adata[order].copy())).z
     np.testing.assert_allclose(Scanorama()(given).z[order], sorted_z, atol=1e-6)
 
 
+@needs_scanorama
 def test_scanorama_mixes_batches(adata):
     truth = simulate_batches(240, 300, 3, 3, markers=0.2, batch_sd=0.4, gene_names=list(adata.var_names), seed=2).obs
     types, batches = truth.loc[adata.obs_names, "cell_type"].astype(str), adata.obs["batch"]
@@ -139,6 +144,7 @@ def test_scanorama_mixes_batches(adata):
     assert mixed["scanorama"] > mixed["pca_raw"] + 0.1
 
 
+@needs_scanorama
 def test_scanorama_is_seeded_and_leaves_other_random_states_alone(given, capsys):
     np.random.seed(5)  # noqa: NPY002
     random.seed(5)
@@ -151,6 +157,7 @@ def test_scanorama_is_seeded_and_leaves_other_random_states_alone(given, capsys)
     assert capsys.readouterr().out == ""
 
 
+@needs_scanorama
 def test_scanorama_names_a_batch_of_one_cell(given, adata):
     lone = adata.copy()
     lone.obs["batch"] = ["alone", *lone.obs["batch"].to_numpy()[1:]]
@@ -158,6 +165,7 @@ def test_scanorama_names_a_batch_of_one_cell(given, adata):
         Scanorama()(replace(given, data=lone))
 
 
+@needs_scanorama
 def test_scanorama_with_one_batch_says_that_nothing_was_integrated(given, adata):
     one = adata[(adata.obs["batch"] == "batch0").to_numpy()].copy()
     result = Scanorama()(replace(given, data=one))
