@@ -8,8 +8,8 @@ import pytest
 import more_scvi
 
 PUBLIC = {
-    "backbones": """Backbone FeatureCache MoreMini MoreMiniSizes Precomputed compute_features get_backbone
-        list_backbones make_panels register_backbone""",
+    "backbones": """Backbone FeatureCache Geneformer MoreMini MoreMiniSizes Precomputed ScGPT compute_features
+        get_backbone list_backbones make_panels register_backbone""",
     "data": "GeneMatch GeneVocabulary load_demo match_genes simulate_batches simulate_platform",
     "diagnosis": "Check Diagnosis",
     "evaluation": """DATASETS Comparison Given Method Result Split Task compare evaluate get_method inner_split
@@ -17,8 +17,8 @@ PUBLIC = {
         run_benchmark run_task tidy tune""",
     "losses": """align_batches classify contrast_labels contrast_views intra_class_variance keep_distances
         masked_gaussian masked_negative_binomial""",
-    "metrics": """average_precision balanced_accuracy benchmarker cilisi confusion effective_dimension foscttm
-        imputation knn_novelty knn_predict knn_probe linear_probe macro_f1 novelty_auroc per_type_f1
+    "metrics": """average_precision balanced_accuracy benchmarker cilisi confusion effective_dimension fidelity foscttm
+        imputation knn_novelty knn_overlap knn_predict knn_probe linear_probe macro_f1 novelty_auroc per_type_f1
         probe_probabilities purity recall_at sc_graph scib scorable structure""",
     "model": "MoRE",
     "module": """LOSS_WEIGHTS Classifier DirectPath ExpressionDecoder GatedAdapter MoREModule PathBase Projection
@@ -27,6 +27,7 @@ PUBLIC = {
         tradeoff""",
     "pretraining": "Pool finetune fit_front pretrain read_pool",
     "report": "ReportInputs write_report",
+    "student": "Student StudentNetwork",
     "train": "BalancedBatchSampler MoRETrainingPlan",
 }
 METHODS = {
@@ -40,11 +41,13 @@ METHODS = {
     "save": "dir_path overwrite save_anndata",
     "load": "dir_path adata",
     "parameter_counts": "",
+    "distill": "extra indices holdout seed progress",
+    "student_fidelity": "student adata indices labels",
 }
 
 
 def test_top_level_names():
-    assert more_scvi.__all__ == ["MoRE", *PUBLIC]
+    assert more_scvi.__all__ == ["MoRE", "Student", *PUBLIC]
     assert set(more_scvi.__all__) <= set(dir(more_scvi))
     assert more_scvi.MoRE is more_scvi.model.MoRE
 

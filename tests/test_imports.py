@@ -14,6 +14,7 @@ ORDER = [
     "backbones",
     "losses",
     "module",
+    "student",
     "train",
     "diagnosis",
     "model",

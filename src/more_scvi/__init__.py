@@ -8,13 +8,29 @@ from typing import TYPE_CHECKING, Any
 from rich.logging import RichHandler
 
 if TYPE_CHECKING:
-    from . import backbones, data, diagnosis, evaluation, losses, metrics, model, module, pl, pretraining, report, train
+    from . import (
+        backbones,
+        data,
+        diagnosis,
+        evaluation,
+        losses,
+        metrics,
+        model,
+        module,
+        pl,
+        pretraining,
+        report,
+        student,
+        train,
+    )
     from .model import MoRE
+    from .student import Student
 
 __version__ = version("more-scvi")
 
 __all__ = [
     "MoRE",
+    "Student",
     "backbones",
     "data",
     "diagnosis",
@@ -26,6 +42,7 @@ __all__ = [
     "pl",
     "pretraining",
     "report",
+    "student",
     "train",
 ]
 
@@ -40,6 +57,8 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for on first use: scvi-tools and torch take seconds, ``more-scvi --help`` should not."""
     if name == "MoRE":
         return import_module(f"{__name__}.model").MoRE
+    if name == "Student":
+        return import_module(f"{__name__}.student").Student
     if name in __all__:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")

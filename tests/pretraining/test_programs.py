@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from more_scvi.pretraining import fit_front, read_gene_sets, read_pool
-from more_scvi.pretraining._programs import _components, _expected_share, _gene_statistics, _normalise
+from more_scvi.pretraining._programs import _components, _gene_statistics, _normalise, expected_share
 
 SMALL = {"n_components": 4, "n_features": 8, "n_tokens": 4, "d_model": 8, "n_layers": 1, "n_heads": 2}
 
@@ -82,7 +82,7 @@ def test_half_of_the_genes_give_comparable_features(pool, gene_sets):
 
 
 def test_components_are_those_of_a_dense_svd(pool, gene_sets):
-    y = _normalise(pool, _expected_share(pool), 1e4)
+    y = _normalise(pool, expected_share(pool), 1e4)
     _, scale = _gene_statistics(pool, y, 0.5)
     found = _components(pool, y, scale, 4, seed=0)
     z = y.toarray() / scale

@@ -14,6 +14,8 @@ from torch import nn
 
 from more_scvi.data import GeneMatch, GeneVocabulary
 
+from ._layers import TopLayers, check_depth
+
 
 class Backbone(nn.Module, ABC):
     """A frozen network that turns the measurements of a cell into a vector.
@@ -30,6 +32,11 @@ class Backbone(nn.Module, ABC):
         Width of the cell feature.
     vocabulary
         The genes it knows; None if it reads features that somebody else computed.
+    n_pooled
+        Blocks of ``n_features // n_pooled`` columns that the feature consists of: pooled features of several layers,
+        of which a model learns a mix. 1: one feature.
+    n_layers
+        Layers that adapters may enter; 0: none. Where there are some, :meth:`tokens` and :meth:`top_layers` are there.
 
     Examples
     --------
@@ -43,6 +50,8 @@ class Backbone(nn.Module, ABC):
     name: str
     n_features: int
     vocabulary: GeneVocabulary | None = None
+    n_pooled: int = 1
+    n_layers: int = 0
 
     @abstractmethod
     def encode(
@@ -80,6 +89,60 @@ class Backbone(nn.Module, ABC):
         For modalities that speak of no gene in the vocabulary.
         """
         raise NotImplementedError(f"Backbone {self.name!r} takes no continuous tokens.")
+
+    def tokens(
+        self,
+        x: csr_matrix | np.ndarray,
+        match: GeneMatch | None,
+        *,
+        depth: int,
+        normalised: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What enters the last ``depth`` layers, which a model caches to train adapters inside them.
+
+        Parameters
+        ----------
+        x, match, normalised
+            As in :meth:`encode`.
+        depth
+            Number of layers above, from 1 to :attr:`n_layers`; all of them: what enters the first layer.
+
+        Returns
+        -------
+        values
+            (cells, tokens, d) float16; rows are padded to a common length within the call.
+        keep
+            (cells, tokens) bool, False for padding.
+
+        Raises
+        ------
+        ValueError
+            If the backbone has no layers that adapters may enter, or not as many.
+        """
+        check_depth(self, depth)
+        raise NotImplementedError(f"Backbone {self.name!r} has n_layers={self.n_layers}, but does not define tokens.")
+
+    def top_layers(self, depth: int) -> TopLayers:
+        """A frozen copy of the last ``depth`` layers and of the read-out, for adapters to enter.
+
+        Parameters
+        ----------
+        depth
+            Number of layers, from 1 to :attr:`n_layers`.
+
+        Returns
+        -------
+        A module that maps :meth:`tokens` to the pooled feature of the last layer, (cells, n_features // n_pooled).
+
+        Raises
+        ------
+        ValueError
+            If the backbone has no layers that adapters may enter, or not as many.
+        """
+        check_depth(self, depth)
+        raise NotImplementedError(
+            f"Backbone {self.name!r} has n_layers={self.n_layers}, but does not define top_layers."
+        )
 
     def config(self) -> dict[str, Any]:
         """Settings that change the features; JSON-serialisable and part of the fingerprint."""

@@ -182,8 +182,9 @@ def _match(
     shown = ", ".join(map(str, list(genes)[:3]))
     if not match.n_matched:
         raise ValueError(
-            f"None of the {n_genes} genes ({shown}, ...) is in the vocabulary of {backbone.name!r}. It knows human and "
-            "mouse symbols and Ensembl ids: name the column of adata.var that holds them as gene_key."
+            f"None of the {n_genes} genes ({shown}, ...) is in the vocabulary of {backbone.name!r}. It knows "
+            f"names such as {', '.join(backbone.vocabulary.human_symbol[:3])}: name the column of adata.var that holds"
+            " such names as gene_key."
         )
     if match.overlap < _FEW_GENES:
         logger.warning(

@@ -159,13 +159,13 @@ class ProgramFront(nn.Module):
             (cells, 3) float32: detected genes among the visible ones (log, scaled), share of genes and of counts seen.
         """
         linear = self.linear_map(genes)
-        total = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
+        total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()
         empty = total <= 0
-        factor = self.target_sum * linear.share / np.where(empty, 1.0, total)
+        factor = (self.target_sum * linear.share / np.where(empty, 1.0, total)).astype(np.float32)
         n_detected = np.diff(x.indptr)
-        y = csr_matrix(
-            (np.log1p(x.data * np.repeat(factor, n_detected)).astype(np.float32), x.indices, x.indptr), shape=x.shape
-        )
+        values = np.repeat(factor, n_detected)
+        values *= x.data
+        y = csr_matrix((np.log1p(values, out=values), x.indices, x.indptr), shape=x.shape)
         features = y @ linear.weight - linear.offset
         features[empty] = 0.0
         context = np.empty((x.shape[0], N_CONTEXT), dtype=np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +16,7 @@ from more_scvi.data import GeneMatch, GeneVocabulary
 
 from ._base import Backbone
 from ._front import ProgramFront
+from ._layers import TopLayers, check_depth
 from ._transformer import ProgramTransformer
 from ._weights import GENES, WEIGHTS, read_config, read_tensors, write_weights
 
@@ -91,6 +92,7 @@ class MoreMini(Backbone):
         self.n_features = sizes.n_features
         self.vocabulary = vocabulary
         self.token_width = sizes.d_model
+        self.n_layers = sizes.n_layers
         self.front = ProgramFront(
             sizes.n_genes, sizes.n_components, sizes.n_sets, sizes.n_members, sizes.n_features, sizes.target_sum
         )
@@ -192,7 +194,7 @@ class MoreMini(Backbone):
                 "name the column of adata.var that holds them as gene_key."
             )
         counts = csr_matrix(x)[:, columns] if issparse(x) else csr_matrix(np.asarray(x)[:, columns])
-        counts = counts.astype(np.float64)
+        counts = counts.astype(np.float32)
         counts.sum_duplicates()
         counts.eliminate_zeros()
         if not np.isfinite(counts.data).all() or (counts.data < 0).any():
@@ -204,15 +206,41 @@ class MoreMini(Backbone):
             counts.data = np.expm1(counts.data)
         return counts, match.vocab_index[columns]
 
-    @torch.no_grad()
+    def tokens(
+        self,
+        x: csr_matrix | np.ndarray,
+        match: GeneMatch | None,
+        *,
+        depth: int,
+        normalised: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What enters the last ``depth`` layers: context and programs, all kept; see :meth:`Backbone.tokens`."""
+        check_depth(self, depth)
+        counts, genes = self._visible_counts(x, match, None, normalised)
+        features, context = self.front.encode(counts, genes)
+        values = self._blocks(lambda f, c: self.transformer.tokens(f, c, depth), features, context, np.float16)
+        return values, np.ones(values.shape[:2], dtype=bool)
+
+    def top_layers(self, depth: int) -> TopLayers:
+        """The last ``depth`` layers and what they add to the linear features; see :meth:`Backbone.top_layers`."""
+        check_depth(self, depth)
+        return self.transformer.top_layers(depth)
+
     def _residual(self, features: np.ndarray, context: np.ndarray) -> np.ndarray:
+        return self._blocks(self.transformer, features, context, np.float32)
+
+    @torch.no_grad()
+    def _blocks(
+        self, network: Callable[[Tensor, Tensor], Tensor], features: np.ndarray, context: np.ndarray, dtype: type
+    ) -> np.ndarray:
+        """``network`` of features and context, (cells, ...), in blocks of one fixed size."""
         device = self.device
-        out = np.empty_like(features)
-        for start in range(0, len(features), _BLOCK):
+        parts: list[np.ndarray] = []
+        for start in range(0, max(len(features), 1), _BLOCK):
             block = [np.zeros((_BLOCK, a.shape[1]), np.float32) for a in (features, context)]
-            stop = min(start + _BLOCK, len(features))
+            n = min(_BLOCK, len(features) - start)
             for padded, rows in zip(block, (features, context), strict=True):
-                padded[: stop - start] = rows[start:stop]
+                padded[:n] = rows[start : start + n]
             h, c = (torch.from_numpy(b).to(device) for b in block)
-            out[start:stop] = self.transformer(h, c).float().cpu().numpy()[: stop - start]
-        return out
+            parts.append(network(h, c).float().cpu().numpy()[:n].astype(dtype, copy=False))
+        return np.concatenate(parts)

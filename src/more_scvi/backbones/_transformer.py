@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._front import N_CONTEXT
+from ._layers import TopLayers
 
 
 class _Layer(nn.Module):
@@ -29,13 +30,30 @@ class _Layer(nn.Module):
         self.widen = nn.Linear(d_model, 2 * d_model)
         self.narrow = nn.Linear(2 * d_model, d_model)
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(cells, tokens, d_model) -> the same; every cell has every program, so that ``keep`` has nothing to hide."""
         n, t, d = h.shape
         qkv = self.qkv(self.norm_attention(h)).view(n, t, 3, self.n_heads, d // self.n_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (cells, heads, tokens, d / heads) each
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, d)
         h = h + self.mix(attended)
         return h + self.narrow(F.gelu(self.widen(self.norm_feed(h))))
+
+
+def _read_out(h: Tensor, norm: nn.Module, weight: Tensor) -> Tensor:
+    """Every program token into its own components: (cells, 1 + tokens, d_model) -> (cells, features)."""
+    return torch.einsum("ctd,tdw->ctw", norm(h[:, 1:]), weight).flatten(1)
+
+
+class _ReadOut(nn.Module):
+    """The read-out as a module of its own."""
+
+    def __init__(self, norm: nn.Module, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.norm, self.weight = norm, weight
+
+    def forward(self, h: Tensor, keep: Tensor) -> Tensor:
+        return _read_out(h, self.norm, self.weight)
 
 
 class ProgramTransformer(nn.Module):
@@ -76,11 +94,21 @@ class ProgramTransformer(nn.Module):
             tokens = layer(tokens)
         return self.norm(tokens).mean(1)
 
-    def forward(self, features: Tensor, context: Tensor) -> Tensor:
-        """Map ``(cells, features)`` and ``(cells, context)`` to the residual ``(cells, features)``."""
+    def tokens(self, features: Tensor, context: Tensor, depth: int) -> Tensor:
+        """What enters the last ``depth`` layers, (cells, 1 + tokens, d_model), given the arguments of a pass."""
         parts = features.view(len(features), self.n_tokens, -1)
         h = torch.einsum("ctw,twd->ctd", parts, self.embed) + self.token
         h = torch.cat([self.context(context).unsqueeze(1), h], dim=1)
-        for layer in self.layers:
+        for layer in self.layers[: len(self.layers) - depth]:
             h = layer(h)
-        return torch.einsum("ctd,tdw->ctw", self.norm(h[:, 1:]), self.readout).reshape(features.shape)
+        return h
+
+    def top_layers(self, depth: int) -> TopLayers:
+        """A frozen copy of the last ``depth`` layers and of the read-out."""
+        layers = list(self.layers)[len(self.layers) - depth :]
+        readout = _ReadOut(self.norm, self.readout)
+        return TopLayers(layers, readout, d_model=self.token.shape[1], lora_targets=("qkv",))
+
+    def forward(self, features: Tensor, context: Tensor) -> Tensor:
+        """Map ``(cells, features)`` and ``(cells, context)`` to the residual ``(cells, features)``."""
+        return _read_out(self.tokens(features, context, depth=0), self.norm, self.readout)

@@ -261,6 +261,6 @@ def check_vocabulary(
     if n_matched < min(minimum, len(names)) or n_matched == 0:
         raise ValueError(
             f"{n_matched} of {len(names)} genes are known to the backbone {backbone!r}: yours are"
-            f" {listing(names, 3)}, it knows {listing(known, 3)}. Give gene symbols or Ensembl ids (human or mouse),"
-            " in adata.var_names or in a column of adata.var named by gene_key=."
+            f" {listing(names, 3)}, it knows {listing(known, 3)}. Give gene symbols or Ensembl ids of a species it"
+            " knows, in adata.var_names or in a column of adata.var named by gene_key=."
         )

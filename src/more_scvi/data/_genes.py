@@ -8,7 +8,7 @@ import hashlib
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,10 @@ class GeneVocabulary:
         One entry per gene, in the order of the backbone's tables; ``""`` where a species has no one-to-one orthologue.
     human_alias, mouse_alias
         Former symbols of the gene, joined by ``|``; ``""`` if there are none.
+    ignore_case
+        Whether a symbol also matches without regard to case.
+    keep_repeats
+        Whether several names of one gene all match it, for a backbone that sums them; otherwise the first does.
 
     Examples
     --------
@@ -44,6 +48,8 @@ class GeneVocabulary:
     mouse_ensembl: tuple[str, ...] = ()
     human_alias: tuple[str, ...] = ()
     mouse_alias: tuple[str, ...] = ()
+    ignore_case: bool = field(default=True, kw_only=True)
+    keep_repeats: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         n = len(self.human_symbol)
@@ -72,7 +78,7 @@ class GeneVocabulary:
                         alias.setdefault(name, i)
             tables[species, "alias"] = alias
             folded: dict[str, int] = {}
-            for table in (current, alias):
+            for table in (current, alias) if self.ignore_case else ():
                 for name, i in table.items():
                     folded.setdefault(name.casefold(), i)
             tables[species, "folded"] = folded
@@ -109,7 +115,7 @@ class GeneVocabulary:
             raise ValueError(f"{path}: not a readable gene table ({error}). Restore the file.") from error
         if not rows or tuple(rows[0]) != COLUMNS or any(len(r) != len(COLUMNS) for r in rows):
             raise ValueError(f"{path}: expected the tab-separated columns {', '.join(COLUMNS)}. Restore the file.")
-        return cls(**{c: tuple(r[k] for r in rows[1:]) for k, c in enumerate(COLUMNS)})
+        return cls(*(tuple(r[k] for r in rows[1:]) for k in range(len(COLUMNS))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +125,8 @@ class GeneMatch:
     Attributes
     ----------
     vocab_index
-        ``(n_names,)`` int64, position in the vocabulary, -1 where the name is unknown or repeats a gene.
+        ``(n_names,)`` int64, position in the vocabulary, -1 where the name is unknown or repeats a gene (unless the
+        vocabulary keeps repeats).
     id_type
         ``"symbol"``, ``"ensembl"``, ``"mixed"`` or ``"none"``: what the matched names are.
     species
@@ -147,7 +154,8 @@ def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
     All names are read as one species: the one with more exact hits (human on a tie). Per name, the first of these
     that hits counts: the exact symbol, the exact Ensembl id (its version suffix dropped), a former symbol,
     and the symbol without regard to case. If several names mean the same gene, the earlier of these rules wins and,
-    within a rule, the first name; the others are unknown (``var_names_make_unique`` keeps the first name, too).
+    within a rule, the first name; the others are unknown (``var_names_make_unique`` keeps the first name, too). A
+    vocabulary may leave out the last rule (``ignore_case``), or let all names of a gene count (``keep_repeats``).
 
     Parameters
     ----------
@@ -179,7 +187,7 @@ def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
         table = tables[species, rule]
         for position, name in enumerate(cleaned):
             gene = table.get(name.casefold() if rule == "folded" else name, -1)
-            if gene >= 0 and index[position] < 0 and gene not in taken:
+            if gene >= 0 and index[position] < 0 and (vocabulary.keep_repeats or gene not in taken):
                 index[position] = gene
                 taken.add(gene)
                 hits[rule] += 1

@@ -72,7 +72,8 @@ def tune(
                 for outer in make_splits(labels, batches, protocol, seed, max_rotations, dataset):
                     inner, scored = _inner(outer, labels, batches, seed)
                     task = next(make_tasks(data, protocol, splits=[inner]))
-                    task.scored, task.cells = scored, ~outer.hidden
+                    kept = slice(None) if inner.kept is None else inner.kept
+                    task.scored, task.cells = scored[kept], ~outer.hidden[kept]
                     for method in methods:
                         _, record = run_task(task, method, cache_dir)
                         row = {"dataset": dataset, "protocol": protocol, "split": outer.name, "method": method.name}

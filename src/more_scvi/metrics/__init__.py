@@ -25,6 +25,8 @@ metric                        question                                          
 :func:`foscttm`               is a cell's other half nearer than other cells?                   0.5 (0 is perfect)
 :func:`recall_at`             is it among the nearest?                                          ``k / n_cells``
 :func:`imputation`            do imputed values follow the observed ones, feature by feature?   0
+:func:`knn_overlap`,          does another embedding (a distilled student's) keep the           ``k / n_cells``
+:func:`fidelity`              neighbours, the types and the mixing?
 ============================  ================================================================  ======================
 """
 
@@ -41,6 +43,7 @@ from ._annotation import (
     probe_probabilities,
     scorable,
 )
+from ._fidelity import fidelity, knn_overlap
 from ._imputation import imputation
 from ._matching import foscttm, recall_at
 from ._mixing import cilisi
@@ -57,9 +60,11 @@ __all__ = [
     "cilisi",
     "confusion",
     "effective_dimension",
+    "fidelity",
     "foscttm",
     "imputation",
     "knn_novelty",
+    "knn_overlap",
     "knn_predict",
     "knn_probe",
     "linear_probe",

@@ -28,7 +28,8 @@ from more_scvi.data import (
     read_cells,
     speak_of,
 )
-from more_scvi.model._prepare import MatrixPass, Measured, masked_views, path_shares, scatter, scatter_rows
+from more_scvi.model._inside import joined_inside
+from more_scvi.model._prepare import MatrixPass, Measured, covered, masked_views, path_shares, scatter, scatter_rows
 from more_scvi.model._setup import niche_weights
 from more_scvi.model._state import ModelState
 from more_scvi.module import MIN_PAIRS, ModalityBase
@@ -183,6 +184,7 @@ class FeaturesMixin(ModelState):
             batch,
             self._domain_codes(batch, present),
             labels,
+            inside=joined_inside([(part.inside, part.measured.cells) for part in passes.values()], n_cells),
         )
         return self._arrays
 
@@ -234,6 +236,7 @@ class FeaturesMixin(ModelState):
         present = np.zeros((len(cells), len(self.roles)), dtype=bool)
         base = np.zeros((len(cells), sum(module.widths)), np.float32)
         wide = np.zeros((len(cells), sum(module.wide_widths)), np.float32)
+        added = None
         for at, role in enumerate(self.roles):
             if role not in cells.adatas:
                 continue
@@ -253,10 +256,14 @@ class FeaturesMixin(ModelState):
             base[rows, module.columns(role)] = own
             wide[rows, module.wide_columns(role)] = _wide(part, part.centre_wide(direct_wide, batch[rows]), own)
             present[rows, at] = True
+            own_added = self._added_to(measured, features, batch[rows], covariates[rows])
+            added = added if own_added is None else scatter(own_added, rows, len(cells))
         wide = np.concatenate([wide, module.link_coordinates(base, present)], 1)
         for at, role in enumerate(self.roles):
             rows = np.flatnonzero(present[:, at])
             base[rows, module.columns(role)] = module.base(role).shift(base[rows, module.columns(role)], batch[rows])
+        if added is not None:
+            self._with_added(base, added)
         return base, present, wide, self._domain_codes(batch, present)
 
     def _frozen_features(self, measured: Measured, panels: np.ndarray, accelerator: str = "cpu", devices: Any = "auto"):
@@ -299,7 +306,8 @@ class _ModalityArrays:
             views["niche"] = np.repeat(full["niche"][:, None], len(panels), 1)
         full = {name: full[name] for name in part.path_names}
         if new:
-            shares = path_shares(part.path_names, len(direct), model.overlaps[measured.name])
+            coverage = covered(full["frozen"], direct, batch) if {"frozen", "direct"} <= set(full) else 1.0
+            shares = path_shares(part.path_names, len(direct), model.overlaps[measured.name], coverage)
             self.base = part.fit(full, batch, covariates, shares)
             model.module.decoders[measured.name].fit_average(self.target, self.totals)
         else:
@@ -308,6 +316,7 @@ class _ModalityArrays:
             part.fit_wide(wide, batch)
         self.wide = _wide(part, part.centre_wide(wide, batch), self.base)
         self.shifted = part.shift(self.base, batch)
+        self.inside = model._inside_arrays(measured, full, batch, covariates, accelerator, devices)
         self.views = masked_views(part, views, full, batch, covariates, len(panels))
         self.hidden = ~panels[:, part.targets.cpu().numpy()]
 

@@ -121,7 +121,7 @@ class ImputeMixin(ModelState):
         """After training: regressions to every modality."""
         if len(self.roles) == 1:
             return
-        inputs = (arrays.base, arrays.present, arrays.wide, arrays.domain)
+        inputs = self._inputs(None)
         for at, role in enumerate(self.roles):
             imputer = self._imputer(role)
             coordinates = self._fit_decoder(role, arrays)

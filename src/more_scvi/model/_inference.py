@@ -214,7 +214,7 @@ class InferenceMixin(ModelState):
         if data is None or data is self.adata:
             self._n_train_cells()
             arrays = self._training_arrays()
-            return arrays.base, arrays.present, arrays.wide, arrays.domain
+            return self._moved_base(arrays), arrays.present, arrays.wide, arrays.domain
         return self._base_of(data)
 
     @torch.inference_mode()

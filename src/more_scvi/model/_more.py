@@ -24,9 +24,12 @@ from more_scvi.data import (
     read_links,
 )
 from more_scvi.model._diagnose import DiagnoseMixin
+from more_scvi.model._distill import DistillMixin
 from more_scvi.model._features import FeaturesMixin, obsm_features
 from more_scvi.model._impute import ImputeMixin
 from more_scvi.model._inference import InferenceMixin
+from more_scvi.model._inside import ADAPTERS, InsideMixin
+from more_scvi.model._paths import PathsMixin
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
 from more_scvi.model._training import TrainingMixin
@@ -36,7 +39,18 @@ MIN_LINKED_GENES = 10
 """A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens."""
 
 
-class MoRE(DiagnoseMixin, ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMixin, SaveLoadMixin, SetupMixin):
+class MoRE(
+    DiagnoseMixin,
+    DistillMixin,
+    ImputeMixin,
+    InferenceMixin,
+    TrainingMixin,
+    FeaturesMixin,
+    InsideMixin,
+    PathsMixin,
+    SaveLoadMixin,
+    SetupMixin,
+):
     """One embedding for cells of several batches and modalities: a frozen pre-trained transformer and light adapters.
 
     The frozen backbone reads every cell once; its features are cached. A linear view of the data themselves (PCA of
@@ -74,11 +88,26 @@ class MoRE(DiagnoseMixin, ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMi
         Folder for the feature cache; ``None`` keeps it in memory.
     seed
         Seed of initial weights and training; ``None`` takes ``scvi.settings.seed``, and 0 if that is not set.
+    adapter
+        Where the adapters are. ``"output"``: after the backbone, on its cached features. ``"bottleneck"`` and
+        ``"lora"``: also inside it, in its last layers: a bottleneck after each, or low-rank updates of the
+        attention's projections (through peft in transformers models). Of several modalities, inside adapters serve
+        the first that the backbone reads.
+    adapter_layers
+        Last layers of the backbone that adapters enter. What enters the lowest of them is computed once and kept in
+        memory, 2 · tokens · d bytes per cell (2 kB for ``more-mini``, 0.5 MB for 1,000 tokens of width 256); a step
+        passes these layers only. Masked views are not adapted inside.
+    adapter_rank
+        Width of the bottlenecks, or rank of LoRA.
+    freeze_backbone
+        ``False`` trains a copy of all layers of the backbone instead (full fine-tuning, tokens and embeddings stay);
+        it goes with ``adapter="output"``. The copy is saved with the model then.
 
     Raises
     ------
     ValueError
-        If adata is not registered, too few genes are known to the backbone, or an argument is out of range.
+        If adata is not registered, too few genes are known to the backbone, an argument is out of range, or the
+        backbone has not the layers that adapters shall enter.
     KeyError
         If the backbone or the ``obsm_key`` does not exist.
 
@@ -114,6 +143,10 @@ class MoRE(DiagnoseMixin, ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMi
         n_views: int = 2,
         cache_dir: str | None = None,
         seed: int | None = None,
+        adapter: str = "output",
+        adapter_layers: int = 2,
+        adapter_rank: int = 8,
+        freeze_backbone: bool = True,
     ):
         arguments = {k: v for k, v in locals().items() if k not in ("self", "adata", "registry", "__class__")}
         _check_arguments(arguments)
@@ -149,7 +182,8 @@ class MoRE(DiagnoseMixin, ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMi
             for role in self._soft_roles:
                 if self.backbone is not None and self.backbone.token_width:
                     self.module.add_soft_tokens(role, self.backbone.read_tokens, self.backbone.token_width)
-        self._arrays = None
+            self._attach_inside()
+        self._arrays, self._added_before = None, None
         sizes = ", ".join(
             f"{len(self.features[role])} {FEATURE_WORDS[role]} ({self.overlaps[role]:.0%} known to the backbone)"
             for role in self.roles
@@ -193,7 +227,8 @@ class MoRE(DiagnoseMixin, ImputeMixin, InferenceMixin, TrainingMixin, FeaturesMi
             n_niche = n_frozen + min(n_components, n_features, self.summary_stats.n_cells - 1)
         kind = self._data_type(role)
         likelihood = {"atac": "bernoulli", "protein": "nb_mixture"}.get(role, "nb" if kind == "counts" else "gaussian")
-        return ModalitySizes(role, n_features, n_frozen, n_niche, likelihood)
+        n_blocks = self.backbone.n_pooled if self.backbone is not None and n_frozen else 1
+        return ModalitySizes(role, n_features, n_frozen, n_niche, likelihood, n_blocks)
 
     def _attach_backbone(self, name: str | None, kwargs: dict[str, Any]) -> tuple[Backbone | None, str | None]:
         """The frozen backbone and, for precomputed features, their key in ``obsm``."""
@@ -241,11 +276,19 @@ FEATURE_WORDS = {"rna": "genes", "atac": "peaks", "protein": "antibodies"}
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:
-    for name in ("n_latent", "n_variable", "n_bottleneck", "refinement_rank"):
+    for name in ("n_latent", "n_variable", "n_bottleneck", "refinement_rank", "adapter_layers", "adapter_rank"):
         check_integer(name, arguments[name], 1)
     for name in ("n_components", "n_wide", "n_refinement_steps", "n_views"):
         check_integer(name, arguments[name], 0)
     check_option("fusion", arguments["fusion"], ("attention", "concatenation", "mean"))
+    check_option("adapter", arguments["adapter"], ADAPTERS)
+    if not isinstance(arguments["freeze_backbone"], bool):
+        raise TypeError(f"freeze_backbone={arguments['freeze_backbone']!r}; give True or False.")
+    if not arguments["freeze_backbone"] and arguments["adapter"] != "output":
+        raise ValueError(
+            f"adapter={arguments['adapter']!r} with freeze_backbone=False: full fine-tuning trains the layers"
+            " themselves. Give adapter='output', or freeze_backbone=True."
+        )
     check_number("dropout", arguments["dropout"], 0.0, 0.95)
     if arguments["seed"] is not None:
         check_integer("seed", arguments["seed"], 0)

@@ -27,6 +27,8 @@ from more_scvi.model._state import ModelState
 
 WEIGHTS, CARD, DATA, MUDATA = "adapters.safetensors", "model.json", "adata.h5ad", "mdata.h5mu"
 FORMAT = 2
+_ADDED_ARGUMENTS = {"adapter": "output", "adapter_layers": 2, "adapter_rank": 8, "freeze_backbone": True}
+"""Arguments that cards of earlier versions lack, and what these versions did."""
 
 
 class SaveLoadMixin(ModelState):
@@ -63,7 +65,8 @@ class SaveLoadMixin(ModelState):
         Notes
         -----
         Writes ``adapters.safetensors`` and ``model.json`` (and ``adata.h5ad`` or ``mdata.h5mu``), each beside its place
-        and then renamed. The size does not depend on the number of cells.
+        and then renamed. The size does not depend on the number of cells. Of layers that adapters enter only the
+        adapters are written; with ``freeze_backbone=False`` the tuned layers, which have the size of the backbone's.
         """
         folder, prefix = Path(dir_path), prefix or ""
         present = [name for name in (WEIGHTS, CARD) if (folder / f"{prefix}{name}").exists()]
@@ -143,7 +146,7 @@ class SaveLoadMixin(ModelState):
         card = _read_card(folder / f"{prefix}{CARD}", cls.__name__)
         tensors = _read_tensors(folder / f"{prefix}{WEIGHTS}")
         registry = _restore(card["registry"])
-        arguments = _restore(card["arguments"])
+        arguments = _ADDED_ARGUMENTS | _restore(card["arguments"])
         unknown = set(arguments) ^ set(inspect.signature(cls).parameters) - {"adata", "registry"}
         if unknown:
             raise ValueError(
@@ -212,7 +215,7 @@ class SaveLoadMixin(ModelState):
         setup(adata, source_registry=self.registry_, **args)
         self._adata, self._adata_manager = adata, self._get_most_recent_anndata_manager(adata, required=True)
         self._register_manager_for_instance(self._adata_manager)
-        self._arrays = None
+        self._arrays, self._added_before = None, None
 
     def load_weights(self, dir_path: str | os.PathLike, prefix: str | None = None) -> None:
         """Put the adapters of a saved folder into this model, in place.

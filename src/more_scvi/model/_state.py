@@ -47,3 +47,4 @@ class ModelState(BaseModelClass):
     _obsm_key: str | None
     _setup_args: dict[str, Any]
     _arrays: TrainingArrays | None
+    _added_before: tuple[TrainingArrays, bytes, np.ndarray] | None

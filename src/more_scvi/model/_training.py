@@ -175,8 +175,7 @@ class TrainingMixin(ModelState):
         visible = cells[labels[cells] >= 0]
         if self.module.probe is None or not len(visible):
             return
-        inputs = (arrays.base, arrays.present, arrays.wide, arrays.domain)
-        z = self._forward(*inputs, visible, INFERENCE_BATCH, lambda out: out["z_labels"])
+        z = self._forward(*self._inputs(None), visible, INFERENCE_BATCH, lambda out: out["z_labels"])
         self.module.probe.fit(z, labels[visible])
 
     def _fit_spread(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
@@ -188,7 +187,7 @@ class TrainingMixin(ModelState):
         def read(out: dict[str, torch.Tensor]) -> torch.Tensor:
             return torch.cat([out["z"], out["log_probs"].argmax(1, keepdim=True)], 1)
 
-        z = self._forward(arrays.base, arrays.present, arrays.wide, arrays.domain, rows, INFERENCE_BATCH, read)
+        z = self._forward(*self._inputs(None), rows, INFERENCE_BATCH, read)
         types = z[:, -1].astype(np.int64)
         labels = arrays.training_labels
         visible = cells[labels[cells] >= 0]

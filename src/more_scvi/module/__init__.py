@@ -9,6 +9,7 @@ from more_scvi.module._direct import DirectPath, log_normalise
 from more_scvi.module._fusion import Fusion
 from more_scvi.module._heads import Classifier, Projection, WideClassifier
 from more_scvi.module._imputer import Imputer
+from more_scvi.module._inside import Inside, InsideAdapter
 from more_scvi.module._lsi import AccessibilityPath
 from more_scvi.module._modality import ModalityBase, ModalitySizes
 from more_scvi.module._module import LOSS_WEIGHTS, MoREModule
@@ -18,6 +19,8 @@ from more_scvi.module._spread import SpreadStep
 
 __all__ = [
     "Imputer",
+    "Inside",
+    "InsideAdapter",
     "LOSS_WEIGHTS",
     "MIN_PAIRS",
     "AccessibilityDecoder",

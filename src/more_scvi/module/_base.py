@@ -9,6 +9,8 @@ set beside each other with shares :math:`s_h + s_u = 1`:
 
 with :math:`d` the one-hot batch and the covariates. A batch that was not seen is centred on its own mean,
 drawn towards the mean of the known batches where it has few cells.
+Features that come in blocks (one per layer of the backbone) are centred block by block, scaled to one total variance
+each and averaged; the mean takes the place of :math:`h`.
 Nothing here sees labels.
 """
 
@@ -39,19 +41,25 @@ class PathBase(nn.Module):
         Number of batches.
     n_covariates
         Columns of the covariate design (one-hot categories and standardised continuous ones).
+    n_blocks
+        Blocks of ``n_in // n_blocks`` columns that the features consist of.
     """
 
     offset: torch.Tensor
+    block_scale: torch.Tensor
     slope: torch.Tensor
     rotation: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, n_in: int, n_out: int, n_batch: int, n_covariates: int = 0):
+    def __init__(self, n_in: int, n_out: int, n_batch: int, n_covariates: int = 0, n_blocks: int = 1):
         super().__init__()
+        self.n_blocks = n_blocks
         self.register_buffer("offset", torch.zeros(n_batch, n_in))
         self.register_buffer("slope", torch.zeros(n_covariates, n_in))
-        self.register_buffer("rotation", torch.eye(n_in, n_out))
+        self.register_buffer("rotation", torch.eye(n_in // n_blocks, n_out))
         self.register_buffer("scale", torch.ones(()))
+        if n_blocks > 1:
+            self.register_buffer("block_scale", torch.ones(n_blocks))
 
     def fit(self, features: np.ndarray, batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
         """Fit on (cells, n_in) features; return the transformed (cells, n_out) ones."""
@@ -64,6 +72,10 @@ class PathBase(nn.Module):
             centred = centred - c @ slope
             offset = offset - batch_means(covariates, batch, len(self.offset)) @ slope
             self.slope.copy_(torch.from_numpy(slope))
+        if self.n_blocks > 1:
+            spread = np.sqrt((self._split(centred) ** 2).sum(2).mean(0) / TOTAL_VARIANCE)
+            self.block_scale.copy_(torch.from_numpy(np.where(spread > 1e-8, spread, 1.0)))
+            centred = self._scaled(centred).mean(1)
         values, vectors = np.linalg.eigh((centred.T @ centred) / len(centred))
         rotation = vectors[:, ::-1][:, : self.rotation.shape[1]]
         rotation = rotation * np.sign(rotation[np.abs(rotation).argmax(0), np.arange(rotation.shape[1])])
@@ -76,10 +88,32 @@ class PathBase(nn.Module):
 
     def transform(self, features: np.ndarray, batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
         """(cells, n_in) -> (cells, n_out). Each negative batch code is a new batch, centred on its own mean."""
+        centred = self._centre(features, batch, covariates)
+        if self.n_blocks > 1:
+            centred = self._scaled(centred).mean(1)
+        return (centred @ self.rotation.cpu().numpy() / float(self.scale)).astype(np.float32)
+
+    def blocks(self, features: np.ndarray, batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+        """Each block's part of :meth:`transform`, which is their mean: (cells, n_in) -> (cells, n_blocks, n_out)."""
+        scaled = self._scaled(self._centre(features, batch, covariates))
+        return (scaled @ self.rotation.cpu().numpy() / float(self.scale)).astype(np.float32)
+
+    def last_map(self) -> torch.Tensor:
+        """The linear map from a change of the last block to that block's part, (n_in // n_blocks, n_out)."""
+        scale = self.scale if self.n_blocks == 1 else self.scale * self.block_scale[-1]
+        return self.rotation / scale
+
+    def _centre(self, features: np.ndarray, batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
         explained = covariates @ self.slope.cpu().numpy() if covariates.shape[1] else np.zeros((1, 1), np.float32)
         residual = features - explained
-        offset = batch_offsets(residual, batch, self.offset.cpu().numpy())
-        return ((residual - offset) @ self.rotation.cpu().numpy() / float(self.scale)).astype(np.float32)
+        return residual - batch_offsets(residual, batch, self.offset.cpu().numpy())
+
+    def _split(self, features: np.ndarray) -> np.ndarray:
+        return features.reshape(len(features), self.n_blocks, -1)
+
+    def _scaled(self, centred: np.ndarray) -> np.ndarray:
+        """Blocks of one total variance, (cells, n_blocks, n_in // n_blocks)."""
+        return self._split(centred) / (1.0 if self.n_blocks == 1 else self.block_scale.cpu().numpy()[:, None])
 
 
 def batch_offsets(x: np.ndarray, batch: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -33,6 +33,8 @@ class ModalitySizes:
         Width of the neighbour means of spatial data (0: none).
     likelihood
         Of the decoder: ``"nb"``, ``"gaussian"``, ``"bernoulli"`` or ``"nb_mixture"``.
+    n_blocks
+        Blocks that the frozen features consist of, one per layer of the backbone.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ModalitySizes:
     n_frozen: int = 0
     n_niche: int = 0
     likelihood: str = "nb"
+    n_blocks: int = 1
 
 
 def direct_path(
@@ -90,13 +93,17 @@ class ModalityBase(nn.Module):
         self.n_batch = n_batch
         self.direct = direct_path(sizes, n_variable, n_components, n_wide)
         widths = {}
+        blocks = {"frozen": sizes.n_blocks}
         for name, width in (("frozen", sizes.n_frozen), ("niche", sizes.n_niche)):
             if width:
-                widths[name] = (width, min(n_feature_axes, width))
+                widths[name] = (width, min(n_feature_axes, width // blocks.get(name, 1)))
         if self.direct.n_components:
             widths["direct"] = (self.direct.n_components, self.direct.n_components)
         self.paths = nn.ModuleDict(
-            {name: PathBase(n_in, n_out, n_batch, n_covariates) for name, (n_in, n_out) in widths.items()}
+            {
+                name: PathBase(n_in, n_out, n_batch, n_covariates, blocks.get(name, 1))
+                for name, (n_in, n_out) in widths.items()
+            }
         )
         self.path_widths = [n_out for _, n_out in widths.values()]
         self.width = sum(self.path_widths)
@@ -127,6 +134,15 @@ class ModalityBase(nn.Module):
     def transform(self, features: dict[str, np.ndarray], batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
         """Base of cells given their path features, (cells, width) float32; negative batch codes are new batches."""
         return self._join([self._path(name).transform(features[name], batch, covariates) for name in self.paths])
+
+    def frozen_blocks(self, features: np.ndarray, batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+        """Part of each block in the frozen columns, which are their mean, (cells, blocks, axes) float32."""
+        share = float(self.shares[self.path_names.index("frozen")])
+        return np.sqrt(share) * self._path("frozen").blocks(features, batch, covariates)
+
+    def frozen_map(self) -> torch.Tensor:
+        """Linear map from a change of the last block of the frozen features to its part of the base, (width, axes)."""
+        return self.shares[self.path_names.index("frozen")].sqrt() * self._path("frozen").last_map()
 
     def fit_wide(self, wide: np.ndarray, batch: np.ndarray) -> None:
         """Fit the batch means that :meth:`centre_wide` subtracts from the direct path's wide view."""

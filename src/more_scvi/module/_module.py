@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from more_scvi.module._decoders import ExpressionDecoder, make_decoder
 from more_scvi.module._fusion import Fusion
 from more_scvi.module._heads import Classifier, ProbeClassifier, Projection, WideClassifier
 from more_scvi.module._imputer import Imputer
+from more_scvi.module._inside import Inside
 from more_scvi.module._modality import ModalityBase, ModalitySizes
 from more_scvi.module._refinement import Refinement
 from more_scvi.module._shared_space import fit_shared_space
@@ -33,6 +34,9 @@ LOSS_WEIGHTS = {
     "variance": 0.1,
     "keep": 20.0,
 }
+
+INSIDE_TENSORS = ("tokens", "keep", "frozen", "blocks")
+"""Tensors of a minibatch that :class:`more_scvi.module.Inside` reads."""
 
 LOG_TWO = math.log(2.0)
 
@@ -136,6 +140,7 @@ class MoREModule(BaseModuleClass):
             }
         )
         self.soft_tokens = torch.nn.ModuleDict()
+        self.inside: Inside | None = None
         self.fusion = Fusion(self.widths, self.n_latent, kind=fusion)
         self.refinement = Refinement(self.n_latent, n_domains, n_refinement_steps, refinement_rank)
         self.classifier = Classifier(self.n_latent, n_labels) if n_labels else None
@@ -168,6 +173,10 @@ class MoREModule(BaseModuleClass):
     def add_soft_tokens(self, modality: str, read: Callable[[Tensor], Tensor], width: int) -> None:
         """Let a modality reach frozen layers by learned tokens; ``width`` is that of a token and of what they give."""
         self.soft_tokens[modality] = SoftTokens(read, self.base(modality).width, self.n_latent, width, width)
+
+    def add_inside(self, inside: Inside) -> None:
+        """Let adapters inside the backbone, or a mix of its layers, move the frozen columns of a modality's base."""
+        self.inside = inside
 
     def base(self, modality: str) -> ModalityBase:
         """Direct path and linear base of a modality."""
@@ -243,8 +252,13 @@ class MoREModule(BaseModuleClass):
 
     # ---- forward
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Tensor]:
-        return {"base": tensors["base"], "present": tensors["present"], "batch": tensors["batch"].reshape(-1)}
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Any]:
+        return {
+            "base": tensors["base"],
+            "present": tensors["present"],
+            "batch": tensors["batch"].reshape(-1),
+            "cached": {name: tensors[name] for name in INSIDE_TENSORS if name in tensors},
+        }
 
     def embeddings(self, base: Tensor) -> Tensor:
         """Embedding of each modality in the shared space: (cells, width) -> (cells, modalities, n_latent)."""
@@ -259,23 +273,31 @@ class MoREModule(BaseModuleClass):
         return self.fusion(self.embeddings(base), base, present)
 
     @auto_move_data
-    def inference(self, base: Tensor, present: Tensor, batch: Tensor) -> dict[str, Tensor]:
+    def inference(
+        self, base: Tensor, present: Tensor, batch: Tensor, cached: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Embedding of a minibatch.
 
         Parameters
         ----------
         base, present, batch
             (cells, width), bool (cells, modalities), (cells,).
+        cached
+            What :class:`more_scvi.module.Inside` takes, to move the base first; None: the base is as it shall be.
 
         Returns
         -------
-        ``z`` (cells, n_latent), ``z_labels`` (same, offset held constant), ``adapted`` (before refinement),
-        ``embeddings`` (cells, modalities, n_latent), ``refinement`` (size of each step).
+        ``base`` as it was moved, ``z`` (cells, n_latent), ``z_labels`` (same, offset held constant), ``adapted``
+        (before refinement), ``embeddings`` (cells, modalities, n_latent), ``refinement`` (size of each step).
         """
+        if self.inside is not None and cached:
+            at, name = self.modalities.index(self.inside.modality), self.inside.modality
+            base = self.inside.shift(self.base(name), base, present[:, at], self.columns(name).start, cached)
         embeddings = self.embeddings(base)
         adapted = self.fusion(embeddings, base, present)
         offset, sizes = self.refinement(adapted, batch)
         return {
+            "base": base,
             "z": adapted + offset,
             "z_labels": adapted + offset.detach(),
             "adapted": adapted,
@@ -356,7 +378,7 @@ class MoREModule(BaseModuleClass):
         if "view" in tensors and (on("masked") or on("contrast")):
             adapted_view = self.adapt(tensors["view"], present)
         fewer, partial = self._drop_modalities(
-            tensors["base"], inference_outputs["embeddings"], present, modality_dropout
+            inference_outputs["base"], inference_outputs["embeddings"], present, modality_dropout
         )
         reconstruction = z.new_zeros(len(z))
         if on("masked"):

@@ -23,8 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--annotation", type=Path, required=True, help="folder with gene and orthologue tables")
     parser.add_argument("--out", type=Path, required=True, help="weights folder to write")
     parser.add_argument("--checkpoint", type=Path, help="checkpoint file (default: OUT/checkpoint.pt)")
-    parser.add_argument("--minutes", type=float, default=30.0, help="time to train the transformer (default: 30)")
-    parser.add_argument("--steps", type=int, help="number of steps, instead of --minutes")
+    parser.add_argument("--steps", type=int, default=3000, help="training steps of the transformer (default: 3000)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     parser.add_argument("--genes", type=int, default=12_000, help="size of the vocabulary (default: 12000)")
     parser.add_argument("--views", type=int, default=6, help="corrupted views of a cell, even (default: 6)")
@@ -46,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         make_views(pool, backbone, n_views=args.views, seed=args.seed),
         backbone,
         checkpoint=args.checkpoint or args.out / "checkpoint.pt",
-        minutes=args.minutes,
         n_steps=args.steps,
         resume=args.resume,
         settings=PretrainSettings(seed=args.seed),

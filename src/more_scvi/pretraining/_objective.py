@@ -5,7 +5,6 @@ Shapes: ``(groups, cells, features)`` for features, ``(groups, cells, cells)`` f
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,6 +18,23 @@ def denoise(z: Tensor, target: Tensor) -> Tensor:
     """Squared error against the clean features, per group in units of the target's variance; group means are free."""
     target = centred(target)
     error = (centred(z) - target).pow(2).mean((1, 2))
+    return (error / target.pow(2).mean((1, 2)).clamp_min(1e-3)).mean()
+
+
+def masked(z: Tensor, decoder: Tensor, target: Tensor) -> Tensor:
+    """Squared error of a linear decoder at genes that the view did not show, zeros included.
+
+    Parameters
+    ----------
+    z
+        (groups, cells, features).
+    decoder
+        (groups, features, genes) of the genes that were drawn for each group.
+    target
+        (groups, cells, genes) standardised expression; group means are free.
+    """
+    target = centred(target)
+    error = (centred(z) @ decoder - target).pow(2).mean((1, 2))
     return (error / target.pow(2).mean((1, 2)).clamp_min(1e-3)).mean()
 
 
@@ -49,7 +65,6 @@ def drift(residual: Tensor) -> Tensor:
     return centred(residual).pow(2).mean()
 
 
-def same_label(label: Tensor) -> Tensor:
-    """(groups, cells, cells) pairs of cells with the same label; -1 means unknown and pairs with nobody but itself."""
-    known = (label[:, :, None] == label[:, None, :]) & (label[:, :, None] >= 0)
-    return known | torch.eye(label.shape[1], dtype=torch.bool, device=label.device)
+def same_cluster(cluster: Tensor) -> Tensor:
+    """(groups, cells, cells) pairs of cells of one cluster; a cell always pairs with itself."""
+    return cluster[:, :, None] == cluster[:, None, :]

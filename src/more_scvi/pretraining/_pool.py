@@ -159,13 +159,9 @@ def read_pool(folder: str | Path, annotation: str | Path, *, n_genes: int, keep:
         vocabulary=vocabulary,
     )
     chosen = _best_measured(pool, n_genes, set(keep))
-    columns = {
-        c: tuple(getattr(vocabulary, c)[g] for g in chosen)
-        for c in ("human_symbol", "human_ensembl", "mouse_symbol", "mouse_ensembl", "human_alias", "mouse_alias")
-    }
-    return Pool(
-        pool.counts[:, chosen], pool.study, names, pool.measured[:, chosen], pool.labels, GeneVocabulary(**columns)
-    )
+    columns = ("human_symbol", "human_ensembl", "mouse_symbol", "mouse_ensembl", "human_alias", "mouse_alias")
+    fewer = GeneVocabulary(*(tuple(getattr(vocabulary, c)[g] for g in chosen) for c in columns))
+    return Pool(pool.counts[:, chosen], pool.study, names, pool.measured[:, chosen], pool.labels, fewer)
 
 
 def _read_file(path: Path, vocabulary: GeneVocabulary) -> Pool:

@@ -79,7 +79,7 @@ def fit_front(
         rounded = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         front.load_state_dict(front.state_dict() | rounded)
 
-    share = _expected_share(pool)
+    share = expected_share(pool)
     fill(gene_share=share * len(share), member_gene=members[:, 0], member_set=members[:, 1])
     y = _normalise(pool, share, sizes.target_sum)
     mean, scale = _gene_statistics(pool, y, min_scale)
@@ -118,7 +118,7 @@ def _members(symbols: Sequence[str], gene_sets: Mapping[str, Sequence[str]]) -> 
     return np.array(pairs, dtype=np.int32).reshape(-1, 2)
 
 
-def _expected_share(pool: Pool) -> np.ndarray:
+def expected_share(pool: Pool) -> np.ndarray:
     """Share of a cell's counts that a gene gets when all genes are measured: sums to 1.
 
     A study tells the shares among the genes it measured only; their sum is taken from the other studies.

@@ -1,27 +1,28 @@
-"""The training loop: sampled groups of cells, AdamW, averaged weights, checkpoints that survive a kill."""
+"""Training by Lightning: AdamW, averaged weights, checkpoints that survive a kill."""
 
 from __future__ import annotations
 
 import math
 import os
-import time
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
-from tqdm.auto import tqdm
+from torch.utils.data import DataLoader
 
 from more_scvi.backbones import MoreMini
 
-from ._objective import contrast, denoise, drift, same_label
+from ._objective import contrast, denoise, drift, masked, same_cluster
 from ._pool import Pool
+from ._sampler import Minibatch, Sampler, fit_decoder
 from ._views import Views
-
-_TIMED_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class PretrainSettings:
     ----------
     n_groups, n_cells
         Groups per step, and cells per group (half of them drawn, half neighbours of those).
+    n_hidden
+        Hidden genes per group whose expression is predicted.
     learning_rate, weight_decay
         AdamW; the rate warms up over a twentieth of the steps and falls along a cosine.
     smoothing
         Share of a cell's neighbours in its denoising target.
-    contrast, drift
+    contrast, masked, drift
         Weights of the losses beside ``denoise``.
     temperature
         Of the contrast.
@@ -50,10 +53,12 @@ class PretrainSettings:
 
     n_groups: int = 3
     n_cells: int = 64
+    n_hidden: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     smoothing: float = 0.5
     contrast: float = 0.3
+    masked: float = 0.1
     drift: float = 0.02
     temperature: float = 0.2
     average: float = 0.995
@@ -67,11 +72,12 @@ def pretrain(
     backbone: MoreMini,
     *,
     checkpoint: str | Path,
-    minutes: float = 30.0,
-    n_steps: int | None = None,
+    n_steps: int = 3000,
     resume: bool = False,
     settings: PretrainSettings = PretrainSettings(),
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    accelerator: str = "auto",
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None,
 ) -> MoreMini:
     """Train the transformer of a ``more-mini`` and return a frozen copy of the backbone with it.
 
@@ -86,16 +92,16 @@ def pretrain(
         Gives the linear front and the size of the transformer; it is not changed.
     checkpoint
         File that is replaced atomically every ``settings.checkpoint_every`` steps.
-    minutes
-        Time to train for; the first 20 steps are timed to set the number of steps.
     n_steps
-        Number of steps, instead of ``minutes``.
+        Number of steps.
     resume
         Go on from ``checkpoint`` if it exists.
     settings
         Everything else.
     on_step
         Called after each step with its number and losses.
+    accelerator, precision
+        As in Lightning; ``precision=None`` is ``"bf16-mixed"`` on a GPU and ``"32-true"`` elsewhere.
 
     Raises
     ------
@@ -103,62 +109,131 @@ def pretrain(
         If the checkpoint is of a run with other settings, or a loss is not finite.
     """
     path = Path(checkpoint)
-    network = deepcopy(backbone.transformer).train()
-    for parameter in network.parameters():
-        parameter.requires_grad_(True)
-    averaged = {k: v.detach().clone() for k, v in network.state_dict().items()}
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
-    )
-    step = 0
+    front = backbone.front
+    mean, scale = front.gene_mean.numpy(), front.gene_scale.numpy()
+    decoder = fit_decoder(pool, views.features[0], mean, scale, front.target_sum)
+    module = _Pretraining(deepcopy(backbone.transformer).train(), n_steps, settings)
     if resume and path.exists():
-        state = torch.load(path, weights_only=True)
-        if state["settings"] != asdict(settings):
-            raise ValueError(f"{path} was written with settings {state['settings']}: resume with those, or start anew.")
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        averaged, step, n_steps = state["averaged"], state["step"], state["n_steps"]
+        module.restore(torch.load(path, weights_only=True), path)
+    sampler = Sampler(
+        pool, views, decoder, module.step, n_steps, n_groups=settings.n_groups, n_cells=settings.n_cells,
+        n_hidden=settings.n_hidden, smoothing=settings.smoothing, seed=settings.seed,
+    )  # fmt: skip
+    if precision is None:
+        gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        precision = "bf16-mixed" if gpu else "32-true"
+    callbacks = [_AfterStep(path, on_step), TQDMProgressBar(refresh_rate=20)]
+    trainer = Trainer(
+        accelerator=accelerator, devices=1, precision=precision, max_epochs=1, callbacks=callbacks, logger=False,
+        enable_checkpointing=False, enable_model_summary=False, gradient_clip_val=1.0,
+    )  # fmt: skip
+    if len(sampler):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*IterableDataset.*")
+            trainer.fit(module, DataLoader(sampler, batch_size=None))
+    averaged = {f"transformer.{k}": v.cpu() for k, v in module.averaged.items()}
+    return MoreMini(backbone.sizes, backbone.vocabulary, backbone.state_dict() | averaged)
 
-    sample = _Sampler(pool, views, settings)
-    started, first = time.monotonic(), step
-    bar = tqdm(total=n_steps, initial=step, desc="pre-training", unit="step")
-    while n_steps is None or step < n_steps:
-        rate = _schedule(step, n_steps) * settings.learning_rate
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        terms = _losses(network, *sample(step), settings)
-        loss = terms["denoise"] + settings.contrast * terms["contrast"] + settings.drift * terms["drift"]
+
+class _Pretraining(LightningModule):
+    """Losses, optimiser and averaged weights."""
+
+    def __init__(self, network: torch.nn.Module, n_steps: int, settings: PretrainSettings) -> None:
+        super().__init__()
+        self.network, self.n_steps, self.settings, self.step = network, n_steps, settings, 0
+        for parameter in network.parameters():
+            parameter.requires_grad = True
+        self.averaged = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        self.terms: dict[str, float] = {}
+        self._optimiser_state: dict[str, Any] | None = None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        s = self.settings
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=s.learning_rate, betas=(0.9, 0.98), weight_decay=s.weight_decay
+        )
+        if self._optimiser_state is not None:
+            optimiser.load_state_dict(self._optimiser_state)
+        return optimiser
+
+    def transfer_batch_to_device(self, batch: Minibatch, device: torch.device, dataloader_idx: int) -> Minibatch:
+        return Minibatch(*(tensor.to(device) for tensor in astuple(batch)))
+
+    def training_step(self, batch: Minibatch, _: int) -> Tensor:
+        s = self.settings
+        residual = self.network(batch.features.flatten(0, 2), batch.context.flatten(0, 2)).view_as(batch.features)
+        z_a, z_b = batch.features + residual.float()
+        terms = {
+            "denoise": (denoise(z_a, batch.target) + denoise(z_b, batch.target)) / 2,
+            "contrast": contrast(z_a, z_b, same_cluster(batch.cluster), s.temperature),
+            "masked": masked(z_a, batch.decoder, batch.hidden),
+            "drift": (drift(residual[0].float()) + drift(residual[1].float())) / 2,
+        }
+        self.terms = {k: float(v.detach()) for k, v in terms.items()}
+        loss = terms["denoise"] + sum(getattr(s, k) * terms[k] for k in ("contrast", "masked", "drift"))
         if not torch.isfinite(loss):
-            values = {k: float(v) for k, v in terms.items()}
-            raise ValueError(f"Pre-training diverged at step {step}: {values}. Lower learning_rate and start anew.")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        decay = min(settings.average, step / (step + 10))
-        for key, value in network.state_dict().items():
-            averaged[key].lerp_(value, 1 - decay)
-        if n_steps is None and step - first >= _TIMED_STEPS:
-            n_steps = max(step, int(minutes * 60 * (step - first) / (time.monotonic() - started)))
-            bar.total = n_steps
-        values = {k: float(v.detach()) for k, v in terms.items()}
-        bar.update()
-        bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()}, refresh=False)
-        if on_step is not None:
-            on_step(step, values)
-        if n_steps is not None and (step % settings.checkpoint_every == 0 or step == n_steps):
-            state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "averaged": averaged}
-            _save(path, state | {"step": step, "n_steps": n_steps, "settings": asdict(settings)})
-    bar.close()
-    state = backbone.state_dict() | {f"transformer.{k}": v for k, v in averaged.items()}
-    return MoreMini(backbone.sizes, backbone.vocabulary, state)
+            raise ValueError(
+                f"Pre-training diverged at step {self.step}: {self.terms}. Lower learning_rate and start anew."
+            )
+        self.log_dict(self.terms, prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = _schedule(self.step, self.n_steps) * self.settings.learning_rate
+
+    @torch.no_grad()
+    def finish_step(self) -> None:
+        """Count the step and follow the weights by their running average."""
+        self.step += 1
+        decay = min(self.settings.average, self.step / (self.step + 10))
+        for key, value in self.network.state_dict().items():
+            self.averaged[key] = self.averaged[key].to(value.device).lerp_(value, 1 - decay)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a later run needs to go on."""
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.trainer.optimizers[0].state_dict(),
+            "averaged": self.averaged,
+            "step": self.step,
+            "n_steps": self.n_steps,
+            "settings": asdict(self.settings),
+        }
+
+    def restore(self, state: dict[str, Any], path: Path) -> None:
+        """Take up a snapshot.
+
+        Raises
+        ------
+        ValueError
+            If it is of a run with other settings.
+        """
+        wanted = asdict(self.settings) | {"n_steps": self.n_steps}
+        found = state["settings"] | {"n_steps": state["n_steps"]}
+        if found != wanted:
+            raise ValueError(f"{path} was written with settings {found}: resume with those, or start anew.")
+        self.network.load_state_dict(state["network"])
+        self.averaged, self.step, self._optimiser_state = state["averaged"], state["step"], state["optimiser"]
 
 
-def _schedule(step: int, n_steps: int | None) -> float:
+class _AfterStep(Callback):
+    """Averages, reports and saves after every step."""
+
+    def __init__(self, path: Path, on_step: Callable[[int, dict[str, float]], None] | None) -> None:
+        self.path, self.on_step = path, on_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, _Pretraining)
+        pl_module.finish_step()
+        if self.on_step is not None:
+            self.on_step(pl_module.step, pl_module.terms)
+        if pl_module.step % pl_module.settings.checkpoint_every == 0 or pl_module.step == pl_module.n_steps:
+            _save(self.path, pl_module.snapshot())
+
+
+def _schedule(step: int, n_steps: int) -> float:
     """Linear warm-up, then a cosine to a hundredth."""
-    if n_steps is None:
-        return (step + 1) / 100
     warm = max(n_steps // 20, 1)
     if step < warm:
         return (step + 1) / warm
@@ -170,58 +245,3 @@ def _save(path: Path, state: dict) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     torch.save(state, temporary)
     os.replace(temporary, path)
-
-
-class _Sampler:
-    """Groups of a step: two views, their context, the denoising target and which cells belong together."""
-
-    def __init__(self, pool: Pool, views: Views, settings: PretrainSettings) -> None:
-        self.views, self.settings = views, settings
-        self.members = [np.flatnonzero(views.block == b) for b in range(views.block.max() + 1)]
-        per_study = np.sqrt(np.bincount(pool.study))
-        blocks = np.array([pool.study[m[0]] for m in self.members])
-        weight = per_study[blocks] / np.bincount(blocks)[blocks]
-        self.weight = weight / weight.sum()
-        known = np.unique(pool.labels[pool.labels != ""], return_inverse=True)[1]
-        self.label = np.full(len(pool.labels), -1)
-        self.label[pool.labels != ""] = known
-
-    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        s, views = self.settings, self.views
-        rng = np.random.default_rng([s.seed, step])
-        cells = np.stack([self._group(rng) for _ in range(s.n_groups)])
-        pair = int(rng.integers((len(views.features) - 1) // 2))
-        shown = [1 + 2 * pair, 2 + 2 * pair]
-        if rng.random() < 0.5:
-            shown[int(rng.integers(2))] = 0  # the clean view is what most users will encode
-        features = torch.from_numpy(np.stack([views.features[v, cells] for v in shown])).float()
-        context = torch.from_numpy(np.stack([views.context[v, cells] for v in shown])).float()
-        clean = views.features[0]
-        around = clean[views.neighbours[cells]].astype(np.float32).mean(2)
-        target = torch.from_numpy((1 - s.smoothing) * clean[cells].astype(np.float32) + s.smoothing * around)
-        label = torch.from_numpy(self.label[cells])
-        near = (views.neighbours[cells][:, :, None, :] == cells[:, None, :, None]).any(-1)
-        near = torch.from_numpy(near | (cells[:, :, None] == cells[:, None, :]))
-        unlabelled = (label < 0)[:, :, None] | (label < 0)[:, None, :]
-        return features, context, target, same_label(label) | (near & unlabelled)
-
-    def _group(self, rng: np.random.Generator) -> np.ndarray:
-        """Cells of one block: drawn ones, then a neighbour of each."""
-        members = self.members[rng.choice(len(self.members), p=self.weight)]
-        half = self.settings.n_cells // 2
-        drawn = rng.choice(members, half, replace=len(members) < half)
-        column = rng.integers(self.views.neighbours.shape[1], size=half)
-        return np.concatenate([drawn, self.views.neighbours[drawn, column]])
-
-
-def _losses(
-    network: torch.nn.Module, features: Tensor, context: Tensor, target: Tensor, positive: Tensor,
-    settings: PretrainSettings,
-) -> dict[str, Tensor]:  # fmt: skip
-    residual = network(features.flatten(0, 2), context.flatten(0, 2)).view_as(features)
-    z_a, z_b = features + residual
-    return {
-        "denoise": (denoise(z_a, target) + denoise(z_b, target)) / 2,
-        "contrast": contrast(z_a, z_b, positive, settings.temperature),
-        "drift": (drift(residual[0]) + drift(residual[1])) / 2,
-    }

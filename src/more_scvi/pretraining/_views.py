@@ -1,4 +1,4 @@
-"""What pre-training reads: clean program features of the pool, corrupted views of them, and each cell's neighbours.
+"""What pre-training reads: clean program features of the pool, corrupted views of them, neighbours and clusters.
 
 The front of ``more-mini`` is linear and fixed, so every corrupted view is made once and any network trains at full
 speed on the results. Cells are corrupted in blocks of one study, as a platform would corrupt them:
@@ -12,8 +12,10 @@ speed on the results. Cells are corrupted in blocks of one study, as a platform 
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass
 
+import igraph
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
 from scvi.utils import track
@@ -45,12 +47,19 @@ class Views:
         (cells,) number of the block: cells of one study that share their corruptions.
     neighbours
         (cells, k) nearest cells of the same block by principal components of the clean counts.
+    cluster
+        (cells,) number of the cluster, which lies within a block: the authors' label where they gave one, else a Leiden
+        cluster of the graph of neighbours.
+    panels
+        (blocks, 1 + views, genes) bool, True where a view of the block shows the gene.
     """
 
     features: np.ndarray
     context: np.ndarray
     block: np.ndarray
     neighbours: np.ndarray
+    cluster: np.ndarray
+    panels: np.ndarray
 
 
 def make_views(pool: Pool, backbone: MoreMini, *, n_views: int = 6, n_neighbours: int = 8, seed: int = 0) -> Views:
@@ -73,23 +82,28 @@ def make_views(pool: Pool, backbone: MoreMini, *, n_views: int = 6, n_neighbours
     features = np.zeros((1 + n_views, n_cells, backbone.n_features), np.float16)
     context = np.zeros((1 + n_views, n_cells, 3), np.float16)
     block = _blocks(pool.study, np.random.default_rng(seed))
-    neighbours = np.zeros((n_cells, n_neighbours), np.int64)
+    neighbours, cluster = np.zeros((n_cells, n_neighbours), np.int64), np.zeros(n_cells, np.int64)
+    panels = np.zeros((block.max() + 1, 1 + n_views, pool.counts.shape[1]), bool)
     profiles = [np.asarray(pool.counts[pool.study == s].mean(0)).ravel() for s in range(len(pool.studies))]
     for b in track(range(block.max() + 1), description="Corrupting the pool"):
         rng = np.random.default_rng([seed, b])
         cells = np.flatnonzero(block == b)
         study = pool.study[cells[0]]
         counts, measured = pool.counts[cells], np.flatnonzero(pool.measured[study])
-        neighbours[cells] = cells[_nearest(counts[:, measured], n_neighbours, seed)]
+        near = _nearest(counts[:, measured], n_neighbours, seed)
+        neighbours[cells] = cells[near]
+        cluster[cells] = cluster.max() + 1 + _clusters(near, pool.labels[cells])
+        panels[b, 0, measured] = True
         features[0, cells], context[0, cells] = backbone.front.encode(counts[:, measured].astype(float), measured)
         for pair in range(n_views // 2):
             order = rng.permutation(len(measured))
             cut = int(len(measured) * rng.uniform(0.35, 0.65))
             for view, panel in enumerate((order[:cut], order[cut:]), start=1 + 2 * pair):
                 genes = measured[np.sort(panel)]
+                panels[b, view, genes] = True
                 seen = _corrupt(counts, profiles[study], rng)[:, genes]
                 features[view, cells], context[view, cells] = backbone.front.encode(seen, genes)
-    return Views(features, context, block, neighbours)
+    return Views(features, context, block, neighbours, np.unique(cluster, return_inverse=True)[1], panels)
 
 
 def _blocks(study: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -136,3 +150,14 @@ def _nearest(counts: csr_matrix, k: int, seed: int) -> np.ndarray:
     scores = PCA(n_components, svd_solver="randomized", random_state=seed).fit_transform(dense)
     found = NearestNeighbors(n_neighbors=min(k + 1, len(total))).fit(scores).kneighbors(return_distance=False)[:, 1:]
     return np.resize(found.T, (k, len(total))).T if found.shape[1] < k else found[:, :k]
+
+
+def _clusters(near: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(cells,) number of the author's label, or of the Leiden cluster (Traag et al. 2019) for cells without one."""
+    n, k = near.shape
+    graph = igraph.Graph(n, np.stack([np.repeat(np.arange(n), k), near.ravel()], 1).tolist()).simplify()
+    random.seed(0)  # igraph draws from Python's generator
+    found = np.array(graph.community_leiden(objective_function="modularity", n_iterations=3).membership)
+    return np.unique(
+        np.where(labels == "", found.astype(str), np.char.add("label ", labels.astype(str))), return_inverse=True
+    )[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import lightning
 import numpy as np
@@ -33,6 +33,39 @@ class MaskedTargets:
 
 
 @dataclass
+class InsideArrays:
+    """What adapters inside the backbone and the mix of its layers read (:class:`more_scvi.module.Inside`).
+
+    Attributes
+    ----------
+    tokens
+        What enters the last layers, (cells, tokens, d) float16, padded: 2 · tokens · d bytes per cell. None: no adapter
+        is inside.
+    keep
+        bool (cells, tokens), False for padding.
+    frozen
+        What the frozen layers make of the tokens, (cells, width) float32.
+    blocks
+        Part of each block of the frozen features in the base, (cells, blocks, axes) float16; None: there is one block.
+    """
+
+    tokens: np.ndarray | None = None
+    keep: np.ndarray | None = None
+    frozen: np.ndarray | None = None
+    blocks: np.ndarray | None = None
+
+    def rows(self, cells: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows of what is there; tokens without the padding that none of these cells needs."""
+        out = {f.name: getattr(self, f.name) for f in fields(self)}
+        out = {name: array[cells] for name, array in out.items() if array is not None}
+        if "keep" in out:
+            used = np.flatnonzero(out["keep"].any(0))
+            longest = used[-1] + 1 if len(used) else 1
+            out["tokens"], out["keep"] = out["tokens"][:, :longest], out["keep"][:, :longest]
+        return out
+
+
+@dataclass
 class TrainingArrays:
     """Everything training needs, one row per cell; columns of all modalities side by side.
 
@@ -56,6 +89,8 @@ class TrainingArrays:
         Visible labels, codes (cells,); -1 = not labelled.
     taught
         The same with labels that self-training added; ``None``: it added none.
+    inside
+        What adapters inside the backbone read; ``None``: there are none.
     """
 
     base: np.ndarray
@@ -67,6 +102,7 @@ class TrainingArrays:
     domain: np.ndarray
     labels: np.ndarray
     taught: np.ndarray | None = None
+    inside: InsideArrays | None = None
 
     @property
     def training_labels(self) -> np.ndarray:
@@ -108,6 +144,8 @@ class CachedCells(Dataset):
                 out[f"target_{name}"] = masked.target[i].toarray().astype(np.float32, copy=False)
                 out[f"totals_{name}"] = masked.totals[i, None].astype(np.float32, copy=False)
                 out[f"hidden_{name}"] = masked.hidden[k]
+        if a.inside is not None:
+            out |= a.inside.rows(i)
         return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in out.items()}
 
 

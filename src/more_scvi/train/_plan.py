@@ -15,6 +15,9 @@ from more_scvi._compat import compute_and_log_metrics
 from more_scvi.data import check_number
 from more_scvi.module import LOSS_WEIGHTS, MoREModule
 
+TUNING = 0.1
+"""Learning rate of pre-trained weights that are tuned (``freeze_backbone=False``), as a share of that of new ones."""
+
 
 class MoRETrainingPlan(TrainingPlan):
     """AdamW with cosine decay; the alignment term is ramped up.
@@ -113,7 +116,13 @@ class MoRETrainingPlan(TrainingPlan):
         params = [p for p in self.module.parameters() if p.requires_grad]
         if self.optimizer_creator is not None:
             return {"optimizer": self.optimizer_creator(params)}
-        optimizer = torch.optim.AdamW(params, lr=self.lr, weight_decay=self.weight_decay, eps=self.eps)
+        inside = self.module.inside
+        groups: list[dict[str, Any]] = [{"params": params}]
+        if inside is not None and inside.adapter is not None and inside.adapter.tunes_backbone:
+            tuned = list(inside.adapter.parameters())
+            known = set(tuned)
+            groups = [{"params": [p for p in params if p not in known]}, {"params": tuned, "lr": TUNING * self.lr}]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, eps=self.eps)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._n_steps(), eta_min=0.05 * self.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -1,0 +1,199 @@
+"""Folders of published checkpoints: found on this machine or on a hub, read strictly, without running code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ._pickles import check_file
+
+logger = logging.getLogger("more_scvi")
+# before this version a crafted file could run code in spite of weights_only=True (CVE-2025-32434)
+_SAFE_TORCH = (2, 6)
+
+
+def optional(package: str, wanted_for: str) -> ModuleType:
+    """Import a package of the extra ``foundation``.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed, with the command that installs it.
+    """
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f'{wanted_for} needs the package {package!r}: pip install "more-scvi[foundation]" ({error})'
+        ) from error
+
+
+def checkpoint_folder(
+    backbone: str,
+    path: str | Path | None,
+    hub_id: str | None,
+    revision: str | None,
+    subfolder: str | None,
+    patterns: Sequence[str],
+) -> Path:
+    """The folder with the weights, downloaded first if a hub id is given.
+
+    Parameters
+    ----------
+    backbone
+        Name of the backbone, for messages.
+    path
+        Folder on this machine. Nothing is downloaded then.
+    hub_id
+        ``"owner/name"`` of a model repository; files that are in the hub's cache are not downloaded again, and with
+        ``HF_HUB_OFFLINE=1`` nothing is.
+    revision
+        Commit, tag or branch of the repository.
+    subfolder
+        Folder inside ``path`` or the repository.
+    patterns
+        Files of the repository that are needed.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of ``path`` and ``hub_id`` is given, the folder does not exist, or the download fails.
+    ImportError
+        If a hub id is given and huggingface_hub is not installed.
+    """
+    if (path is None) == (hub_id is None):
+        raise ValueError(
+            f"Backbone {backbone!r} needs weights: give path='/folder/with/weights' (or the folder itself as backbone),"
+            f" or hub_id='owner/name', not {'both' if path is not None else 'none of them'}."
+        )
+    if path is not None:
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} belongs to a hub_id; the folder {path} has one version only.")
+        root = Path(path)
+    else:
+        hub = optional("huggingface_hub", f"Backbone {backbone!r} with hub_id={hub_id!r}")
+        try:
+            root = Path(hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"hub_id={hub_id!r}, revision={revision!r}: the files are not on this machine and could not be"
+                f" downloaded ({type(error).__name__}: {error}). Check name, network and HF_HUB_OFFLINE, or give a"
+                " local folder as path=."
+            ) from error
+        if revision is None:
+            logger.info("%s: commit %s; give it as revision= to keep to it.", hub_id, root.name)
+    folder = root if subfolder is None else root / subfolder
+    if not folder.is_dir():
+        held = sorted(p.name for p in root.iterdir() if p.is_dir())[:10] if root.is_dir() else "no such folder"
+        raise ValueError(f"{folder} is not a folder (folders in {root}: {held}). Name one with path= and subfolder=.")
+    return folder
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, a git-lfs pointer, no JSON or no object.
+    """
+    check_file(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable JSON ({error}). Download it again.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds a {type(found).__name__}, expected a JSON object.")
+    return found
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file or of a file written by ``torch.save``, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, a git-lfs pointer, truncated, or holds anything but tensors by name.
+    ImportError
+        If torch is too old to read a file of ``torch.save`` safely.
+    """
+    check_file(path)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path}: truncated or damaged ({error}). Download it again.") from None
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
+        raise ImportError(
+            f"{path} was written by torch.save, which torch {torch.__version__} cannot read without the risk of running"
+            f" code from it. Upgrade torch to 2.6 or newer, or give a .safetensors file."
+        )
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}: truncated, damaged or not plain tensors ({reason}). Nothing of it was run; download it again."
+        ) from None
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ValueError(f"{path}: expected tensors by name (a state dict), found a {type(found).__name__}.")
+    return dict(found)
+
+
+def fit_state(path: Path, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors as float32, after checking that they are exactly those of ``shapes``.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is missing, unexpected, of another shape or not finite; the message names them.
+    """
+    missing, unexpected = sorted(shapes.keys() - state), sorted(state.keys() - shapes)
+    if missing or unexpected:
+        raise ValueError(
+            f"{path}: {len(missing)} tensors are missing ({_some(missing)}) and {len(unexpected)} unexpected"
+            f" ({_some(unexpected)}). The file and its config must be of one published model."
+        )
+    for name, shape in shapes.items():
+        if tuple(state[name].shape) != shape:
+            raise ValueError(
+                f"{path}: tensor {name!r} has shape {tuple(state[name].shape)}, the config implies {shape}. The file"
+                " and its config must be of one published model."
+            )
+        if not torch.isfinite(state[name]).all():
+            raise ValueError(f"{path}: tensor {name!r} holds NaN or infinite values. Download the file again.")
+    return {name: state[name].float() for name in shapes}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "none"
+
+
+def size_of(config: Mapping[str, Any], source: Path, *names: str, default: int | None = None) -> int:
+    """A positive integer under the first of ``names`` that ``config`` has.
+
+    Raises
+    ------
+    ValueError
+        If none is there and there is no default, or the value is no positive integer.
+    """
+    for name in names:
+        if name in config:
+            value = config[name]
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{source}: {name} is {value!r}, expected a positive integer.")
+            return value
+    if default is None:
+        raise ValueError(f"{source}: has no {' or '.join(names)}; it is not the config of this model.")
+    return default

@@ -1,0 +1,224 @@
+"""``geneformer``: BERT over genes in the order of how unusual their expression is, from published weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ._checkpoints import checkpoint_folder, fit_state, optional, read_config, read_state, size_of
+from ._geneformer_files import GeneTokens, read_gene_tokens
+from ._tokens import Pool, TokenBackbone, attention_mask
+
+if TYPE_CHECKING:
+    from transformers import BertConfig, BertModel
+
+CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
+_TEXT_FILES = ("vocab.txt", "tokenizer.json")
+_PREFIX = "bert."
+_BODY = ("embeddings.", "encoder.")
+_NOT_READ = ("embeddings.position_ids", "pooler.")  # a buffer of old versions, and a head that was never trained
+
+
+class Geneformer(TokenBackbone):
+    r"""Geneformer (V1 and V2), frozen, read from the files its authors publish.
+
+    A cell is the list of its genes, sorted by
+
+    .. math:: \text{count}_{g} \,/\, \text{median}_{g},
+
+    where the median is the gene's typical value in the training corpus; genes with equal values come in the order of
+    their tokens. The first ``max_length`` are read, with ``<cls>`` before and ``<eos>`` behind them in V2. The factor
+    that would bring the cell to 10,000 counts cannot change the order and is left out; log-normalised values would
+    change it and are taken back first. The network is ``transformers.BertModel``, loaded strictly and without pooler.
+
+    Parameters
+    ----------
+    bert
+        The network, without pooler.
+    genes
+        Its dictionaries.
+    pool
+        ``"mean"`` over gene tokens or ``"cls"`` (V2 only).
+    max_length
+        Most tokens of a cell, ``<cls>`` and ``<eos>`` included; None: as many as the checkpoint has positions.
+    min_overlap
+        Share of the user's genes that must be in the vocabulary, or of the vocabulary that must be among them.
+
+    Examples
+    --------
+    >>> backbone = Geneformer.load("Geneformer-V2-104M", max_length=1024)  # doctest: +SKIP
+    >>> backbone.encode(adata.X, match_genes(adata.var_names, backbone.vocabulary)).shape  # doctest: +SKIP
+    (2638, 9984)
+
+    Notes
+    -----
+    Theodoris et al., Nature 2023. The weights are Apache-2.0 and are not part of this package.
+    """
+
+    name = "geneformer"
+    layer_kind = "transformers"
+
+    def __init__(
+        self,
+        bert: BertModel,
+        genes: GeneTokens,
+        *,
+        pool: Pool = "mean",
+        max_length: int | None = None,
+        min_overlap: float = 0.3,
+    ) -> None:
+        super().__init__()
+        self.bert, self.genes, self.vocabulary = bert, genes, genes.vocabulary
+        marks = [np.array([genes.special[name]] if name in genes.special else [], np.int64) for name in _MARKS]
+        self._before, self._after = marks
+        n_marks, positions = sum(map(len, marks)), bert.config.max_position_embeddings
+        self._max_length = positions if max_length is None else max_length
+        if isinstance(max_length, bool) or not isinstance(self._max_length, int | np.integer):
+            raise TypeError(f"max_length={max_length!r} of backbone 'geneformer' must be an integer or None.")
+        if not n_marks < self._max_length <= positions:
+            raise ValueError(
+                f"max_length={max_length} of backbone 'geneformer': choose {n_marks + 1} to {positions}, the number of"
+                " positions of this checkpoint."
+            )
+        self._padding = (genes.special["<pad>"], 0.0)
+        size = bert.config.hidden_size, bert.config.num_hidden_layers
+        self._finish(*size, pool, len(marks[0]), len(marks[1]), min_overlap)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | None = None,
+        *,
+        hub_id: str | None = None,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        dictionaries: str | Path | None = None,
+        pool: Pool = "mean",
+        max_length: int | None = None,
+        min_overlap: float = 0.3,
+    ) -> Geneformer:
+        """Read published weights.
+
+        Parameters
+        ----------
+        path
+            Folder with ``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``. Nothing is downloaded.
+        hub_id, revision, subfolder
+            Instead of ``path`` a repository of the Hugging Face hub, e.g. ``"ctheodoris/Geneformer"``, a commit of it,
+            and the folder of one model, e.g. ``"Geneformer-V2-104M"`` (a subfolder may also be of ``path``).
+        dictionaries
+            Folder with ``token_dictionary*``, ``gene_median_dictionary*`` and, if symbols are to be known,
+            ``gene_name_id_dict*`` and ``ensembl_mapping_dict*`` (``.pkl`` or ``.json``). None: beside the weights, in
+            the folder above, or in its folder ``geneformer``, as published.
+        pool, max_length, min_overlap
+            As for the class.
+
+        Raises
+        ------
+        ImportError
+            If transformers is not installed: ``pip install "more-scvi[foundation]"``.
+        ValueError
+            If a file is missing, a git-lfs pointer, truncated, hostile or of another version than the rest.
+        """
+        inside = "" if subfolder is None else f"{subfolder.strip('/')}/"
+        patterns = [f"{inside}{name}" for name in (CONFIG, *WEIGHTS)] + ["geneformer/*dict*", f"{inside}*dict*"]
+        folder = checkpoint_folder("geneformer", path, hub_id, revision, subfolder, patterns)
+        config = read_config(folder / CONFIG)
+        weights = next((folder / name for name in WEIGHTS if (folder / name).exists()), folder / WEIGHTS[0])
+        state = _encoder_tensors(read_state(weights))
+        _check_config(folder / CONFIG, config)
+        genes = read_gene_tokens(folder, config["vocab_size"], dictionaries)
+        bert = _empty_bert(folder / CONFIG, config, weights, state)
+        shapes = {name: tuple(tensor.shape) for name, tensor in bert.state_dict().items()}
+        bert.load_state_dict(fit_state(weights, state, shapes))
+        return cls(bert, genes, pool=pool, max_length=max_length, min_overlap=min_overlap)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a cell, ``<cls>`` and ``<eos>`` included."""
+        return int(self._max_length)
+
+    def config(self) -> dict[str, Any]:
+        """Options, dictionaries and what of the network's config changes its output."""
+        keys = ("hidden_act", "layer_norm_eps", "num_attention_heads")
+        network = {key: getattr(self.bert.config, key) for key in keys}
+        return {**super().config(), **network, "dictionaries": self.genes.digest()}
+
+    def _sequence(self, genes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        room = self.max_length - len(self._before) - len(self._after)
+        order = np.argsort(-(counts / self.genes.medians[genes]), kind="stable")[:room]
+        ids = np.concatenate([self._before, self.genes.ids[genes[order]], self._after])
+        return ids, np.zeros(len(ids), np.float32)
+
+    def _embed(self, ids: Tensor, values: Tensor) -> Tensor:
+        return self.bert.embeddings(input_ids=ids)
+
+    def _layers(self) -> list[nn.Module]:
+        return [_BertLayer(layer) for layer in self.bert.encoder.layer]
+
+
+_MARKS = ("<cls>", "<eos>")
+
+
+class _BertLayer(nn.Module):
+    """A layer of transformers, called with the tokens to keep instead of a mask."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, h: Tensor, keep: Tensor) -> Tensor:
+        out = self.layer(h, attention_mask=attention_mask(keep))
+        return out[0] if isinstance(out, tuple) else out
+
+
+def is_geneformer(folder: Path) -> bool:
+    """Whether ``config.json`` says BERT and the folder holds no text tokenizer."""
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError):
+        return False
+    is_bert = isinstance(config, dict) and config.get("model_type", "") == "bert"
+    return is_bert and not any((folder / name).exists() for name in _TEXT_FILES)
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> None:
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+        size_of(config, path, name)
+    if config.get("model_type", "bert") != "bert":
+        raise ValueError(f"{path}: model_type is {config['model_type']!r}, Geneformer's is 'bert'.")
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise ValueError(f"{path}: position_embedding_type {config['position_embedding_type']!r}, expected 'absolute'.")
+
+
+def _encoder_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the encoder, named as in ``BertModel``; heads of pre-training or of a classifier are left out."""
+    if any(name.startswith(_PREFIX) for name in state):
+        body = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
+    else:
+        body = {name: tensor for name, tensor in state.items() if name.startswith(_BODY)}
+    return {name: tensor for name, tensor in body.items() if not name.startswith(_NOT_READ)}
+
+
+def _empty_bert(path: Path, config: dict[str, Any], weights: Path, state: dict[str, Tensor]) -> BertModel:
+    """A network of the sizes of the config, which must be those of the tensors."""
+    table = state.get("embeddings.word_embeddings.weight")
+    sizes = (config["vocab_size"], config["hidden_size"])
+    if table is not None and tuple(table.shape) != sizes:  # before memory is taken for it
+        raise ValueError(
+            f"{weights}: the token table has shape {tuple(table.shape)}, {path.name} says {sizes}. Both must be of one"
+            " model."
+        )
+    transformers = optional("transformers", "Backbone 'geneformer'")
+    try:
+        settings: BertConfig = transformers.BertConfig(**config)
+        settings._attn_implementation = "sdpa"
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
+            return transformers.BertModel(settings, add_pooling_layer=False).eval()
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: transformers builds no network from it ({error!r}).") from error

@@ -1,0 +1,296 @@
+r"""Backbones that read a cell as a sequence of gene tokens.
+
+A cell becomes the tokens of the genes it expresses, passes :math:`L` layers, and is read out after each of them:
+
+.. math::
+    h^{(0)} = \text{embed}(\text{tokens}), \qquad h^{(l)} = \text{layer}_l(h^{(l-1)}), \qquad
+    f = \bigl[\,p(h^{(0)}) \,|\, p(h^{(1)}) \,|\, \dots \,|\, p(h^{(L)})\,\bigr]
+
+where :math:`p` is the mean over gene tokens (never over padding, ``<cls>`` or ``<eos>``), or the ``<cls>`` token.
+Layer 0 are the embeddings, layer :math:`L` is the last.
+
+Cells are sorted by length into blocks whose numbers of rows and columns follow from the length alone, and the last
+block is filled up with empty rows: what is computed for a cell does not depend, not even in the last bit, on the cells
+that happen to be beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix, issparse
+from torch import Tensor, nn
+
+from more_scvi.data import GeneMatch, GeneVocabulary
+
+from ._base import Backbone
+from ._layers import LayerKind, TopLayers, check_depth
+
+logger = logging.getLogger("more_scvi")
+Pool = Literal["mean", "cls"]
+Layer = Callable[[Tensor, Tensor], Tensor]
+
+_WIDTH_STEP = 64  # block widths are multiples of it
+_BLOCK_TOKENS, _BLOCK_TOKENS_GPU = 2048, 32768
+_SLOW_TOKENS = 1024
+
+
+class PoolReadout(nn.Module):
+    """Token states to one vector per cell.
+
+    Parameters
+    ----------
+    pool
+        ``"mean"`` over gene tokens, or ``"cls"``, the first token.
+    n_before, n_after
+        Tokens before and after the genes that are no genes.
+    """
+
+    def __init__(self, pool: Pool, n_before: int, n_after: int) -> None:
+        super().__init__()
+        self.pool, self.n_before, self.n_after = pool, n_before, n_after
+
+    def forward(self, h: Tensor, keep: Tensor) -> Tensor:
+        """Map (cells, tokens, d) and bool (cells, tokens) to float32 (cells, d); zero for a cell without genes."""
+        position = torch.arange(h.shape[1], device=h.device)
+        last = keep.sum(1, keepdim=True) - self.n_after
+        genes = (keep & (position >= self.n_before) & (position < last)).float().unsqueeze(-1)
+        count = genes.sum(1)
+        if self.pool == "cls":
+            return h[:, 0].float() * (count > 0)
+        return (h.float() * genes).sum(1) / count.clamp_min(1.0)
+
+
+def attention_mask(keep: Tensor) -> Tensor:
+    """(cells, tokens) -> (cells, 1, 1, tokens) bool, True where attention may go; rows of padding alone see all of it.
+
+    Without that exception their softmax would be NaN, which spreads through gradients.
+    """
+    return (keep | ~keep.any(1, keepdim=True))[:, None, None, :]
+
+
+class TokenBackbone(Backbone):
+    """What sequence models of genes have in common.
+
+    Subclasses set ``name`` and ``layer_kind``, write the abstract methods, and call :meth:`_finish` at the end of
+    their constructor.
+    """
+
+    vocabulary: GeneVocabulary
+    layer_kind: LayerKind = "own"
+    lora_targets: tuple[str, ...] = ("query", "value")
+
+    def _finish(self, d_model: int, n_layers: int, pool: Pool, n_before: int, n_after: int, min_overlap: float) -> None:
+        """Set what :class:`Backbone` promises, check the options and freeze."""
+        if pool not in get_args(Pool):
+            raise ValueError(f"pool={pool!r} of backbone {self.name!r}: choose one of {', '.join(get_args(Pool))}.")
+        if not 0 <= min_overlap <= 1:
+            raise ValueError(f"min_overlap={min_overlap!r} of backbone {self.name!r}: choose a share from 0 to 1.")
+        if pool == "cls" and not n_before:
+            raise ValueError(f"pool='cls' of backbone {self.name!r}: this checkpoint has no <cls> token; use 'mean'.")
+        self.d_model, self.n_layers, self.n_pooled = d_model, n_layers, n_layers + 1
+        self.n_features = self.n_pooled * d_model
+        self.pool, self.min_overlap = pool, min_overlap
+        self.readout = PoolReadout(pool, n_before, n_after)
+        self._warned = False
+        self.freeze()
+
+    @property
+    @abstractmethod
+    def max_length(self) -> int:
+        """Most tokens of a cell, special ones included."""
+
+    @abstractmethod
+    def _sequence(self, genes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and values of a cell, special tokens included.
+
+        ``genes`` are positions in the vocabulary, ascending; ``counts`` is positive. At least one gene is there.
+        """
+
+    @abstractmethod
+    def _embed(self, ids: Tensor, values: Tensor) -> Tensor:
+        """(cells, tokens) token ids and values -> (cells, tokens, d)."""
+
+    @abstractmethod
+    def _layers(self) -> list[nn.Module]:
+        """The layers, lowest first; each is called ``layer(h, keep)``."""
+
+    @torch.no_grad()
+    def encode(
+        self,
+        x: csr_matrix | np.ndarray,
+        match: GeneMatch | None,
+        *,
+        visible: np.ndarray | None = None,
+        normalised: bool = False,
+    ) -> np.ndarray:
+        """Pooled features of all layers, side by side, layer 0 (the embeddings) first; see :meth:`Backbone.encode`.
+
+        A cell without a visible, known gene gets zeros.
+
+        Raises
+        ------
+        ValueError
+            If too few genes are in the vocabulary, sizes disagree, or ``x`` holds negative or non-finite values.
+        """
+        out = np.zeros((x.shape[0], self.n_pooled, self.d_model), np.float32)
+        layers = self._layers()
+        for rows, h, keep in self._blocks(self._sequences(x, match, visible, normalised)):
+            pooled = [self.readout(h, keep)]
+            for layer in layers:
+                h = layer(h, keep)
+                pooled.append(self.readout(h, keep))
+            out[rows] = torch.stack(pooled, 1)[: len(rows)].cpu().numpy()
+        return out.reshape(len(out), self.n_features)
+
+    @torch.no_grad()
+    def tokens(
+        self,
+        x: csr_matrix | np.ndarray,
+        match: GeneMatch | None,
+        *,
+        depth: int,
+        normalised: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What enters the last ``depth`` layers; see :meth:`Backbone.tokens`. Cells without genes keep no token."""
+        check_depth(self, depth)
+        sequences = self._sequences(x, match, None, normalised)
+        width = max((len(ids) for ids, _ in sequences), default=0)
+        values = np.zeros((len(sequences), width, self.d_model), np.float16)
+        kept = np.zeros((len(sequences), width), dtype=bool)
+        layers = self._layers()[: self.n_layers - depth]
+        for rows, h, keep in self._blocks(sequences):
+            for layer in layers:
+                h = layer(h, keep)
+            columns = min(width, h.shape[1])
+            h = torch.where(keep.unsqueeze(-1), h, 0.0)[: len(rows), :columns]
+            values[rows, :columns] = h.float().cpu().numpy()
+            kept[rows, :columns] = keep[: len(rows), :columns].cpu().numpy()
+        return values, kept
+
+    def top_layers(self, depth: int) -> TopLayers:
+        """The last ``depth`` layers and the read-out; see :meth:`Backbone.top_layers`."""
+        check_depth(self, depth)
+        layers = self._layers()[self.n_layers - depth :]
+        return TopLayers(
+            layers, self.readout, d_model=self.d_model, lora_targets=self.lora_targets, kind=self.layer_kind
+        )
+
+    def config(self) -> dict[str, Any]:
+        """Options that change the features."""
+        return {"pool": self.pool, "max_length": self.max_length}
+
+    def _sequences(
+        self, x: csr_matrix | np.ndarray, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Token ids and values of every cell; empty for a cell without genes."""
+        self._check_match(match, x.shape[1])
+        assert match is not None
+        counts, genes = gene_counts(self.name, x, match, visible, normalised)
+        nothing = (np.zeros(0, np.int64), np.zeros(0, np.float32))
+        sequences = []
+        for start, stop in zip(counts.indptr[:-1], counts.indptr[1:], strict=True):
+            cell = slice(start, stop)
+            found = stop > start
+            sequences.append(self._sequence(genes[counts.indices[cell]], counts.data[cell]) if found else nothing)
+        longest = max((len(ids) for ids, _ in sequences), default=0)
+        if longest > _SLOW_TOKENS and self.device.type == "cpu" and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s: cells of up to %d tokens on a CPU take seconds each. A GPU, or max_length=512 among the backbone's"
+                " arguments, is many times faster.",
+                self.name, longest,
+            )  # fmt: skip
+        return sequences
+
+    def _check_match(self, match: GeneMatch | None, n_genes: int) -> None:
+        if match is None:
+            raise ValueError(f"{self.name} reads genes: pass match=match_genes(gene_names, backbone.vocabulary).")
+        if len(match.vocab_index) != n_genes:
+            raise ValueError(
+                f"x has {n_genes} genes, match was made for {len(match.vocab_index)}: match the genes of x."
+            )
+        covered = len(np.unique(match.vocab_index[match.vocab_index >= 0])) / len(self.vocabulary)
+        if max(match.overlap, covered) < self.min_overlap or not match.n_matched:
+            known = ", ".join(map(repr, self.vocabulary.human_symbol[:3]))
+            raise ValueError(
+                f"{match.n_matched} of {n_genes} genes ({match.overlap:.0%}) are in the vocabulary of {self.name!r} and"
+                f" make up {covered:.0%} of it; at least {self.min_overlap:.0%} of yours (a panel) or of the vocabulary"
+                f" (all genes there are) must be. It knows {known}, ... Give human names as this"
+                " checkpoint spells them, in adata.var_names or a column named by gene_key. It cannot read genes of"
+                " another species: name their human one-to-one orthologues, or use backbone='more-mini', which reads"
+                " mouse genes. min_overlap= among the backbone's arguments lowers the limit."
+            )
+
+    def _blocks(self, sequences: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """Positions of cells, what enters layer 1 and which tokens are no padding; the block may have rows more."""
+        lengths = np.array([len(ids) for ids, _ in sequences], dtype=np.int64)
+        for rows, height, width in _plan(lengths, self.max_length, self.device.type):
+            ids = np.full((height, width), self._padding[0], np.int64)
+            values = np.full((height, width), self._padding[1], np.float32)
+            keep = np.zeros((height, width), dtype=bool)
+            for at, row in enumerate(rows):
+                n = lengths[row]
+                ids[at, :n], values[at, :n] = sequences[row]
+                keep[at, :n] = True
+            on_device = [torch.from_numpy(part).to(self.device) for part in (ids, values, keep)]
+            yield rows, self._embed(on_device[0], on_device[1]), on_device[2]
+
+    _padding: tuple[int, float] = (0, 0.0)
+    """Token id and value of padding."""
+
+
+def _plan(lengths: np.ndarray, max_length: int, device: str) -> Iterable[tuple[np.ndarray, int, int]]:
+    """Cells of similar length, with the height and width of their block; cells of length 0 are left out."""
+    widths = np.minimum(-(-lengths // _WIDTH_STEP) * _WIDTH_STEP, max_length)
+    budget = _BLOCK_TOKENS if device == "cpu" else _BLOCK_TOKENS_GPU
+    for width in np.unique(widths[widths > 0]):
+        cells = np.flatnonzero(widths == width)
+        height = max(1, budget // int(width))
+        for start in range(0, len(cells), height):
+            yield cells[start : start + height], height, int(width)
+
+
+def gene_counts(
+    name: str, x: csr_matrix | np.ndarray, match: GeneMatch, visible: np.ndarray | None, normalised: bool
+) -> tuple[csr_matrix, np.ndarray]:
+    """Counts of the known, visible genes, and their positions in the vocabulary.
+
+    Columns that mean the same gene are summed; log-normalised values are taken back to the scale of counts first.
+
+    Returns
+    -------
+    counts
+        (cells, genes) float64, sorted indices, no stored zeros.
+    genes
+        (genes,) positions in the vocabulary, ascending.
+
+    Raises
+    ------
+    ValueError
+        If ``x`` holds negative or non-finite values.
+    """
+    known = match.vocab_index >= 0
+    if visible is not None:
+        known = known & np.asarray(visible, dtype=bool)
+    columns = np.flatnonzero(known)
+    values = csr_matrix(x)[:, columns] if issparse(x) else csr_matrix(np.asarray(x)[:, columns])
+    values = values.astype(np.float64)
+    if not np.isfinite(values.data).all() or (values.data < 0).any():
+        raise ValueError(
+            f"x holds negative or non-finite values: {name} reads raw counts, or log1p of counts per 10,000 with"
+            " normalised=True."
+        )
+    if normalised:
+        values.data = np.expm1(values.data)
+    genes, place = np.unique(match.vocab_index[columns], return_inverse=True)
+    collect = csr_matrix((np.ones(len(columns)), (np.arange(len(columns)), place)), (len(columns), len(genes)))
+    counts = csr_matrix(values @ collect)
+    counts.eliminate_zeros()
+    counts.sort_indices()
+    return counts, genes

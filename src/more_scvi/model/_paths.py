@@ -1,0 +1,67 @@
+"""How much of the embedding comes from the frozen backbone, and how much from the data themselves."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import torch
+
+from more_scvi.model._state import ModelState
+from more_scvi.module import GatedAdapter
+
+
+class PathsMixin(ModelState):
+    """``get_path_weights``."""
+
+    @torch.no_grad()
+    def get_path_weights(self) -> pd.DataFrame:
+        r"""How the adapters weigh the frozen features against the direct path (and the niche of spatial data).
+
+        Before training a path :math:`p` has a share :math:`s_p` of the variance of the base: the direct path by the
+        number of cells it was fitted on; the frozen features by the genes that the backbone knows and by how much of
+        them is seen in the data at all. They lose weight in tissue that the backbone was not made for, where they hold
+        noise. Training then moves a gate :math:`g` per dimension, which starts at 1, below 2.
+
+        Returns
+        -------
+        One row per modality and path, with the columns
+
+        - ``start``: share before training; sums to 1 over the paths of a modality;
+        - ``gate``, ``least_gate``, ``most_gate``: mean, smallest and largest gate of the path's dimensions;
+        - ``weight``: share of the variance that the gated path has in the shared space, over the registered cells that
+          have the modality; sums to 1.
+
+        Raises
+        ------
+        ValueError
+            If the model has no data (``load(..., adata=False)``).
+
+        Examples
+        --------
+        >>> model.get_path_weights()  # doctest: +SKIP
+                         start   gate  least_gate  most_gate  weight
+        modality path
+        rna      frozen  0.214  1.013       0.981      1.062   0.223
+                 direct  0.786  0.996       0.934      1.071   0.777
+        """
+        if self.adata is None:
+            raise ValueError(
+                "get_path_weights needs the registered cells, but the model was loaded without data; load it with "
+                "MoRE.load(dir, adata=adata)."
+            )
+        arrays, rows = self._training_arrays(), []
+        for at, role in enumerate(self.roles):
+            base, adapter = self.module.base(role), cast(GatedAdapter, self.module.adapters[role])
+            gate, rotation = adapter.gate().cpu().numpy(), adapter.rotation.cpu().numpy()
+            x = arrays.base[arrays.present[:, at], self.module.columns(role)] * gate
+            ends = np.cumsum(base.path_widths)
+            columns = [slice(end - width, end) for end, width in zip(ends, base.path_widths, strict=True)]
+            variance = np.array([(x[:, c] @ rotation[c]).var(0).sum() for c in columns])
+            for name, c, start, weight in zip(
+                base.path_names, columns, base.shares.cpu().numpy(), variance / variance.sum(), strict=True
+            ):
+                rows.append((role, name, start, gate[c].mean(), gate[c].min(), gate[c].max(), weight))
+        table = pd.DataFrame(rows, columns=["modality", "path", "start", "gate", "least_gate", "most_gate", "weight"])
+        return table.set_index(["modality", "path"]).astype(float)

@@ -1,0 +1,120 @@
+"""Files of a student: tensors, a JSON card and a table of gene names, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from more_scvi.data import GeneVocabulary
+
+from ._network import StudentNetwork
+
+WEIGHTS, CARD, GENES = "student.safetensors", "student.json", "genes.tsv.gz"
+FORMAT = "more-scvi student"
+VERSION = 1
+SIZES = (
+    "n_genes", "n_variable", "n_components", "n_latent", "n_batch", "n_labels", "n_hidden", "normalised",
+)  # fmt: skip
+ENTRIES = ("data_type", "layer", "batch_key", "gene_key", "batches", "labels", "genes", "fidelity")
+_REMEDY = "Give a folder written by Student.save, or save the student again."
+
+
+def write_student(
+    dir_path: str | os.PathLike,
+    state: Mapping[str, Tensor],
+    card: Mapping[str, Any],
+    vocabulary: GeneVocabulary,
+    overwrite: bool,
+) -> None:
+    """Write the three files beside their places and rename them, the card last."""
+    folder = Path(dir_path)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder.")
+    present = [name for name in (WEIGHTS, CARD, GENES) if (folder / name).exists()]
+    if present and not overwrite:
+        raise ValueError(f"{folder} already holds {', '.join(present)}; give overwrite=True or another folder.")
+    head = {"format": FORMAT, "version": VERSION, "written_by": f"more-scvi {version('more-scvi')}"}
+    text = json.dumps(head | dict(card), indent=1)
+    tensors = save({k: v.detach().cpu().contiguous() for k, v in state.items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = {name: folder / f".{uuid4().hex}.{name}" for name in (WEIGHTS, GENES, CARD)}
+    try:
+        beside[WEIGHTS].write_bytes(tensors)
+        vocabulary.write(beside[GENES])
+        beside[CARD].write_text(text)
+        for name, path in beside.items():
+            os.replace(path, folder / name)
+    finally:
+        for path in beside.values():
+            path.unlink(missing_ok=True)
+
+
+def read_student(dir_path: str | os.PathLike) -> tuple[StudentNetwork, dict[str, Any], GeneVocabulary]:
+    """Network, card and gene names of a folder, checked."""
+    folder = Path(dir_path)
+    for name in (WEIGHTS, CARD, GENES):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} not found. {_REMEDY}")
+    card = _read_card(folder / CARD)
+    sizes = {key: card.pop(key) for key in SIZES}
+    vocabulary = GeneVocabulary.read(folder / GENES)
+    try:
+        network = StudentNetwork(**sizes)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{folder / CARD}: its sizes {sizes} make no student ({error}). {_REMEDY}") from None
+    counts = {"genes": "n_variable", "batches": "n_batch", "labels": "n_labels"}
+    for key, size in counts.items():
+        if len(card[key]) != sizes[size]:
+            raise ValueError(f"{folder / CARD}: {len(card[key])} {key}, but {size} is {sizes[size]}. {_REMEDY}")
+    if len(vocabulary) != sizes["n_genes"]:
+        raise ValueError(f"{folder / GENES}: {len(vocabulary)} genes, {CARD} says {sizes['n_genes']}. {_REMEDY}")
+    network.load_state_dict(_read_tensors(folder / WEIGHTS, network.state_dict()))
+    return network, card, vocabulary
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}). {_REMEDY}") from None
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise ValueError(f"{path} is not the card of a student. {_REMEDY}")
+    if card.get("version") != VERSION:
+        raise ValueError(
+            f"{path} has version {card.get('version')!r}; this more-scvi reads {VERSION}. Install a newer one."
+        )
+    missing = [key for key in (*SIZES, *ENTRIES) if key not in card]
+    if missing:
+        raise ValueError(f"{path} lacks the entries {missing}; it was edited. {_REMEDY}")
+    wrong = [key for key in ("batches", "labels", "genes") if not isinstance(card[key], list)]
+    if wrong:
+        raise ValueError(f"{path}: {wrong} must be lists; it was edited. {_REMEDY}")
+    return card
+
+
+def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}). {_REMEDY}") from None
+    if tensors.keys() != expected.keys():
+        raise ValueError(f"{path}: tensors {sorted(tensors.keys() ^ expected.keys())} are missing or extra. {_REMEDY}")
+    for key, wanted in expected.items():
+        if tensors[key].shape != wanted.shape or tensors[key].dtype != wanted.dtype:
+            raise ValueError(
+                f"{path}: tensor {key!r} is {tuple(tensors[key].shape)} {tensors[key].dtype}, {CARD} implies"
+                f" {tuple(wanted.shape)} {wanted.dtype}. {_REMEDY}"
+            )
+        if not torch.isfinite(tensors[key]).all():
+            raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values. {_REMEDY}")
+    return tensors

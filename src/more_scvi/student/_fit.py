@@ -1,0 +1,300 @@
+"""Fitting a student: ridge regression by folds for the linear part, a short run of AdamW for the residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse.linalg import eigsh
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from more_scvi.module import batch_means
+
+from ._front import CLIP, batch_centres, normalise
+from ._lesson import Genes, Lesson
+from ._network import StudentNetwork
+
+N_FOLDS = 5
+PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
+LEAST_LOG = -7.0
+"""Log-probabilities of the teacher are cut off here where the classifier's linear start is fitted."""
+
+FREE = 0.97
+"""Share of the penalty that is lifted from the leading principal axes, on which noise is small."""
+
+FORGET_BATCH = 0.2
+CHECK_EVERY = 100
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Settings of :func:`fit_student`, described at :meth:`more_scvi.MoRE.distill`."""
+
+    n_components: int = 100
+    n_panels: int = 4
+    n_hidden: int = 256
+    max_steps: int = 1000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    seed: int = 0
+    device: str = "cpu"
+    progress: bool = True
+
+
+def fit_student(
+    lessons: Sequence[Lesson], genes: Genes, n_batch: int, n_labels: int, normalised: bool, settings: FitSettings
+) -> StudentNetwork:
+    """Fit a student to what its teacher says.
+
+    The linear guess that the residuals learn from is out of fold: for a cell that the ridge regression was fitted on it
+    would be better than it is for new cells. Each cell is also shown with random halves of the genes missing.
+
+    Parameters
+    ----------
+    lessons
+        Cells; the first lesson holds the registered ones.
+    genes
+        What is read.
+    n_batch, n_labels
+        Sizes.
+    normalised
+        Whether values are log-normalised.
+    settings
+        Everything else.
+    """
+    rng = np.random.default_rng(settings.seed)
+    z = np.concatenate([lesson.z for lesson in lessons]).astype(np.float32)
+    codes = _distinct(lessons)
+    group = np.unique(codes, return_inverse=True)[1]
+    fold = rng.permutation(len(z)) % N_FOLDS
+    network = _empty(lessons, genes, (len(z), z.shape[1], n_batch, n_labels), normalised, settings)
+    front = network.front
+    everything = front.visible_map(np.arange(genes.n_all))
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for cells, x in _joined(lessons):
+            y = normalise(x, everything, normalised).toarray()
+            yield cells, np.clip((y - _np(front.mean)) / _np(front.std), -CLIP, CLIP)
+
+    n_groups = int(group.max()) + 1
+    sums = np.zeros((n_groups, len(front.mean)))
+    for cells, x in blocks():
+        np.add.at(sums, group[cells], x)
+    means = (sums / np.bincount(group, minlength=n_groups)[:, None]).astype(np.float32)
+    known = np.flatnonzero(np.unique(codes) >= 0)
+    front.batch_mean.copy_(torch.from_numpy(means[known].mean(0)).expand(n_batch, -1))  # a batch of no cell: the mean
+    front.batch_mean[np.unique(codes)[known]] = torch.from_numpy(means[known])
+    z_means = batch_means(z, group, n_groups)
+    network.batch_latent.copy_(torch.from_numpy(z_means[known].mean(0)).expand(n_batch, -1))
+    network.batch_latent[np.unique(codes)[known]] = torch.from_numpy(z_means[known])
+    targets = z - z_means[group]
+
+    grams = np.zeros((N_FOLDS, len(front.mean), len(front.mean)), np.float32)
+    products = np.zeros((N_FOLDS, len(front.mean), z.shape[1]), np.float32)
+    for cells, x in blocks():
+        x = x - means[group[cells]]
+        for k in range(N_FOLDS):
+            rows = fold[cells] == k
+            grams[k] += x[rows].T @ x[rows]
+            products[k] += x[rows].T @ targets[cells[rows]]
+    _fit_factors(front, grams.sum(0), len(z))
+    weight, per_fold = _ridge(grams, products, np.bincount(fold, minlength=N_FOLDS), _np(front.loadings))
+    front.weight.copy_(torch.from_numpy(weight))
+    del grams, products
+
+    guesses = _guesses(lessons, network, per_fold, fold, codes, genes.n_all, settings, rng)
+    log_probs = None
+    if n_labels:
+        log_probs = np.concatenate([np.asarray(lesson.log_probs, np.float32) for lesson in lessons])
+        x = np.c_[guesses[0], np.ones(len(z), np.float32)]
+        solved = np.linalg.solve(
+            x.T @ x + 0.01 * len(x) * np.eye(x.shape[1]), x.T @ np.maximum(log_probs, LEAST_LOG)
+        ).astype(np.float32)
+        network.start.copy_(torch.from_numpy(solved[:-1]))
+        network.start_bias.copy_(torch.from_numpy(solved[-1]))
+    _train(network, guesses, np.where(codes >= 0, codes, -1), z, log_probs, settings)
+    return network.eval()
+
+
+def _np(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _distinct(lessons: Sequence[Lesson]) -> np.ndarray:
+    """Batch codes of all cells; new batches of different lessons are different."""
+    out, lowest = [], 0
+    for lesson in lessons:
+        codes = np.where(lesson.batch < 0, lesson.batch + lowest, lesson.batch)
+        out.append(codes)
+        lowest = min(lowest, int(codes.min()))
+    return np.concatenate(out)
+
+
+def _joined(lessons: Sequence[Lesson]) -> Iterator[tuple[np.ndarray, sp.csr_matrix]]:
+    start = 0
+    for lesson in lessons:
+        for cells, x in lesson.chunks():
+            yield cells + start, x
+        start += len(lesson.rows)
+
+
+def _empty(
+    lessons: Sequence[Lesson],
+    genes: Genes,
+    sizes: tuple[int, int, int, int],
+    normalised: bool,
+    settings: FitSettings,
+) -> StudentNetwork:
+    """A network with its genes and their scale, weights still to be fitted; sizes: cells, n_latent, batches, labels."""
+    n_cells, n_latent, n_batch, n_labels = sizes
+    share = np.full(genes.n_all, 1.0 / genes.n_all)
+    if not normalised:
+        share = np.zeros(genes.n_all)
+        for _, x in _joined(lessons):
+            share += np.asarray((1.0 / np.maximum(np.asarray(x.sum(1)).ravel(), 1e-12)) @ x).ravel()
+    n_components = max(min(settings.n_components, len(genes.variable) - 1, n_cells - 1), 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = StudentNetwork(
+            genes.n_all, len(genes.variable), n_components, n_latent, n_batch, n_labels, settings.n_hidden, normalised
+        )
+    front = network.front
+    front.gene_share.copy_(torch.from_numpy(share / max(share.sum(), 1e-12)))
+    front.variable.copy_(torch.from_numpy(genes.variable))
+    front.mean.copy_(torch.from_numpy(genes.mean))
+    front.std.copy_(torch.from_numpy(genes.std))
+    return network
+
+
+def _ridge(grams: np.ndarray, products: np.ndarray, n: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights on all cells and without each fold, at the penalty with the least error out of fold."""
+    gram, product = grams.sum(0), products.sum(0)
+    shape = np.eye(len(gram), dtype=np.float32) - np.float32(FREE) * (axes @ axes.T)
+
+    def solve(a: np.ndarray, b: np.ndarray, cells: int, penalty: float) -> np.ndarray:
+        a = a + np.float32(penalty * cells) * shape
+        return cho_solve(cho_factor(a, overwrite_a=True, check_finite=False), b, check_finite=False)
+
+    errors = []
+    for penalty in PENALTIES:  # all folds agree on it, one is enough to choose
+        weight = solve(gram - grams[0], product - products[0], int(n[1:].sum()), penalty)
+        errors.append(float(np.vdot(weight, grams[0] @ weight) - 2 * np.vdot(weight, products[0])))
+    penalty = PENALTIES[int(np.argmin(errors))]
+    folds = zip(grams, products, n, strict=True)
+    per_fold = np.stack([solve(gram - g, product - p, int(n.sum() - m), penalty) for g, p, m in folds])
+    return solve(gram, product, int(n.sum()), penalty), per_fold
+
+
+def _fit_factors(front: Any, gram: np.ndarray, n: int) -> None:
+    """Factor model of the genes from their covariance within batches."""
+    k = len(front.variances)
+    if not k:
+        return
+    covariance = gram / n
+    values, vectors = eigsh(covariance, k=k, which="LA", v0=np.ones(len(gram)))
+    noise = max((np.trace(covariance) - values.sum()) / max(len(gram) - k, 1), 1e-3)
+    front.loadings.copy_(torch.from_numpy(np.ascontiguousarray(vectors)))
+    front.variances.copy_(torch.from_numpy(np.maximum(values - noise, 1e-3 * noise)))
+    front.noise.fill_(float(noise))
+
+
+def _guesses(
+    lessons: Sequence[Lesson],
+    network: StudentNetwork,
+    per_fold: np.ndarray,
+    fold: np.ndarray,
+    codes: np.ndarray,
+    n_genes: int,
+    settings: FitSettings,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Centred linear guesses out of fold, (1 + panels, cells, n_latent): of all genes, and of random halves."""
+    front, n = network.front, len(fold)
+    shown = [np.arange(n_genes)]
+    for _ in range(settings.n_panels):
+        shown.append(np.where(rng.random(n_genes) < rng.uniform(0.25, 0.75), np.arange(n_genes), -1))
+    out = np.zeros((len(shown), n, front.weight.shape[1]), np.float32)
+    for v, index in enumerate(shown):
+        maps = [front.visible_map(index, weight) for weight in per_fold]
+        raw = out[v]
+        for cells, x in _joined(lessons):
+            for k, there in enumerate(maps):
+                rows = fold[cells] == k
+                raw[cells[rows]] = front.project(x[rows], there)
+        for k, there in enumerate(maps):
+            rows = fold == k
+            raw[rows] -= batch_centres(raw[rows], codes[rows], there.centres)
+    return out
+
+
+def _train(
+    network: StudentNetwork,
+    guesses: np.ndarray,
+    batch: np.ndarray,
+    z: np.ndarray,
+    log_probs: np.ndarray | None,
+    settings: FitSettings,
+) -> None:
+    """AdamW on random cells and views; what has the least error on a tenth of the cells is kept, the start at worst."""
+    rng = np.random.default_rng(settings.seed + 1)
+    device, n = torch.device(settings.device), len(z)
+    network.to(device).train()
+    tensors = [torch.from_numpy(a).to(device) for a in (guesses, batch, z)]
+    probs = None if log_probs is None else torch.from_numpy(log_probs).to(device).exp()
+    order = rng.permutation(n)
+    held, fit = order[: max(n // 10, 1)], order[max(n // 10, 1) :]
+    variance = z.var(0).sum().item()
+
+    def losses(view: np.ndarray, cells: np.ndarray, codes: torch.Tensor) -> dict[str, torch.Tensor]:
+        v, c = (torch.from_numpy(a).to(device) for a in (view, cells))
+        predicted, logits = network(tensors[0][v, c], codes)
+        out = {"residual": (predicted - tensors[2][c]).pow(2).sum(1).mean() / variance}
+        if logits is not None and probs is not None:
+            out["classifier"] = F.kl_div(logits.log_softmax(1), probs[c], reduction="batchmean")
+        return out
+
+    best: dict[str, tuple[float, dict[str, torch.Tensor]]] = {}
+
+    def keep_best() -> None:
+        network.eval()
+        with torch.no_grad():
+            parts = np.array_split(held, -(-len(held) // 4096))
+            codes = [torch.from_numpy(batch[p]).to(device) for p in parts]
+            found = [losses(np.zeros(len(p), int), p, c) for p, c in zip(parts, codes, strict=True)]
+        for name in found[0]:  # the residuals share no weight, each has its own best moment
+            error = sum(float(f[name]) * len(p) for f, p in zip(found, parts, strict=True))
+            if name not in best or error < best[name][0]:
+                state = network.get_submodule(name).state_dict()
+                best[name] = error, {k: v.detach().clone() for k, v in state.items()}
+        network.train()
+
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.01)
+    schedule: Callable[[int], float] = lambda t: min((t + 1) / 50, 1.0) * (1 - 0.99 * t / settings.max_steps)  # noqa: E731
+    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule)
+    keep_best()
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        for step in tqdm(range(settings.max_steps), desc="distilling", disable=not settings.progress):
+            cells = rng.choice(fit, min(settings.batch_size, len(fit)))
+            # half of the cells with all genes, half with some missing
+            view = rng.integers(1, len(guesses), len(cells)) if len(guesses) > 1 else np.zeros(len(cells), int)
+            view[rng.random(len(cells)) < 0.5] = 0
+            codes = batch[cells].copy()
+            codes[rng.random(len(cells)) < FORGET_BATCH] = -1
+            value = torch.stack(list(losses(view, cells, torch.from_numpy(codes).to(device)).values())).sum()
+            optimiser.zero_grad(set_to_none=True)
+            value.backward()
+            optimiser.step()
+            rate.step()
+            if (step + 1) % CHECK_EVERY == 0 or step + 1 == settings.max_steps:
+                keep_best()
+    for name, (_, state) in best.items():
+        network.get_submodule(name).load_state_dict(state)
+    network.to("cpu")

@@ -1,0 +1,63 @@
+"""What a teacher says about cells, and the genes that a student reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+
+@dataclass
+class Lesson:
+    """What a teacher says about some cells.
+
+    Attributes
+    ----------
+    reader
+        Rows of a matrix, columns in the order of the student's genes; ``reader[slice]`` is csr.
+    rows
+        (cells,) sorted rows that are used.
+    batch
+        (cells,) codes; every negative code is a batch that the teacher was not trained on.
+    z
+        (cells, n_latent) its embedding.
+    log_probs
+        (cells, n_labels) log-probabilities of its labels, or None.
+    """
+
+    reader: Any
+    rows: np.ndarray
+    batch: np.ndarray
+    z: np.ndarray
+    log_probs: np.ndarray | None
+
+    def chunks(self, size: int = 2048) -> Iterator[tuple[np.ndarray, sp.csr_matrix]]:
+        """(positions among the cells, csr block) of consecutive cells."""
+        for start in range(0, self.reader.shape[0], size):
+            stop = min(start + size, self.reader.shape[0])
+            here = np.arange(*np.searchsorted(self.rows, [start, stop]))
+            if len(here):
+                yield here, self.reader[start:stop][self.rows[here] - start]
+
+
+@dataclass(frozen=True)
+class Genes:
+    """Genes that a student reads, as its teacher standardises them.
+
+    Attributes
+    ----------
+    n_all
+        Genes of the data.
+    variable
+        (variable genes,) positions of those that are read.
+    mean, std
+        (variable genes,) of their log-normalised expression.
+    """
+
+    n_all: int
+    variable: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray

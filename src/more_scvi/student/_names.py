@@ -1,0 +1,44 @@
+"""The names that a student knows its genes by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from more_scvi.data import GeneVocabulary, match_genes
+from more_scvi.data._genes import COLUMNS
+
+
+def student_vocabulary(
+    names: Sequence[str], var_names: Sequence[str], vocabulary: GeneVocabulary | None
+) -> GeneVocabulary:
+    """Every name of each gene: those of the training data, and those that the teacher's backbone knows for it.
+
+    Parameters
+    ----------
+    names
+        Genes of the training data, as the backbone was told them (``gene_key``).
+    var_names
+        Their names in ``var_names``.
+    vocabulary
+        Of the backbone; ``None``: it has none.
+    """
+    own = [str(name) for name in names]
+    index = np.full(len(own), -1) if vocabulary is None else match_genes(own, vocabulary).vocab_index
+    columns: dict[str, list[str]] = {column: [] for column in COLUMNS}
+    for name, other, at in zip(own, map(str, var_names), index, strict=True):
+        for column in COLUMNS:
+            entry = "" if at < 0 or vocabulary is None else getattr(vocabulary, column)[at]
+            if column.endswith("alias"):
+                entry = "|".join(dict.fromkeys(part for part in (*entry.split("|"), name, other) if part))
+            elif at < 0 and column.endswith("symbol"):
+                entry = name
+            columns[column].append(entry)
+    texts = [tuple(columns[column]) for column in COLUMNS]
+    made = GeneVocabulary(texts[0], texts[1], texts[2], texts[3], texts[4], texts[5])
+    if np.array_equal(match_genes(own, made).vocab_index, np.arange(len(own))):
+        return made
+    return GeneVocabulary(
+        tuple(own), ("",) * len(own), tuple(own)
+    )  # names that the rules of matching cannot tell apart

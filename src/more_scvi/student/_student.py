@@ -1,0 +1,287 @@
+"""A student: embeds and annotates cells by their expression, on its own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+
+from more_scvi.data import (
+    GeneVocabulary,
+    RowReader,
+    as_batch_array,
+    check_anndata,
+    check_categories,
+    check_indices,
+    check_integer,
+    check_matrix,
+    match_genes,
+)
+
+from ._files import read_student, write_student
+from ._front import batch_centres
+from ._network import StudentNetwork
+
+LEAST_GENES = 0.05
+"""Share of the student's genes that data must have."""
+
+FEW_GENES = 0.5
+BLOCK = 4096
+
+
+class Student:
+    """A small model that was distilled from a :class:`more_scvi.MoRE`: expression in, embedding and labels out.
+
+    It needs neither backbone nor teacher nor training data. Made by :meth:`more_scvi.MoRE.distill`, read by
+    :meth:`load`.
+
+    Genes are found by symbol or Ensembl id, in any order and case; human and mouse names are told apart. Genes that the
+    data lack count as missing, not as zero. Cells of batches that the teacher knew (``obs[batch_key]``) are corrected
+    as it corrected them; a new batch is centred on its own mean, drawn towards the known batches where it has few
+    cells, so that its embedding depends on which cells are given together.
+
+    Parameters
+    ----------
+    network
+        The fitted network.
+    card
+        What goes with it: ``data_type``, ``layer``, ``batch_key``, ``gene_key``, ``batches``, ``labels``, ``fidelity``.
+    vocabulary
+        Names of the genes.
+
+    Attributes
+    ----------
+    fidelity
+        What was lost on cells that the distillation did not use, see :meth:`more_scvi.MoRE.student_fidelity`; ``None``
+        where none were kept back.
+    labels, batches
+        Labels it tells apart and batches it knows.
+
+    Examples
+    --------
+    >>> student = model.distill()
+    >>> student.save("student/")
+    >>> z = more.Student.load("student/").get_latent_representation(adata)
+    """
+
+    def __init__(self, network: StudentNetwork, card: dict[str, Any], vocabulary: GeneVocabulary) -> None:
+        self.network, self._card, self._vocabulary = network.eval(), card, vocabulary
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels it tells apart, (labels,); empty if the teacher had none."""
+        return np.array(self._card["labels"], dtype=object)
+
+    @property
+    def batches(self) -> np.ndarray:
+        """Batches it knows."""
+        return np.array(self._card["batches"], dtype=object)
+
+    @property
+    def genes(self) -> np.ndarray:
+        """Genes it reads, most variable first, by the names of the training data."""
+        return np.array(self._card["genes"], dtype=object)
+
+    @property
+    def n_latent(self) -> int:
+        """Width of the embedding."""
+        return self.network.sizes["n_latent"]
+
+    @property
+    def fidelity(self) -> dict[str, Any] | None:
+        """Scores on cells that were kept back, or None."""
+        return self._card["fidelity"]
+
+    def n_parameters(self) -> int:
+        """Number of all weights and tables."""
+        return sum(tensor.numel() for tensor in self.network.state_dict().values())
+
+    def __repr__(self) -> str:
+        return (
+            f"Student with {len(self.genes)} genes, {len(self.batches)} batches, {len(self.labels)} labels, "
+            f"n_latent {self.n_latent}, {self.n_parameters():,} numbers"
+        )
+
+    def get_latent_representation(
+        self,
+        adata: AnnData,
+        indices: Sequence[int] | Sequence[bool] | slice | None = None,
+        batch_size: int = BLOCK,
+        obsm_key: str | None = "X_student",
+    ) -> np.ndarray:
+        """Embedding of cells in the teacher's space.
+
+        Parameters
+        ----------
+        adata
+            Cells, in memory or backed; values of the kind the teacher was trained on, in the same layer.
+        indices
+            Cells to return: positions (also negative), booleans or a slice. A new batch is centred on all its cells in
+            ``adata``.
+        batch_size
+            Cells that are read at a time; the matrix is never made dense.
+        obsm_key
+            Where to write the embedding when all cells are asked for; ``None`` writes nothing.
+
+        Returns
+        -------
+        (cells, n_latent) float32.
+
+        Raises
+        ------
+        TypeError, KeyError, ValueError
+            For anything but an AnnData, a missing layer, values that are not finite, negative or of another kind, too
+            few known genes, missing values in the batch column, or illegal indices.
+        """
+        if obsm_key is not None and not isinstance(obsm_key, str):
+            raise TypeError(f"obsm_key is {obsm_key!r}; give a key of adata.obsm as text, or None to write nothing.")
+        z = self._run(adata, indices, batch_size)[0]
+        if indices is None and obsm_key is not None and not adata.is_view:
+            adata.obsm[obsm_key] = z
+        return z
+
+    def predict(
+        self,
+        adata: AnnData,
+        indices: Sequence[int] | Sequence[bool] | slice | None = None,
+        soft: bool = False,
+        batch_size: int = BLOCK,
+    ) -> np.ndarray | pd.DataFrame:
+        """Labels of cells.
+
+        Parameters
+        ----------
+        adata, indices, batch_size
+            As in :meth:`get_latent_representation`.
+        soft
+            Return class probabilities instead of labels.
+
+        Returns
+        -------
+        Labels as text, (cells,); or a DataFrame cells × labels of probabilities, rows adding up to 1.
+
+        Raises
+        ------
+        ValueError
+            If the teacher had no labels.
+        """
+        if not len(self.labels):
+            raise ValueError("predict needs labels, but the teacher had none; train it with labels_key and distill it.")
+        p = self._run(adata, indices, batch_size)[1]
+        if not soft:
+            return self.labels[p.argmax(1)]
+        names = adata.obs_names[check_indices(indices, adata.n_obs)]
+        return pd.DataFrame(p, index=names, columns=list(self.labels))
+
+    def save(self, dir_path: str | PathLike, overwrite: bool = False) -> None:
+        """Write ``student.safetensors``, ``genes.tsv.gz`` and ``student.json`` (nothing of the training cells).
+
+        Parameters
+        ----------
+        dir_path
+            Folder; created if needed.
+        overwrite
+            Replace files of an earlier save.
+
+        Raises
+        ------
+        ValueError
+            If the files exist and ``overwrite`` is False, or ``dir_path`` is a file.
+        """
+        write_student(dir_path, self.network.state_dict(), self._card | self.network.sizes, self._vocabulary, overwrite)
+
+    @classmethod
+    def load(cls, dir_path: str | PathLike) -> Student:
+        """Read a student that :meth:`save` wrote; no backbone, teacher or training data is needed.
+
+        Raises
+        ------
+        FileNotFoundError
+            If a file is missing.
+        ValueError
+            If a file is truncated, edited or not what :meth:`save` writes.
+        """
+        network, card, vocabulary = read_student(dir_path)
+        return cls(network, card, vocabulary)
+
+    def _run(self, adata: AnnData, indices: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Embedding and probabilities of the chosen cells."""
+        size = check_integer("batch_size", batch_size)
+        if type(adata).__name__ == "MuData":
+            raise TypeError(
+                "adata is a MuData; a student reads RNA alone: give mdata.mod['rna'], with the batch column in its obs."
+            )
+        check_anndata(adata)
+        chosen = check_indices(indices, adata.n_obs)
+        check_matrix(adata, layer=self._card["layer"], data_type=self._card["data_type"])
+        front = self.network.front
+        there = front.visible_map(self._match(adata))
+        reader = RowReader(adata, self._card["layer"])
+        raw = np.empty((adata.n_obs, self.n_latent), np.float32)
+        codes = self._codes(adata)
+        needed = np.zeros(adata.n_obs, dtype=bool)
+        needed[chosen] = True
+        needed |= np.isin(codes, codes[chosen][codes[chosen] < 0])  # a new batch is centred on all its cells
+        for start in range(0, adata.n_obs, size):
+            block = slice(start, min(start + size, adata.n_obs))
+            if needed[block].any():
+                raw[block] = front.project(reader[block], there)
+        kept = np.flatnonzero(needed)
+        raw[kept] -= batch_centres(raw[kept], codes[kept], there.centres)
+        z = np.empty((len(chosen), self.n_latent), np.float32)
+        p = np.empty((len(chosen), len(self.labels)), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(chosen), size):
+                rows = chosen[start : start + size]
+                out, logits = self.network(torch.from_numpy(raw[rows]), torch.from_numpy(np.maximum(codes[rows], -1)))
+                z[start : start + size] = out.numpy()
+                if logits is not None:
+                    p[start : start + size] = logits.softmax(1).numpy()
+        return z, p
+
+    def _match(self, adata: AnnData) -> np.ndarray:
+        """Position of each column of the data among the student's genes, -1 where it is not one."""
+        key = self._card["gene_key"]
+        names = adata.var_names if key is None or key not in adata.var else adata.var[key].astype(str)
+        index = match_genes(list(map(str, names)), self._vocabulary).vocab_index
+        share = float(np.isin(self.network.front.variable.numpy(), index).mean())
+        if share < LEAST_GENES:
+            raise ValueError(
+                f"{share:.1%} of the {len(self.genes)} genes of the student are in adata (needed: {LEAST_GENES:.0%}):"
+                f" yours are {', '.join(map(repr, list(names)[:3]))}, it reads"
+                f" {', '.join(map(repr, self.genes[:3]))}. Give gene symbols or Ensembl ids in adata.var_names"
+                + (f" or adata.var[{key!r}]." if key is not None else ".")
+            )
+        if share < FEW_GENES:
+            warnings.warn(
+                f"adata has {share:.0%} of the {len(self.genes)} genes of the student; the others count as missing, and"
+                " the embedding is less sure.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return index
+
+    def _codes(self, adata: AnnData) -> np.ndarray:
+        """Codes of known batches; every new batch gets a negative code of its own."""
+        key = self._card["batch_key"]
+        if key is None:
+            return np.zeros(adata.n_obs, dtype=np.int64)
+        if key not in adata.obs:
+            warnings.warn(
+                f"adata.obs has no batch column {key!r}: all cells are taken as one new batch and centred on their own"
+                " mean.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return np.full(adata.n_obs, -1, dtype=np.int64)
+        values = as_batch_array(adata.obs[key], key)
+        codes = check_categories(values, self.batches, key)
+        new = codes < 0
+        codes[new] = -1 - np.unique(values[new].astype(str), return_inverse=True)[1]
+        return codes
