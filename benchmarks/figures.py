@@ -35,8 +35,16 @@ def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
             _complete(results, (OURS, *BACKBONES, "pca", "lr_hvg"), ("annotation",), cells),
             "Macro-F1 by the number of cells",
         ),
+        "backbone_labels": (
+            _complete(results, (OURS, *BACKBONES), ("annotation",), few),
+            "What the backbone adds, by the number of labels per type",
+        ),
+        "backbone_new_batch": (
+            _complete(results, (OURS, *BACKBONES), ("annotation",), _rna("S2b")),
+            "What the backbone adds in a new batch, mapped after training",
+        ),
     }
-    needs = {"few_labels": "S4", "few_cells": "S1-n"}
+    needs = {"few_labels": "S4", "few_cells": "S1-n", "backbone_labels": "S4", "backbone_new_batch": "S2b"}
     drawable = {}
     for name, (table, words) in wanted.items():
         families = {family(p) for p in table["protocol"]}
@@ -56,11 +64,11 @@ def draw(results: Results, folder: Path) -> None:
     for name, (table, _) in figures(results).items():
         if name == "tradeoff":
             ax = pl.tradeoff(table)
-        elif name == "macro_f1":
+        elif name in ("macro_f1", "backbone_new_batch"):
             ax = pl.scores(table, "annotation")
             ax.set_xlabel("macro-F1 of hidden labels")
         else:
-            ax = pl.regimes(table, "annotation", "S4" if name == "few_labels" else "S1")
+            ax = pl.regimes(table, "annotation", "S1" if name == "few_cells" else "S4")
             ax.set_ylabel("macro-F1 of hidden labels")
         ax.figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
         plt.close(ax.figure)

@@ -59,6 +59,10 @@ rank-biserial correlation (1: every row in favour of MoRE).
 """
 
 
+BACKBONE_FIGURES = {"few_labels": ("backbone_labels",), "few_cells": ("backbone_new_batch",)}
+"""Page → figures of what the backbone adds there."""
+
+
 def pages(results: Results, results_dir: Path = RESULTS) -> dict[str, str]:
     """Path below ``docs`` → text of every page."""
     drawn = figures(results)
@@ -230,7 +234,8 @@ def _page(results: Results, group: Group, drawn: dict) -> str | None:
     if not keys:
         return None
     parts = [f"# {group.title}", group.words]
-    parts += [_figure(group.file, drawn, "")] if group.file in drawn else []
+    of_page = (group.file, *BACKBONE_FIGURES.get(group.file, ()))
+    parts += [_figure(name, drawn, "") for name in of_page if name in drawn]
     parts += [f"## MoRE against the others: {COLUMNS[group.metric]}"]
     parts += [_comparisons(results, group.metric, group.belongs) or "Not measured yet."]
     parts += ["[How to read](../results.md#methods-data-and-versions); below, everything that was measured."]

@@ -15,6 +15,9 @@ from more_scvi.module import ModalityBase, batch_means, ridge
 EVIDENCE_CELLS = 1000.0
 """Number of cells at which the direct path gets as much weight as the frozen features."""
 
+COVERAGE = (0.4, 0.6)
+"""Coverage below which frozen features count for nothing, and above which they count in full."""
+
 COVERAGE_CELLS, COVERAGE_PENALTY, FEW_CELLS = 4000, 0.01, 100
 
 NICHE_SHARE = 0.25
@@ -27,7 +30,9 @@ def path_shares(names: list[str], n_cells: int, overlap: float, coverage: float)
     Principal components of the data need cells; frozen features need genes that the backbone knows, and to be seen in
     the data (``coverage``, see :func:`covered`).
     """
-    evidence = {"frozen": EVIDENCE_CELLS * min(1.0, 2.0 * overlap) * coverage, "direct": float(n_cells)}
+    least, enough = COVERAGE
+    seen = float(np.clip((coverage - least) / (enough - least), 0.0, 1.0))
+    evidence = {"frozen": EVIDENCE_CELLS * min(1.0, 2.0 * overlap) * seen, "direct": float(n_cells)}
     share = np.array([evidence.get(name, 0.0) for name in names])
     niche = np.array([NICHE_SHARE if name == "niche" else 0.0 for name in names])
     return share / share.sum() * (1.0 - niche.sum()) + niche
