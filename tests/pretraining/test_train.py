@@ -129,9 +129,10 @@ def test_resume_refuses_other_settings(pool, backbone, views, tmp_path):
 def test_the_command_writes_a_folder_that_loads(files, tmp_path):
     where = {"pool": files / "pool", "annotation": files / "annotation", "programs": files / "sets.gmt.gz"}
     where |= {"out": tmp_path / "w", "checkpoint": tmp_path / "c.pt"}
-    numbers = {"steps": 2, "views": 2, "components": 12, "features": 16}
+    numbers = {"steps": 2, "views": 2, "components": 12, "features": 16, "tokens": 8, "width": 32, "layers": 2}
     options = [word for key, value in (where | numbers).items() for word in (f"--{key}", str(value))]
     main([*options, "--hold-out", "C"])
     backbone = MoreMini.load(tmp_path / "w")
     assert len(backbone.vocabulary) == 60
     assert backbone.n_features == 16
+    assert (backbone.sizes.n_tokens, backbone.sizes.d_model, backbone.n_layers) == (8, 32, 2)

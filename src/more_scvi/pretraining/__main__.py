@@ -26,9 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=3000, help="training steps of the transformer (default: 3000)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     parser.add_argument("--genes", type=int, default=12_000, help="size of the vocabulary (default: 12000)")
-    parser.add_argument("--views", type=int, default=6, help="corrupted views of a cell, even (default: 6)")
+    parser.add_argument("--views", type=int, default=8, help="corrupted views of a cell, even (default: 8)")
     parser.add_argument("--components", type=int, default=64, help="SVD components among the programs (default: 64)")
     parser.add_argument("--features", type=int, default=128, help="width of the cell feature (default: 128)")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens the features are cut into (default: 16)")
+    parser.add_argument("--width", type=int, default=64, help="width of a token in the transformer (default: 64)")
+    parser.add_argument("--layers", type=int, default=3, help="layers of the transformer (default: 3)")
     parser.add_argument("--hold-out", nargs="*", default=[], metavar="STUDY", help="studies to leave out entirely")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
@@ -39,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.hold_out:
         pool = pool.of_studies(args.hold_out, drop=True)
     logger.info("Pool: %d cells of %d studies, %d genes.", len(pool.study), len(pool.studies), len(pool.vocabulary))
-    backbone = fit_front(pool, gene_sets, n_components=args.components, n_features=args.features, seed=args.seed)
+    backbone = fit_front(
+        pool, gene_sets, n_components=args.components, n_features=args.features, seed=args.seed,
+        n_tokens=args.tokens, d_model=args.width, n_layers=args.layers,
+    )  # fmt: skip
     trained = pretrain(
         pool,
         make_views(pool, backbone, n_views=args.views, seed=args.seed),

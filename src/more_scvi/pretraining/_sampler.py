@@ -137,7 +137,7 @@ class Sampler(IterableDataset):
         shown = [1 + 2 * pair, 2 + 2 * pair]
         genes = np.stack([self._hidden(rng, b, shown[0]) for b in blocks])
         if rng.random() < 0.5:
-            shown[1] = 0  # the clean view is what most users will encode
+            shown[1] = 0  # the clean view, beside the smaller panel
         clean = views.features[0]
         around = clean[views.neighbours[cells]].astype(np.float32).mean(2)
         target = (1 - self.smoothing) * clean[cells].astype(np.float32) + self.smoothing * around

@@ -3,10 +3,12 @@
 The front of ``more-mini`` is linear and fixed, so every corrupted view is made once and any network trains at full
 speed on the results. Cells are corrupted in blocks of one study, as a platform would corrupt them:
 
-1. binomial thinning to a depth drawn per cell, log-uniform in 400 to 8,000 counts;
+1. binomial thinning to a depth drawn per cell, log-uniform in 150 to 8,000 counts;
 2. ambient counts: up to a tenth of the depth, drawn from the study's mean profile;
 3. gene-wise scaling by a log-normal factor of the block, sigma up to 0.6;
-4. gene panels: views 2k and 2k + 1 show two panels of the block that share no gene.
+4. gene panels: views 2k and 2k + 1 show two panels of the block that share no gene. One holds 4 to 60 % of the measured
+   genes (log-uniform, as panels and preselected genes of published data do), the other a third to two thirds of the
+   rest.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from more_scvi.backbones import MoreMini
 from ._pool import Pool
 
 _BLOCK = 1000
-_DEPTH = (400.0, 8000.0)
+_DEPTH = (150.0, 8000.0)
+_PANEL, _SECOND_PANEL = (0.04, 0.6), (1 / 3, 2 / 3)
 _MAX_SIGMA = 0.6
 _MAX_AMBIENT = 0.1
 _N_VARIABLE = 2000
@@ -62,7 +65,7 @@ class Views:
     panels: np.ndarray
 
 
-def make_views(pool: Pool, backbone: MoreMini, *, n_views: int = 6, n_neighbours: int = 8, seed: int = 0) -> Views:
+def make_views(pool: Pool, backbone: MoreMini, *, n_views: int = 8, n_neighbours: int = 8, seed: int = 0) -> Views:
     """Corrupt the pool and pass it through the linear front.
 
     Parameters
@@ -97,8 +100,9 @@ def make_views(pool: Pool, backbone: MoreMini, *, n_views: int = 6, n_neighbours
         features[0, cells], context[0, cells] = backbone.front.encode(counts[:, measured].astype(float), measured)
         for pair in range(n_views // 2):
             order = rng.permutation(len(measured))
-            cut = int(len(measured) * rng.uniform(0.35, 0.65))
-            for view, panel in enumerate((order[:cut], order[cut:]), start=1 + 2 * pair):
+            cut = max(1, int(len(measured) * math.exp(rng.uniform(*np.log(_PANEL)))))
+            end = cut + max(1, int((len(measured) - cut) * rng.uniform(*_SECOND_PANEL)))
+            for view, panel in enumerate((order[:cut], order[cut:end]), start=1 + 2 * pair):
                 genes = measured[np.sort(panel)]
                 panels[b, view, genes] = True
                 seen = _corrupt(counts, profiles[study], rng)[:, genes]
