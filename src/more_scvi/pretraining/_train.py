@@ -45,6 +45,9 @@ class PretrainSettings:
         Of the contrast.
     average
         Decay of the averaged weights, which are the ones that are kept.
+    kept
+        Share of the trained residual that is kept. In cells of few genes and counts the whole residual is sure of more
+        than there is to see.
     checkpoint_every
         Steps between checkpoints.
     seed
@@ -62,6 +65,7 @@ class PretrainSettings:
     drift: float = 0.02
     temperature: float = 0.2
     average: float = 0.995
+    kept: float = 0.6
     checkpoint_every: int = 100
     seed: int = 0
 
@@ -132,6 +136,7 @@ def pretrain(
             warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*IterableDataset.*")
             trainer.fit(module, DataLoader(sampler, batch_size=None))
     averaged = {f"transformer.{k}": v.cpu() for k, v in module.averaged.items()}
+    averaged["transformer.readout"] *= settings.kept
     return MoreMini(backbone.sizes, backbone.vocabulary, backbone.state_dict() | averaged)
 
 
