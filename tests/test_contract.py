@@ -18,7 +18,8 @@ PUBLIC = {
     "losses": """align_batches classify contrast_labels contrast_views intra_class_variance keep_distances
         masked_gaussian masked_negative_binomial""",
     "metrics": """average_precision balanced_accuracy benchmarker cilisi confusion effective_dimension fidelity foscttm
-        imputation knn_novelty knn_overlap knn_predict knn_probe linear_probe macro_f1 novelty_auroc per_type_f1
+        imputation knn_novelty knn_overlap knn_predict knn_probe linear_probe macro_f1 neighbour_novelty novelty_auroc
+        per_type_f1
         probe_probabilities purity recall_at sc_graph scib scorable structure""",
     "model": "MoRE",
     "module": """LOSS_WEIGHTS Classifier DirectPath ExpressionDecoder GatedAdapter MoREModule PathBase Projection

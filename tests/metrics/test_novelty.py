@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from more_scvi.metrics import knn_novelty, novelty_auroc, purity
+from more_scvi.metrics import knn_novelty, neighbour_novelty, novelty_auroc, purity
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order():
@@ -133,3 +133,28 @@ INF = np.where(Z % 2 == 1, np.inf, Z)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_neighbour_novelty_finds_a_type_that_varies_less_than_the_others():
+    rng = np.random.default_rng(0)
+    wide, tight = rng.normal(0, 3, (300, 5)), rng.normal(0, 0.3, (60, 5)) + 4
+    z, new = np.concatenate([wide, tight]), np.arange(360) >= 300
+    visible = ~new & (rng.random(360) < 0.5)
+    by_neighbours = novelty_auroc(neighbour_novelty(z, visible), new, ~visible)
+    assert by_neighbours > 0.95
+    assert by_neighbours > novelty_auroc(knn_novelty(z, visible), new, ~visible)
+
+
+def test_neighbour_novelty_compares_an_unlabelled_batch_with_itself():
+    rng = np.random.default_rng(1)
+    z = np.concatenate([rng.normal(size=(200, 3)), rng.normal(size=(200, 3)) + [1.5, 0, 0]])
+    batches = np.repeat(["a", "b"], 200)
+    visible = np.arange(400) < 200
+    alone = neighbour_novelty(z, visible, batches)
+    assert abs(np.median(alone[200:]) - 0.5) < 0.1
+    assert np.median(neighbour_novelty(z, visible)[200:]) > 0.55
+
+
+def test_neighbour_novelty_without_labels_says_so():
+    with pytest.raises(ValueError, match="visible marks no cell"):
+        neighbour_novelty(np.zeros((5, 2)), np.zeros(5, bool))

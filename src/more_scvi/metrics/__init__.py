@@ -13,7 +13,7 @@ metric                        question                                          
 :func:`per_type_f1`,          which types, and what are they taken for?
 :func:`confusion`
 :func:`average_precision`     does a probability find the cells of a rare type?                 chance: its share
-:func:`novelty_auroc`         is a type without labels found by :func:`knn_novelty` or          chance: 0.5
+:func:`novelty_auroc`         is a type without labels found by :func:`neighbour_novelty` or    chance: 0.5
                               another score?
 :func:`purity`                is a type kept apart from the others?                             Gaussian noise: about
                                                                                                 its share
@@ -47,7 +47,7 @@ from ._fidelity import fidelity, knn_overlap
 from ._imputation import imputation
 from ._matching import foscttm, recall_at
 from ._mixing import cilisi
-from ._novelty import knn_novelty, novelty_auroc, purity
+from ._novelty import knn_novelty, neighbour_novelty, novelty_auroc, purity
 from ._sc_graph import sc_graph
 from ._scib import benchmarker, scib
 from ._structure import effective_dimension, structure
@@ -69,6 +69,7 @@ __all__ = [
     "knn_probe",
     "linear_probe",
     "macro_f1",
+    "neighbour_novelty",
     "novelty_auroc",
     "per_type_f1",
     "probe_probabilities",

@@ -61,6 +61,55 @@ def knn_novelty(z: ArrayLike, visible: ArrayLike, n_neighbors: int = 15) -> NDAr
     return out
 
 
+def neighbour_novelty(
+    z: ArrayLike, visible: ArrayLike, batches: ArrayLike | None = None, n_neighbors: int = 30
+) -> NDArray[np.float64]:
+    r"""How few labelled cells there are around a cell ``(n_cells,)``, compared with its batch: 0 to 1, usual 0.5.
+
+    With :math:`s` the share of labelled cells among the nearest of *all* other cells and :math:`\bar s` the mean of
+    :math:`s` over the cell's batch, the score is :math:`\bar s / (\bar s + s)`; 1 where no neighbour has a label.
+    Unlike a distance to labelled cells (:func:`knn_novelty`) it does not rise for types that vary much or cells of
+    little depth. It needs unlabelled cells beside labelled ones, and enough labels: as many neighbours are taken as
+    hold five labelled ones on average, but no more than a twentieth of the cells.
+
+    Parameters
+    ----------
+    z
+        Embedding ``(n_cells, n_latent)``.
+    visible
+        Mask of the cells with a label.
+    batches
+        Optional batches ``(n_cells,)``: a batch without any label is compared with itself.
+    n_neighbors
+        Neighbours, more where labels are few.
+
+    Raises
+    ------
+    ValueError
+        If no cell is labelled.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> z = np.repeat([[0.0], [9.0]], 50, axis=0) + np.linspace(0, 1, 100)[:, None]
+    >>> visible = (np.arange(100) % 2 == 0) & (z[:, 0] < 5)
+    >>> score = neighbour_novelty(z, visible, n_neighbors=10)
+    >>> bool(score[50:].min() > score[:50].max())
+    True
+    """
+    points = check_matrix(z, "z")
+    shown = check_mask(visible, "visible", len(points))
+    if not shown.any():
+        raise ValueError("visible marks no cell; novelty is measured against labelled cells.")
+    n = len(points)
+    k = min(max(n_neighbors, min(int(np.ceil(5 / shown.mean())), n // 20)), n - 1)
+    near = NearestNeighbors(n_neighbors=k).fit(points).kneighbors(return_distance=False)
+    share = shown[near].mean(axis=1)
+    groups = np.zeros(n, int) if batches is None else np.unique(np.asarray(batches), return_inverse=True)[1]
+    usual = (np.bincount(groups, share) / np.bincount(groups))[groups]
+    return np.where(usual > 0, usual / np.maximum(usual + share, 1e-12), 1.0)
+
+
 def purity(z: ArrayLike, of_type: ArrayLike, batches: ArrayLike | None = None, n_neighbors: int = 15) -> float:
     r"""Is a type kept apart? 1 = its cells have only each other as neighbours, as far as there are enough of them.
 

@@ -29,6 +29,7 @@ from more_scvi.model._features import FeaturesMixin, obsm_features
 from more_scvi.model._impute import ImputeMixin
 from more_scvi.model._inference import InferenceMixin
 from more_scvi.model._inside import ADAPTERS, InsideMixin
+from more_scvi.model._novelty import NoveltyMixin
 from more_scvi.model._paths import PathsMixin
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
@@ -47,6 +48,7 @@ class MoRE(
     TrainingMixin,
     FeaturesMixin,
     InsideMixin,
+    NoveltyMixin,
     PathsMixin,
     SaveLoadMixin,
     SetupMixin,
