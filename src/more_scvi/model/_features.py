@@ -306,7 +306,10 @@ class _ModalityArrays:
             views["niche"] = np.repeat(full["niche"][:, None], len(panels), 1)
         full = {name: full[name] for name in part.path_names}
         if new:
-            coverage = covered(full["frozen"], direct, batch) if {"frozen", "direct"} <= set(full) else 1.0
+            coverage = 1.0
+            if {"frozen", "direct"} <= set(full):
+                blocks = np.split(full["frozen"], model.backbone.n_pooled, axis=1)  # training finds the best of them
+                coverage = max(covered(block, direct, batch) for block in blocks)
             shares = path_shares(part.path_names, len(direct), model.overlaps[measured.name], coverage)
             self.base = part.fit(full, batch, covariates, shares)
             model.module.decoders[measured.name].fit_average(self.target, self.totals)

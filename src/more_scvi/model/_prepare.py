@@ -16,7 +16,10 @@ EVIDENCE_CELLS = 1000.0
 """Number of cells at which the direct path gets as much weight as the frozen features."""
 
 COVERAGE = (0.4, 0.6)
-"""Coverage below which frozen features count for nothing, and above which they count in full."""
+"""Coverage below which frozen features count next to nothing, and above which they count in full."""
+
+LEAST_SEEN = 0.05
+"""What is left of the frozen features' evidence at no coverage: from nothing the gate could not open."""
 
 COVERAGE_CELLS, COVERAGE_PENALTY, FEW_CELLS = 4000, 0.01, 100
 
@@ -31,7 +34,7 @@ def path_shares(names: list[str], n_cells: int, overlap: float, coverage: float)
     the data (``coverage``, see :func:`covered`).
     """
     least, enough = COVERAGE
-    seen = float(np.clip((coverage - least) / (enough - least), 0.0, 1.0))
+    seen = float(np.clip((coverage - least) / (enough - least), LEAST_SEEN, 1.0))
     evidence = {"frozen": EVIDENCE_CELLS * min(1.0, 2.0 * overlap) * seen, "direct": float(n_cells)}
     share = np.array([evidence.get(name, 0.0) for name in names])
     niche = np.array([NICHE_SHARE if name == "niche" else 0.0 for name in names])
