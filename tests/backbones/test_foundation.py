@@ -145,6 +145,13 @@ class TestGenes:
         backbone.encode(np.hstack([X, *[X] * 4]), match_genes(annotation, backbone.vocabulary))
         get_backbone(folders[kind], min_overlap=0.2).encode(X, match)
 
+    def test_too_few_known_genes_are_refused_when_the_model_is_made(self, folders, kind):
+        names = [*SYMBOLS[:15], *(f"other{i}" for i in range(45))]
+        adata = simulate_batches(n_cells=40, n_genes=60, gene_names=names)
+        MoRE.setup_anndata(adata, batch_key="batch")
+        with pytest.raises(ValueError, match="15 of 60 genes"):
+            MoRE(adata, backbone=folders[kind])
+
     def test_mouse_genes_are_refused(self, backbone):
         for names in ([name.title() for name in SYMBOLS], [f"ENSMUSG{i:011d}" for i in range(60)]):
             with pytest.raises(ValueError, match=r"None of the 60 genes .*It knows names such as GENE0.*gene_key"):

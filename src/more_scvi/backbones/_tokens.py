@@ -189,7 +189,7 @@ class TokenBackbone(Backbone):
         self, x: csr_matrix | np.ndarray, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Token ids and values of every cell; empty for a cell without genes."""
-        self._check_match(match, x.shape[1])
+        self.check_match(match, x.shape[1])
         assert match is not None
         counts, genes = gene_counts(self.name, x, match, visible, normalised)
         nothing = (np.zeros(0, np.int64), np.zeros(0, np.float32))
@@ -208,7 +208,8 @@ class TokenBackbone(Backbone):
             )  # fmt: skip
         return sequences
 
-    def _check_match(self, match: GeneMatch | None, n_genes: int) -> None:
+    def check_match(self, match: GeneMatch | None, n_genes: int) -> None:
+        """Refuse genes of which too few are known; see :meth:`Backbone.check_match`."""
         if match is None:
             raise ValueError(f"{self.name} reads genes: pass match=match_genes(gene_names, backbone.vocabulary).")
         if len(match.vocab_index) != n_genes:

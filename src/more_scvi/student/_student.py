@@ -55,14 +55,6 @@ class Student:
     vocabulary
         Names of the genes.
 
-    Attributes
-    ----------
-    fidelity
-        What was lost on cells that the distillation did not use, see :meth:`more_scvi.MoRE.student_fidelity`; ``None``
-        where none were kept back.
-    labels, batches
-        Labels it tells apart and batches it knows.
-
     Examples
     --------
     >>> student = model.distill()
@@ -95,7 +87,7 @@ class Student:
 
     @property
     def fidelity(self) -> dict[str, Any] | None:
-        """Scores on cells that were kept back, or None."""
+        """What was lost on cells that were kept back (:meth:`more_scvi.MoRE.student_fidelity`), or None."""
         return self._card["fidelity"]
 
     def n_parameters(self) -> int:
