@@ -36,11 +36,11 @@ def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
             "Macro-F1 by the number of cells",
         ),
         "backbone_labels": (
-            _complete(results, (OURS, *BACKBONES), ("annotation",), few),
+            _complete(results, (OURS, *BACKBONES), ("annotation",), _measured(results, "S4", few)),
             "What the backbone adds, by the number of labels per type",
         ),
         "backbone_new_batch": (
-            _complete(results, (OURS, *BACKBONES), ("annotation",), _rna("S2b")),
+            _complete(results, (OURS, *BACKBONES), ("annotation",), _measured(results, "S2b", _rna("S2b"))),
             "What the backbone adds in a new batch, mapped after training",
         ),
     }
@@ -49,6 +49,8 @@ def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
     for name, (table, words) in wanted.items():
         families = {family(p) for p in table["protocol"]}
         if table.empty or OURS not in set(table["method"]) or (name in needs and needs[name] not in families):
+            continue
+        if name.startswith("backbone") and not set(BACKBONES) & set(table["method"]):
             continue
         sets = sorted(set(table["dataset"]))
         n_splits = len(table[["dataset", "protocol", "seed", "rotation"]].drop_duplicates())
@@ -76,6 +78,13 @@ def draw(results: Results, folder: Path) -> None:
 
 def _rna(*families: str) -> Belongs:
     return lambda dataset, protocol: kind_of(dataset) == "rna" and family(protocol) in families
+
+
+def _measured(results: Results, wanted: str, belongs: Belongs) -> Belongs:
+    """Only data sets on which the family of protocols was run with another backbone or none."""
+    rows = results.table[results.table["method"].isin(BACKBONES)]
+    sets = {of for of, protocol in zip(rows["dataset"], rows["protocol"], strict=True) if family(protocol) == wanted}
+    return lambda dataset, protocol: dataset in sets and belongs(dataset, protocol)
 
 
 def _complete(results: Results, methods: tuple[str, ...], metrics: tuple[str, ...], belongs: Belongs) -> pd.DataFrame:
