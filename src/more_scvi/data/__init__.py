@@ -3,6 +3,7 @@
 from ._activity import activity, check_peak_genes, genes_of_peaks, peak_to_gene
 from ._antibodies import AntibodyMatch, match_antibodies
 from ._arguments import check_indices, check_integer, check_mapping, check_number, check_option
+from ._batches import batch_codes, batch_offsets
 from ._checks import check_anndata, check_matrix, check_setup, check_vocabulary
 from ._columns import as_batch_array, as_label_array, check_categories, check_genes
 from ._covariates import CovariateDesign
@@ -32,6 +33,8 @@ __all__ = [
     "activity",
     "as_batch_array",
     "as_label_array",
+    "batch_codes",
+    "batch_offsets",
     "check_anndata",
     "check_categories",
     "check_genes",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,8 @@ from more_scvi.data import (
     Cells,
     LabelsField,
     RowReader,
-    as_batch_array,
+    batch_codes,
     check_anndata,
-    check_categories,
     check_genes,
     check_matrix,
     match_genes,
@@ -129,21 +127,7 @@ class FeaturesMixin(ModelState):
 
     def _batch_codes(self, cells: Cells) -> np.ndarray:
         """Codes of known batches; every new batch gets a negative code of its own."""
-        key = self._setup_args["batch_key"]
-        if key is None:
-            return np.zeros(len(cells), dtype=np.int64)
-        if key not in cells.obs:
-            warnings.warn(
-                f"obs has no batch column {key!r}: all cells are taken as one new batch and centred on their own mean.",
-                UserWarning,
-                stacklevel=5,
-            )
-            return np.full(len(cells), -1, dtype=np.int64)
-        values = as_batch_array(cells.obs[key], key)
-        codes = check_categories(values, self.batches, key)
-        new = codes < 0
-        codes[new] = -1 - np.unique(values[new].astype(str), return_inverse=True)[1]
-        return codes
+        return batch_codes(cells.obs, self._setup_args["batch_key"], self.batches, stacklevel=5)
 
     # ---- arrays
 

@@ -21,11 +21,10 @@ import scipy.sparse as sp
 import torch
 from torch import nn
 
+from more_scvi.data import batch_offsets
+
 TOTAL_VARIANCE = 50.0
 """Variance of a path summed over its axes: about 1 per axis of the usual width, what heads and optimiser expect."""
-
-FEW_CELLS = 20
-"""A new batch of this size is centred half on its own mean, half on the mean of the known batches."""
 
 
 class PathBase(nn.Module):
@@ -114,15 +113,6 @@ class PathBase(nn.Module):
     def _scaled(self, centred: np.ndarray) -> np.ndarray:
         """Blocks of one total variance, (cells, n_blocks, n_in // n_blocks)."""
         return self._split(centred) / (1.0 if self.n_blocks == 1 else self.block_scale.cpu().numpy()[:, None])
-
-
-def batch_offsets(x: np.ndarray, batch: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Offset of each cell's batch, (cells, columns): of known batches from ``reference``, of new ones from ``x``."""
-    offset = reference[np.maximum(batch, 0)]
-    for code in np.unique(batch[batch < 0]):
-        cells = batch == code
-        offset[cells] = (x[cells].sum(0) + FEW_CELLS * reference.mean(0)) / (cells.sum() + FEW_CELLS)
-    return offset
 
 
 def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int, n_steps: int = 10) -> np.ndarray:

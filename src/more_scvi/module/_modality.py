@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from more_scvi.module._base import PathBase, batch_means, batch_offsets, typed_offsets
+from more_scvi.data import batch_offsets
+from more_scvi.module._base import PathBase, batch_means, typed_offsets
 from more_scvi.module._clr import ProteinPath
 from more_scvi.module._direct import DirectPath
 from more_scvi.module._lsi import AccessibilityPath

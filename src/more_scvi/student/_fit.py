@@ -14,9 +14,10 @@ from scipy.sparse.linalg import eigsh
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from more_scvi.data import batch_offsets
 from more_scvi.module import batch_means
 
-from ._front import CLIP, batch_centres, normalise
+from ._front import CLIP, normalise
 from ._lesson import Genes, Lesson
 from ._network import StudentNetwork
 
@@ -229,7 +230,7 @@ def _guesses(
                 raw[cells[rows]] = front.project(x[rows], there)
         for k, there in enumerate(maps):
             rows = fold == k
-            raw[rows] -= batch_centres(raw[rows], codes[rows], there.centres)
+            raw[rows] -= batch_offsets(raw[rows], codes[rows], there.centres)
     return out
 
 

@@ -29,9 +29,6 @@ from torch import Tensor, nn
 CLIP = 10.0
 SIZE = 1e4
 
-FEW_CELLS = 20
-"""A new batch of this size is centred half on its own mean, half on that of the known batches, as the teacher does."""
-
 
 @dataclass(frozen=True)
 class VisibleMap:
@@ -160,24 +157,3 @@ def normalise(x: sp.csr_matrix, there: VisibleMap, normalised: bool) -> sp.csr_m
     y.data *= np.repeat((SIZE * there.share / totals).astype(np.float32), np.diff(y.indptr))
     np.log1p(y.data, out=y.data)
     return y
-
-
-def batch_centres(raw: np.ndarray, batch: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """What is subtracted from each cell, (cells, n_latent): the teacher's rule.
-
-    It is written here again because a student must not need the teacher's code.
-
-    Parameters
-    ----------
-    raw
-        (cells, n_latent) linear guesses.
-    batch
-        (cells,) codes; each negative one is a new batch.
-    known
-        (batches, n_latent) centres of the known batches.
-    """
-    centres = known[np.maximum(batch, 0)]
-    for code in np.unique(batch[batch < 0]):
-        cells = batch == code
-        centres[cells] = (raw[cells].sum(0) + FEW_CELLS * known.mean(0)) / (cells.sum() + FEW_CELLS)
-    return centres

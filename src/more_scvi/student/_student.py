@@ -15,9 +15,9 @@ from anndata import AnnData
 from more_scvi.data import (
     GeneVocabulary,
     RowReader,
-    as_batch_array,
+    batch_codes,
+    batch_offsets,
     check_anndata,
-    check_categories,
     check_indices,
     check_integer,
     check_matrix,
@@ -25,7 +25,6 @@ from more_scvi.data import (
 )
 
 from ._files import read_student, write_student
-from ._front import batch_centres
 from ._network import StudentNetwork
 
 LEAST_GENES = 0.05
@@ -225,7 +224,7 @@ class Student:
             if needed[block].any():
                 raw[block] = front.project(reader[block], there)
         kept = np.flatnonzero(needed)
-        raw[kept] -= batch_centres(raw[kept], codes[kept], there.centres)
+        raw[kept] -= batch_offsets(raw[kept], codes[kept], there.centres)
         z = np.empty((len(chosen), self.n_latent), np.float32)
         p = np.empty((len(chosen), len(self.labels)), np.float32)
         with torch.inference_mode():
@@ -261,19 +260,4 @@ class Student:
 
     def _codes(self, adata: AnnData) -> np.ndarray:
         """Codes of known batches; every new batch gets a negative code of its own."""
-        key = self._card["batch_key"]
-        if key is None:
-            return np.zeros(adata.n_obs, dtype=np.int64)
-        if key not in adata.obs:
-            warnings.warn(
-                f"adata.obs has no batch column {key!r}: all cells are taken as one new batch and centred on their own"
-                " mean.",
-                UserWarning,
-                stacklevel=4,
-            )
-            return np.full(adata.n_obs, -1, dtype=np.int64)
-        values = as_batch_array(adata.obs[key], key)
-        codes = check_categories(values, self.batches, key)
-        new = codes < 0
-        codes[new] = -1 - np.unique(values[new].astype(str), return_inverse=True)[1]
-        return codes
+        return batch_codes(adata.obs, self._card["batch_key"], self.batches, stacklevel=4)
