@@ -61,14 +61,20 @@ def read_bench(path: Path):
     return csr_matrix(adata.X), list(adata.var_names), batch, adata.obs["cell_type"].astype(str).to_numpy()
 
 
+def thin(x: csr_matrix, depth: int, rng: np.random.Generator) -> csr_matrix:
+    """Counts of cells, drawn from to leave at most ``depth`` in the mean of a cell."""
+    share = np.minimum(1, depth / np.maximum(np.asarray(x.sum(1)).ravel(), 1))
+    x = x.copy()
+    x.data = rng.binomial(x.data.astype(int), np.repeat(share, np.diff(x.indptr))).astype(np.float32)
+    return x
+
+
 def read_study(pool, name: str):
     """Labelled cells of a pool study, thinned; the genes it measured."""
     study = pool.of_studies([name])
     types, n = np.unique(study.labels, return_counts=True)
     study = study.select(np.flatnonzero(np.isin(study.labels, types[(n >= 6) & (types != "") & (types != "ND")])))
-    x, rng = study.counts.copy(), np.random.default_rng(0)
-    share = np.minimum(1, DEPTH / np.asarray(x.sum(1)).ravel())
-    x.data = rng.binomial(x.data.astype(int), np.repeat(share, np.diff(x.indptr))).astype(np.float32)
+    x = thin(study.counts, DEPTH, np.random.default_rng(0))
     genes = np.flatnonzero(study.measured[0])
     names = [study.vocabulary.human_symbol[g] for g in genes]
     return x[:, genes], names, np.full(len(study.labels), "one"), study.labels

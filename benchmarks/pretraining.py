@@ -4,9 +4,8 @@
 
 The front is fitted and the transformer trained without the held-out studies. Frozen features of these, centred, are
 probed by logistic regression and by nearest neighbours as in backbone_gates.py; mean of macro-F1 over the studies, as
-they are and thinned to 1,700 genes and 400 counts, which is what small panels and shallow nuclei hold.
-Settings of the shipped weights are chosen here; benchmark sets choose
-nothing. A variant that is there is not trained again.
+they are and thinned to 1,700 genes and 400 counts, which is what small panels and shallow nuclei hold. Settings of the
+shipped weights are chosen here; benchmark sets choose nothing. A variant that is there is not trained again.
 """
 
 from __future__ import annotations
@@ -50,9 +49,7 @@ def thinned(study: tuple) -> tuple:
     x, genes, batch, labels = study
     rng = np.random.default_rng(1)
     panel = np.sort(rng.permutation(len(genes))[:PANEL])
-    x = x[:, panel].copy()
-    share = np.minimum(1, DEPTH / np.maximum(np.asarray(x.sum(1)).ravel(), 1))
-    x.data = rng.binomial(x.data.astype(int), np.repeat(share, np.diff(x.indptr))).astype(np.float32)
+    x = gates.thin(x[:, panel], DEPTH, rng)
     x.eliminate_zeros()
     return x, [genes[g] for g in panel], batch, labels
 
@@ -94,7 +91,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     store = args.work / "scores.json"
     scores = json.loads(store.read_text()) if store.exists() else {}
-    views = {}
+    views = None
 
     def done(name: str, backbone: MoreMini, seconds: float) -> None:
         scores[name] = [probe(backbone, studies).tolist(), probe(backbone, thin).tolist(), seconds]
@@ -112,11 +109,10 @@ def main() -> None:
             front.save(args.work / "front")
             done("random transformer", MoreMini.load(args.work / "front", weights="random"), 0.0)
             done("SVD only", gates.svd_only(args.work / "front"), 0.0)
-        if "all" not in views:
-            views["all"] = make_views(pool, front)
+        views = views or make_views(pool, front)
         started = time.process_time()
         trained = pretrain(
-            pool, views["all"], front, checkpoint=args.work / f"{name}.pt", n_steps=args.steps * multiple, resume=True,
+            pool, views, front, checkpoint=args.work / f"{name}.pt", n_steps=args.steps * multiple, resume=True,
             settings=settings,
         )  # fmt: skip
         done(name, trained, time.process_time() - started)

@@ -251,7 +251,7 @@ class MoRE(
                     check_vocabulary(
                         match.n_matched, self.gene_names[role], backbone.vocabulary.human_symbol, str(name)
                     )
-                    backbone.check_match(match, len(self.gene_names[role]))
+                    backbone.check_match(match)
                 elif match.n_matched < MIN_LINKED_GENES:
                     self._frozen_roles.remove(role)
                 if match.n_matched == 0:

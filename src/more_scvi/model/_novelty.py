@@ -54,17 +54,12 @@ class NoveltyMixin(ModelState):
                 "get_novelty compares cells with labelled ones, but the model was set up without labels; call "
                 "MoRE.setup_anndata(adata, labels_key=...) with at least one known label, and train."
             )
-        if self.adata is None:
-            raise ValueError(
-                "get_novelty needs the registered cells, but the model was loaded without data; load it with "
-                "MoRE.load(dir, adata=adata)."
-            )
-        labels = self._training_arrays().labels
-        if not (labels >= 0).any():
+        self._check_has_cells("get_novelty")
+        visible = self._training_arrays().labels >= 0
+        if not visible.any():
             raise ValueError("get_novelty: no registered cell has a label; give labels to some cells and train again.")
         names = (self.adata if adata is None else adata).obs_names
         z, base, group = self._places(None)
-        visible = labels >= 0
         if adata is not None and adata is not self.adata:
             more_z, more_base, more_group = self._places(adata)
             z, base = np.concatenate([more_z, z]), np.concatenate([more_base, base])

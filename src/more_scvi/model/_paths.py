@@ -46,11 +46,7 @@ class PathsMixin(ModelState):
         rna      frozen  0.214  1.013       0.981      1.062   0.223
                  direct  0.786  0.996       0.934      1.071   0.777
         """
-        if self.adata is None:
-            raise ValueError(
-                "get_path_weights needs the registered cells, but the model was loaded without data; load it with "
-                "MoRE.load(dir, adata=adata)."
-            )
+        self._check_has_cells("get_path_weights")
         arrays, rows = self._training_arrays(), []
         for at, role in enumerate(self.roles):
             base, adapter = self.module.base(role), cast(GatedAdapter, self.module.adapters[role])

@@ -48,3 +48,11 @@ class ModelState(BaseModelClass):
     _setup_args: dict[str, Any]
     _arrays: TrainingArrays | None
     _added_before: tuple[TrainingArrays, bytes, np.ndarray] | None
+
+    def _check_has_cells(self, method: str) -> None:
+        """Refuse a method that reads the registered cells if the model was loaded without them."""
+        if self.adata is None:
+            raise ValueError(
+                f"{method} needs the registered cells, but the model was loaded without data; load it with "
+                "MoRE.load(dir, adata=adata)."
+            )

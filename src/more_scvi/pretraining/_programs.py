@@ -134,11 +134,15 @@ def expected_share(pool: Pool) -> np.ndarray:
     return share
 
 
+def count_factor(pool: Pool, share: np.ndarray, target_sum: float) -> np.ndarray:
+    """(cells,) what counts are multiplied by to sum to what is expected of the genes that the study measured."""
+    total = np.asarray(pool.counts.sum(1)).ravel()
+    return target_sum * (pool.measured @ share)[pool.study] / np.maximum(total, 1)
+
+
 def _normalise(pool: Pool, share: np.ndarray, target_sum: float) -> csr_matrix:
     """log1p of counts scaled to the expected sum of the genes that the study measured."""
-    counts = pool.counts
-    total = np.asarray(counts.sum(1)).ravel()
-    factor = target_sum * (pool.measured @ share)[pool.study] / np.maximum(total, 1)
+    counts, factor = pool.counts, count_factor(pool, share, target_sum)
     data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr)))
     return csr_matrix((data.astype(np.float32), counts.indices, counts.indptr), counts.shape)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from ._pool import Pool
-from ._programs import expected_share
+from ._programs import count_factor, expected_share
 from ._views import Views
 
 _CLIP = 5.0
@@ -47,8 +47,7 @@ def fit_decoder(pool: Pool, clean: np.ndarray, mean: np.ndarray, scale: np.ndarr
 
     The weights of a gene that few studies measured are shrunk by their share. Counts stay sparse.
     """
-    total = np.maximum(np.asarray(pool.counts.sum(1)).ravel(), 1)
-    factor = (target_sum * (pool.measured @ expected_share(pool))[pool.study] / total).astype(np.float32)
+    factor = count_factor(pool, expected_share(pool), target_sum).astype(np.float32)
     weight = np.zeros((clean.shape[1], pool.counts.shape[1]), np.float64)
     gram = np.zeros((clean.shape[1], clean.shape[1]))
     for s in range(len(pool.studies)):

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -162,7 +162,7 @@ class _Pretraining(LightningModule):
         return optimiser
 
     def transfer_batch_to_device(self, batch: Minibatch, device: torch.device, dataloader_idx: int) -> Minibatch:
-        return Minibatch(*(tensor.to(device) for tensor in astuple(batch)))
+        return Minibatch(*(getattr(batch, field.name).to(device) for field in fields(batch)))
 
     def training_step(self, batch: Minibatch, _: int) -> Tensor:
         s = self.settings
