@@ -144,7 +144,7 @@ class Backbone(nn.Module, ABC):
             f"Backbone {self.name!r} has n_layers={self.n_layers}, but does not define top_layers."
         )
 
-    def check_match(self, match: GeneMatch | None, n_genes: int) -> None:
+    def check_match(self, match: GeneMatch) -> None:
         """Raise a ValueError if this backbone cannot read genes that match like this; called before any is read."""
 
     def config(self) -> dict[str, Any]:

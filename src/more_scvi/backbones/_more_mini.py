@@ -9,12 +9,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from more_scvi.data import GeneMatch, GeneVocabulary
 
 from ._base import Backbone
+from ._counts import visible_counts
 from ._front import ProgramFront
 from ._layers import TopLayers, check_depth
 from ._transformer import ProgramTransformer
@@ -180,31 +181,13 @@ class MoreMini(Backbone):
         self, x: csr_matrix | np.ndarray, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
     ) -> tuple[csr_matrix, np.ndarray]:
         """Counts of the genes that are visible and known, and their positions in the vocabulary."""
-        if match is None:
-            raise ValueError("more-mini reads genes: pass match=match_genes(gene_names, backbone.vocabulary).")
-        known = match.vocab_index >= 0
-        if visible is not None:
-            known = known & np.asarray(visible, dtype=bool)
-        if x.shape[1] != len(known):
-            raise ValueError(f"x has {x.shape[1]} genes, match was made for {len(known)}: match the genes of x.")
-        columns = np.flatnonzero(known)
-        if not len(columns):
+        counts, genes = visible_counts(self.name, x, match, visible, normalised, np.float32)
+        if not len(genes):
             raise ValueError(
                 "No visible gene is in the vocabulary of more-mini (human or mouse symbols or Ensembl ids): "
                 "name the column of adata.var that holds them as gene_key."
             )
-        counts = csr_matrix(x)[:, columns] if issparse(x) else csr_matrix(np.asarray(x)[:, columns])
-        counts = counts.astype(np.float32)
-        counts.sum_duplicates()
-        counts.eliminate_zeros()
-        if not np.isfinite(counts.data).all() or (counts.data < 0).any():
-            raise ValueError(
-                "x holds negative or non-finite values: more-mini reads raw counts, "
-                "or log1p of counts per 10,000 with normalised=True."
-            )
-        if normalised:
-            counts.data = np.expm1(counts.data)
-        return counts, match.vocab_index[columns]
+        return counts, genes
 
     def tokens(
         self,

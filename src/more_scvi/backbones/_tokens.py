@@ -23,12 +23,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from more_scvi.data import GeneMatch, GeneVocabulary
 
 from ._base import Backbone
+from ._counts import visible_counts
 from ._layers import LayerKind, TopLayers, check_depth
 
 logger = logging.getLogger("more_scvi")
@@ -189,9 +190,9 @@ class TokenBackbone(Backbone):
         self, x: csr_matrix | np.ndarray, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Token ids and values of every cell; empty for a cell without genes."""
-        self.check_match(match, x.shape[1])
-        assert match is not None
         counts, genes = gene_counts(self.name, x, match, visible, normalised)
+        assert match is not None
+        self.check_match(match)
         nothing = (np.zeros(0, np.int64), np.zeros(0, np.float32))
         sequences = []
         for start, stop in zip(counts.indptr[:-1], counts.indptr[1:], strict=True):
@@ -208,21 +209,15 @@ class TokenBackbone(Backbone):
             )  # fmt: skip
         return sequences
 
-    def check_match(self, match: GeneMatch | None, n_genes: int) -> None:
+    def check_match(self, match: GeneMatch) -> None:
         """Refuse genes of which too few are known; see :meth:`Backbone.check_match`."""
-        if match is None:
-            raise ValueError(f"{self.name} reads genes: pass match=match_genes(gene_names, backbone.vocabulary).")
-        if len(match.vocab_index) != n_genes:
-            raise ValueError(
-                f"x has {n_genes} genes, match was made for {len(match.vocab_index)}: match the genes of x."
-            )
         covered = len(np.unique(match.vocab_index[match.vocab_index >= 0])) / len(self.vocabulary)
         if max(match.overlap, covered) < self.min_overlap or not match.n_matched:
             known = ", ".join(map(repr, self.vocabulary.human_symbol[:3]))
             raise ValueError(
-                f"{match.n_matched} of {n_genes} genes ({match.overlap:.0%}) are in the vocabulary of {self.name!r} and"
-                f" make up {covered:.0%} of it; at least {self.min_overlap:.0%} of yours (a panel) or of the vocabulary"
-                f" (all genes there are) must be. It knows {known}, ... Give human names as this"
+                f"{match.n_matched} of {len(match.vocab_index)} genes ({match.overlap:.0%}) are in the vocabulary of"
+                f" {self.name!r} and make up {covered:.0%} of it; at least {self.min_overlap:.0%} of yours (a panel) or"
+                f" of the vocabulary (all genes there are) must be. It knows {known}, ... Give human names as this"
                 " checkpoint spells them, in adata.var_names or a column named by gene_key. It cannot read genes of"
                 " another species: name their human one-to-one orthologues, or use backbone='more-mini', which reads"
                 " mouse genes. min_overlap= among the backbone's arguments lowers the limit."
@@ -258,7 +253,7 @@ def _plan(lengths: np.ndarray, max_length: int, device: str) -> Iterable[tuple[n
 
 
 def gene_counts(
-    name: str, x: csr_matrix | np.ndarray, match: GeneMatch, visible: np.ndarray | None, normalised: bool
+    name: str, x: csr_matrix | np.ndarray, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
 ) -> tuple[csr_matrix, np.ndarray]:
     """Counts of the known, visible genes, and their positions in the vocabulary.
 
@@ -274,23 +269,12 @@ def gene_counts(
     Raises
     ------
     ValueError
-        If ``x`` holds negative or non-finite values.
+        As :func:`visible_counts`.
     """
-    known = match.vocab_index >= 0
-    if visible is not None:
-        known = known & np.asarray(visible, dtype=bool)
-    columns = np.flatnonzero(known)
-    values = csr_matrix(x)[:, columns] if issparse(x) else csr_matrix(np.asarray(x)[:, columns])
-    values = values.astype(np.float64)
-    if not np.isfinite(values.data).all() or (values.data < 0).any():
-        raise ValueError(
-            f"x holds negative or non-finite values: {name} reads raw counts, or log1p of counts per 10,000 with"
-            " normalised=True."
-        )
-    if normalised:
-        values.data = np.expm1(values.data)
-    genes, place = np.unique(match.vocab_index[columns], return_inverse=True)
-    collect = csr_matrix((np.ones(len(columns)), (np.arange(len(columns)), place)), (len(columns), len(genes)))
+    values, positions = visible_counts(name, x, match, visible, normalised, np.float64)
+    genes, place = np.unique(positions, return_inverse=True)
+    n = len(positions)
+    collect = csr_matrix((np.ones(n), (np.arange(n), place)), (n, len(genes)))
     counts = csr_matrix(values @ collect)
     counts.eliminate_zeros()
     counts.sort_indices()
