@@ -98,6 +98,7 @@ COLUMNS = {
     "novelty_own": "novelty own",
     "novelty_LR": "novelty LR",
     "novelty_kNN": "novelty kNN",
+    "novelty_share": "novelty share",
     "target_own": "rare own",
     "target_LR": "rare LR",
     "target_kNN": "rare kNN",
@@ -126,7 +127,7 @@ COLUMNS = {
 
 CHOICES = {
     "annotation": ("own", "LR"),
-    "novelty": ("novelty_own", "novelty_LR", "novelty_kNN"),
+    "novelty": ("novelty_own", "novelty_LR", "novelty_kNN", "novelty_share"),
     "rare": ("target_own", "target_LR"),
 }
 """Figure that represents a method → what it is chosen from, once per method."""

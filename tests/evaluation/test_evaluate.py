@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from more_scvi.evaluation import evaluate, get_method, make_splits, make_tasks, run_task
+from more_scvi.evaluation._evaluate import score_task
 
 
 def test_scores_equal_those_of_a_run(prepared):
@@ -40,8 +41,18 @@ def test_a_novel_type_is_told_from_the_others_only_by_an_embedding_that_holds_it
     table = evaluate({"apart": z, "swallowed": others}, split, labels, batches)
     assert table.loc["apart", "purity"] > 0.95
     assert table.loc["swallowed", "purity"] < 0.6
-    assert table.loc["apart", "novelty_kNN"] > 0.95
-    assert abs(table.loc["swallowed", "novelty_kNN"] - 0.5) < 0.15
+    for score in ("novelty_kNN", "novelty_share"):
+        assert table.loc["apart", score] > 0.95
+        assert abs(table.loc["swallowed", score] - 0.5) < 0.15
+
+
+def test_a_method_with_a_novelty_score_of_its_own_is_judged_by_it(prepared):
+    task = next(make_tasks(prepared, "S3"))
+    result, _ = run_task(task, get_method("lda"))
+    by_probability = score_task(task, result)[0]["novelty_own"]
+    assert by_probability < 1
+    result.novelty = (task.labels == task.split.held_out).astype(float)
+    assert score_task(task, result)[0]["novelty_own"] == 1
 
 
 def test_a_rare_type_is_scored_by_itself(cells):

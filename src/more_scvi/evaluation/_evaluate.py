@@ -20,6 +20,7 @@ from more_scvi.metrics import (
     knn_novelty,
     knn_predict,
     macro_f1,
+    neighbour_novelty,
     novelty_auroc,
     per_type_f1,
     probe_probabilities,
@@ -117,7 +118,7 @@ def evaluate(
         target = y == split.held_out if is_type else None
         annotation = Annotation.of(result, y, hidden)
         scores = annotation.scores(y, scorable(y, hidden))
-        scores |= _about_target(annotation, result.z, y, hidden, hidden, target)
+        scores |= _about_target(annotation, result, y, b, hidden, hidden, target)
         if result.z is not None:
             views = {} if view is None else {"rna": (view, np.ones(y.size, dtype=bool))}
             scores |= embedding_scores(result.z, y, b, b, views)
@@ -135,7 +136,7 @@ def score_task(task: Task, result: Result, with_scib: bool = False) -> tuple[Sco
     annotation = Annotation.of(result, y, task.hidden)
     on = scorable(y, task.hidden, task.scored)
     scores = annotation.scores(y, on, task.transfer) | _about_target(
-        annotation, result.z, y, task.hidden, task.scored, task.target
+        annotation, result, y, task.batches, task.hidden, task.scored, task.target
     )
     if result.z is not None:
         z, b = np.asarray(result.z, dtype=np.float64), task.batches
@@ -151,8 +152,9 @@ def score_task(task: Task, result: Result, with_scib: bool = False) -> tuple[Sco
 
 def _about_target(
     annotation: Annotation,
-    z: NDArray | None,
+    result: Result,
     labels: NDArray,
+    batches: NDArray,
     hidden: NDArray[np.bool_],
     scored: NDArray[np.bool_],
     target: NDArray[np.bool_] | None,
@@ -160,8 +162,8 @@ def _about_target(
     if target is None or not target.any():
         return {}
     if np.any(target & ~hidden):
-        return rare_scores(annotation, z, target, labels, scorable(labels, hidden, scored))
-    return novel_scores(annotation, z, target, hidden, scored & ~target)
+        return rare_scores(annotation, result.z, target, labels, scorable(labels, hidden, scored))
+    return novel_scores(annotation, result, target, batches, hidden, scored & ~target)
 
 
 @dataclass
@@ -213,14 +215,20 @@ class Annotation:
         return out
 
 
-def novel_scores(annotation: Annotation, z: NDArray | None, target: NDArray, hidden: NDArray, known: NDArray) -> Scores:
+def novel_scores(
+    annotation: Annotation, result: Result, target: NDArray, batches: NDArray, hidden: NDArray, known: NDArray
+) -> Scores:
     """How well a type without any visible label (``target``) is told from ``known`` hidden cells, and kept apart."""
+    novelty = {name: 1 - frame.to_numpy().max(axis=1) for name, frame in annotation.probabilities.items()}
+    if result.novelty is not None:
+        novelty["own"] = result.novelty
+    if result.z is not None:
+        novelty["kNN"] = knn_novelty(result.z, ~hidden)
+        novelty["share"] = neighbour_novelty(result.z, ~hidden, batches)
     out: Scores = {"n_target": int(target.sum())}
-    for name, frame in annotation.probabilities.items():
-        out[f"novelty_{name}"] = novelty_auroc(1 - frame.to_numpy().max(axis=1), target, target | known)
-    if z is not None:
-        out["novelty_kNN"] = novelty_auroc(knn_novelty(z, ~hidden), target, target | known)
-        out["purity"] = purity(z, target)
+    out |= {f"novelty_{name}": novelty_auroc(score, target, target | known) for name, score in novelty.items()}
+    if result.z is not None:
+        out["purity"] = purity(result.z, target)
     return out
 
 

@@ -73,7 +73,7 @@ class Result:
     prediction
         Predicted labels ``(n_cells,)``, or ``None`` without a classifier of its own.
     probability
-        Probabilities of that classifier, cells × types; one minus the largest serves as novelty score.
+        Probabilities of that classifier, cells × types.
     seconds
         CPU seconds of the process per stage: ``setup``, ``features``, ``training``, ``embedding``.
     wall_seconds
@@ -86,6 +86,8 @@ class Result:
         Modality → embedding of all cells from that modality alone ``(n_cells, n_latent)``, hidden ones included.
     notes
         What a reader of the table must know, e.g. the length of training; JSON-serialisable.
+    novelty
+        Novelty ``(n_cells,)``, high for cells unlike anything labelled; ``None``: one minus the largest probability.
     model
         The trained model, for reports; never stored.
     """
@@ -99,6 +101,7 @@ class Result:
     imputed: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     unimodal: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    novelty: NDArray[np.float64] | None = None
     model: Any = None
 
 

@@ -88,7 +88,8 @@ class MoRE(Method):
             if labelled:
                 probability = pd.concat([pd.DataFrame(model.predict(part, soft=True)) for part in parts])
                 prediction = probability.columns.to_numpy().astype(str)[probability.to_numpy().argmax(axis=1)]
-        result = Result(z, prediction, probability, model=model)
+        novelty = model.get_novelty().to_numpy() if labelled and given.query is None else None
+        result = Result(z, prediction, probability, novelty=novelty, model=model)
         self._hidden_modalities(given, data, used, result, watch)
         result.seconds, result.wall_seconds = watch.cpu, watch.wall
         total = model.parameter_counts().loc["total"]
