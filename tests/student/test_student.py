@@ -70,6 +70,21 @@ class TestEmbedding:
             kept.append(((embed(student, teacher.adata) - bent) ** 2).sum())
         assert kept[1] < 0.95 * kept[0]
 
+    def test_types_scatter_as_far_as_the_teacher_lets_them(self, cells, teacher, monkeypatch):
+        z, log_probs = teacher._say(None)
+        noisy = z + np.random.default_rng(0).normal(size=z.shape).astype(np.float32) * z.std(0)  # nobody can learn it
+        monkeypatch.setattr(teacher, "_say", lambda data: (noisy, log_probs) if data is None else (None, None))
+        student = teacher.distill(max_steps=100, n_hidden=64, holdout=0.0, progress=False)
+        groups = [g for g in cells.obs.groupby(["batch", "cell_type"], observed=True).indices.values() if len(g) > 30]
+
+        def spread():
+            there = embed(student, cells)
+            return np.median([np.sqrt(there[g].var(0).sum() / noisy[g].var(0).sum()) for g in groups])
+
+        assert 0.85 < spread() < 1.15
+        student.network.spread.scale.fill_(1.0)
+        assert spread() < 0.75
+
     def test_the_order_of_genes_and_unknown_genes_do_not_matter(self, cells, student):
         order = np.random.default_rng(0).permutation(cells.n_vars)
         further = anndata.AnnData(np.full((cells.n_obs, 2), 50.0, np.float32), obs=cells.obs)

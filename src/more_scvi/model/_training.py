@@ -136,7 +136,7 @@ class TrainingMixin(ModelState):
 
     def _finish(self) -> None:
         """Do what follows the last step; checkpoints call it, too, so that they are whole models."""
-        self._fit_probe(self._training_arrays(), self._train_cells)
+        self._fit_probes(self._training_arrays(), self._train_cells)
         self._fit_spread(self._training_arrays(), self._train_cells)
         self._fit_imputers(self._training_arrays())
 
@@ -169,14 +169,16 @@ class TrainingMixin(ModelState):
                 arrays.views[rows, :, columns] -= shift[:, None]
         module.labels_fitted.fill_(True)
 
-    def _fit_probe(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
-        """After the last step: logistic regression on the embedding of visible labels, beside the trained head."""
+    def _fit_probes(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
+        """After the last step: closed-form classifiers on the embedding of visible labels, beside the trained head."""
         labels = arrays.training_labels
         visible = cells[labels[cells] >= 0]
-        if self.module.probe is None or not len(visible):
+        probes = [probe for probe in (self.module.probe, self.module.gaussian) if probe is not None]
+        if not probes or not len(visible):
             return
         z = self._forward(*self._inputs(None), visible, INFERENCE_BATCH, lambda out: out["z_labels"])
-        self.module.probe.fit(z, labels[visible])
+        for probe in probes:
+            probe.fit(z, labels[visible])
 
     def _fit_spread(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
         """After the last step: centres and spreads per type and batch, by visible labels and predictions."""

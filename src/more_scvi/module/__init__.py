@@ -1,5 +1,6 @@
 """The trained part of MoRE, one file per stage."""
 
+from more_scvi._spread import SpreadStep
 from more_scvi.module._adapter import GatedAdapter
 from more_scvi.module._base import PathBase, batch_means
 from more_scvi.module._bridge import MIN_PAIRS, ridge
@@ -15,7 +16,6 @@ from more_scvi.module._modality import ModalityBase, ModalitySizes
 from more_scvi.module._module import LOSS_WEIGHTS, MoREModule
 from more_scvi.module._refinement import Refinement
 from more_scvi.module._soft_tokens import SoftTokens
-from more_scvi.module._spread import SpreadStep
 
 __all__ = [
     "Imputer",

@@ -8,6 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from more_scvi.module._probes import solve_logistic
+
 
 class Classifier(nn.Module):
     r"""Linear head plus a bottleneck residual that starts at zero.
@@ -51,58 +53,6 @@ PARTIAL_SHARE = 0.5
 """Least share where modalities are missing: labels of fuller cells, which cross-validation uses, flatter the head."""
 UNSEEN_SHARE = 0.8
 """Share of an expert whose pattern of modalities no labelled cell has: nothing vouches for the trained head there."""
-
-
-class ProbeClassifier(nn.Module):
-    """Logistic regression on the finished embedding, solved after training and averaged with the trained head.
-
-    With several modalities the head sees every rare type in several guises and may lose one; a convex fit does not.
-
-    Parameters
-    ----------
-    n_latent, n_labels
-        Width of the embedding and number of classes.
-    """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, n_latent: int, n_labels: int):
-        super().__init__()
-        self.register_buffer("weight", torch.zeros(n_labels, n_latent))
-        self.register_buffer("bias", torch.full((n_labels,), float("-inf")))
-
-    @property
-    def is_fitted(self) -> bool:
-        """At least one class can be predicted."""
-        return bool(self.bias.isfinite().any())
-
-    def fit(self, z: np.ndarray, labels: np.ndarray) -> None:
-        """Fit on (cells, n_latent) embeddings of visible labels (cells,); standardised, L2 penalty with C = 1."""
-        mean, std = z.mean(0), np.maximum(z.std(0), 1e-6)
-        coefficients, intercepts = _solve_logistic((z - mean) / std, labels, len(self.bias))
-        coefficients = coefficients / std
-        self.weight.copy_(torch.from_numpy(coefficients))
-        self.bias.copy_(torch.from_numpy(intercepts - coefficients @ mean))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(cells, n_latent) -> logits (cells, n_labels)."""
-        return z @ self.weight.T + self.bias
-
-
-def _solve_logistic(x: np.ndarray, labels: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients (n_labels, columns) and intercepts of a logistic regression; absent classes have intercept -inf."""
-    classes = np.unique(labels)
-    weight, bias = np.zeros((n_labels, x.shape[1])), np.full(n_labels, -np.inf)
-    if len(classes) == 1 or not x.shape[1]:
-        bias[classes] = 0.0
-        return weight, bias
-    fitted = LogisticRegression(C=1.0, max_iter=200).fit(x, labels)
-    coef, intercept = fitted.coef_, fitted.intercept_
-    if len(classes) == 2:  # scikit-learn then gives the second class only
-        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    weight[classes], bias[classes] = coef, intercept
-    return weight, bias
 
 
 class WideClassifier(nn.Module):
@@ -158,7 +108,7 @@ class WideClassifier(nn.Module):
         used = np.flatnonzero(np.abs(wide).max(0) > 0)
         x = wide if len(used) == n_wide else np.ascontiguousarray(wide[:, used])
         weight = np.zeros((n_labels, n_wide))
-        weight[:, used], bias = _solve_logistic(x, labels, n_labels)
+        weight[:, used], bias = solve_logistic(x, labels, n_labels)
         if len(used) and len(np.unique(labels)) > 1:
             own = slice(n_own)
             self.share[expert] = UNSEEN_SHARE if n_own < len(labels) else 0.5

@@ -12,18 +12,19 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor
 
 from more_scvi import losses
+from more_scvi._spread import SpreadStep
 from more_scvi.module._adapter import GatedAdapter
 from more_scvi.module._bridge import N_CANONICAL, linked_coordinates
 from more_scvi.module._decoders import ExpressionDecoder, make_decoder
 from more_scvi.module._fusion import Fusion
-from more_scvi.module._heads import Classifier, ProbeClassifier, Projection, WideClassifier
+from more_scvi.module._heads import Classifier, Projection, WideClassifier
 from more_scvi.module._imputer import Imputer
 from more_scvi.module._inside import Inside
 from more_scvi.module._modality import ModalityBase, ModalitySizes
+from more_scvi.module._probes import GAUSSIAN_SHARE, GaussianClassifier, ProbeClassifier
 from more_scvi.module._refinement import Refinement
 from more_scvi.module._shared_space import fit_shared_space
 from more_scvi.module._soft_tokens import SoftTokens
-from more_scvi.module._spread import SpreadStep
 
 LOSS_WEIGHTS = {
     "masked": 0.1,
@@ -145,6 +146,7 @@ class MoREModule(BaseModuleClass):
         self.refinement = Refinement(self.n_latent, n_domains, n_refinement_steps, refinement_rank)
         self.classifier = Classifier(self.n_latent, n_labels) if n_labels else None
         self.probe = ProbeClassifier(self.n_latent, n_labels) if n_labels and len(bases) > 1 else None
+        self.gaussian = GaussianClassifier(self.n_latent, n_labels) if n_labels else None
         self.wide = (
             WideClassifier(sum(self.wide_widths) + N_CANONICAL * len(self.unpaired), n_labels, patterns)
             if n_labels and n_wide
@@ -311,7 +313,7 @@ class MoREModule(BaseModuleClass):
 
     @auto_move_data
     def generative(self, z_labels: Tensor, wide: Tensor, present: Tensor) -> dict[str, Tensor | None]:
-        """Logits of the trained head and log-probabilities of both experts, (cells, n_labels); None without labels."""
+        """Logits of the trained head, log-probabilities of all classifiers, (cells, n_labels); None without labels."""
         if self.classifier is None:
             return {"logits": None, "log_probs": None}
         logits = self.classifier(z_labels)
@@ -323,6 +325,9 @@ class MoREModule(BaseModuleClass):
             share = torch.where(expert >= 0, self.wide.share[expert.clamp_min(0)], 0.0)[:, None]
             second = self.wide(wide, expert).log_softmax(1)
             log_probs = torch.logaddexp(log_probs + torch.log1p(-share), second + share.log())
+        if self.gaussian is not None and self.gaussian.is_fitted:
+            third = self.gaussian(z_labels).log_softmax(1)
+            log_probs = ((1 - GAUSSIAN_SHARE) * log_probs + GAUSSIAN_SHARE * third).log_softmax(1)
         return {"logits": logits, "log_probs": log_probs}
 
     def embed(self, z: Tensor, log_probs: Tensor | None, batch: Tensor) -> Tensor:

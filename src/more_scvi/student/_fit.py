@@ -119,8 +119,10 @@ def fit_student(
         ).astype(np.float32)
         network.start.copy_(torch.from_numpy(solved[:-1]))
         network.start_bias.copy_(torch.from_numpy(solved[-1]))
-    _train(network, guesses, np.where(codes >= 0, codes, -1), z, log_probs, settings)
-    return network.eval()
+    codes = np.where(codes >= 0, codes, -1)
+    _train(network, guesses, codes, z, log_probs, settings)
+    _match_spread(network.eval(), guesses[0], codes, z, log_probs)
+    return network
 
 
 def _np(tensor: torch.Tensor) -> np.ndarray:
@@ -299,3 +301,14 @@ def _train(
     for name, (_, state) in best.items():
         network.get_submodule(name).load_state_dict(state)
     network.to("cpu")
+
+
+def _match_spread(
+    network: StudentNetwork, guess: np.ndarray, batch: np.ndarray, z: np.ndarray, log_probs: np.ndarray | None
+) -> None:
+    """Measure how far types scatter in each batch: in the student's embedding of guesses out of fold, and in ``z``."""
+    types = np.zeros(len(z), np.int64) if log_probs is None else log_probs.argmax(1)
+    with torch.no_grad():
+        blocks = np.array_split(np.arange(len(z)), -(-len(z) // 4096))
+        said = [network(torch.from_numpy(guess[rows]), torch.from_numpy(batch[rows]))[0] for rows in blocks]
+        network.spread.fit_to(torch.from_numpy(z), torch.cat(said), torch.from_numpy(types), torch.from_numpy(batch))

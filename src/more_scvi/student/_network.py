@@ -6,6 +6,9 @@ r"""The trained part of a student: residuals that start at zero on a linear gues
 :math:`h` is the linear guess of the front, :math:`\bar z_b` the teacher's mean in a batch and :math:`e_b` a learned
 vector per batch (one for each residual), 0 at the start. A batch that was not there in training has the mean of all
 :math:`\bar z_b` and :math:`e = 0`; training leaves :math:`e` out at random, so that this case is learned, too.
+
+A regression scatters less than what it predicts, and the less the noisier a batch is, which would set batches apart.
+Last, every type of a known batch is given the spread that the teacher gave it (:class:`more_scvi.module.SpreadStep`).
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from more_scvi._spread import SpreadStep
 
 from ._front import LinearFront
 
@@ -86,11 +91,13 @@ class StudentNetwork(nn.Module):
         if n_labels:
             self.register_buffer("start", torch.zeros(n_latent, n_labels))
             self.register_buffer("start_bias", torch.zeros(n_labels))
+        self.spread = SpreadStep(n_latent, n_batch, max(n_labels, 1))
 
     def forward(self, h: Tensor, batch: Tensor) -> tuple[Tensor, Tensor | None]:
         """Embedding and logits (None without labels): centred guess (cells, n_latent), batch codes (-1 = new)."""
         mean = torch.where((batch >= 0)[:, None], self.batch_latent[batch.clamp_min(0)], self.batch_latent.mean(0))
         z = h + mean + self.residual(h, batch)
         if self.classifier is None:
-            return z, None
-        return z, h @ self.start + self.start_bias + self.classifier(h, batch)
+            return self.spread(z, z.new_ones(len(z), 1), batch), None
+        logits = h @ self.start + self.start_bias + self.classifier(h, batch)
+        return self.spread(z, logits.detach().softmax(1), batch), logits

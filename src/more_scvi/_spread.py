@@ -38,17 +38,30 @@ class SpreadStep(nn.Module):
 
     def fit(self, z: Tensor, types: Tensor, batch: Tensor) -> None:
         """Measure centres and spreads: (cells, n_latent), (cells,) codes (-1 = unknown type), (cells,) codes."""
+        n, centre, log_spread = self._measure(z, types, batch)
+        measured = (n >= 3).float()
+        common = (log_spread * measured).sum(0) / measured.sum(0).clamp_min(1)
+        self._store(n, centre, common - log_spread)
+
+    def fit_to(self, target: Tensor, z: Tensor, types: Tensor, batch: Tensor) -> None:
+        """As :meth:`fit`, but to give every type of every batch the spread that it has in ``target``."""
+        n, centre, log_spread = self._measure(z, types, batch)
+        self._store(n, centre, self._measure(target, types, batch)[2] - log_spread)
+
+    def _measure(self, z: Tensor, types: Tensor, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Cells, centre and logarithm of the spread of every group, (batches, types) each."""
         n_batch, n_types = self.scale.shape
-        group = (batch * n_types + types)[types >= 0]
-        z = z[types >= 0]
+        known = (types >= 0) & (batch >= 0)
+        group, z = (batch * n_types + types)[known], z[known]
         n = torch.bincount(group, minlength=n_batch * n_types).float()
         centre = z.new_zeros(len(n), z.shape[1]).index_add_(0, group, z) / n.clamp_min(1)[:, None]
         squares = z.new_zeros(len(n)).index_add_(0, group, (z - centre[group]).pow(2).sum(1)) / (n - 1).clamp_min(1)
-        n, log_spread = n.view(n_batch, n_types), 0.5 * squares.clamp_min(1e-8).log().view(n_batch, n_types)
-        measured = (n >= 3).float()
-        common = (log_spread * measured).sum(0) / measured.sum(0).clamp_min(1)
-        self.scale.copy_(torch.exp((common - log_spread) * measured * n / (n + FEW_CELLS)))
-        self.centre.copy_(centre.view_as(self.centre))
+        log_spread = 0.5 * squares.clamp_min(1e-8).log()
+        return n.view_as(self.scale), centre.view_as(self.centre), log_spread.view_as(self.scale)
+
+    def _store(self, n: Tensor, centre: Tensor, log_scale: Tensor) -> None:
+        self.scale.copy_(torch.exp(log_scale * (n >= 3) * n / (n + FEW_CELLS)))
+        self.centre.copy_(centre)
 
     def forward(self, z: Tensor, probabilities: Tensor, batch: Tensor) -> Tensor:
         """(cells, n_latent), (cells, n_labels), (cells,) -> (cells, n_latent); new batches (code < 0) do not move."""

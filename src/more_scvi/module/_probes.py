@@ -1,0 +1,101 @@
+"""Classifiers on the finished embedding, solved after training beside the trained head."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+GAUSSIAN_SHARE = 0.2
+"""Weight of the discriminant analysis in the geometric mean with the other classifiers."""
+
+
+class ProbeClassifier(nn.Module):
+    """Logistic regression on the finished embedding, solved after training and averaged with the trained head.
+
+    With several modalities the head sees every rare type in several guises and may lose one; a convex fit does not.
+
+    Parameters
+    ----------
+    n_latent, n_labels
+        Width of the embedding and number of classes.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, n_latent: int, n_labels: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(n_labels, n_latent))
+        self.register_buffer("bias", torch.full((n_labels,), float("-inf")))
+
+    @property
+    def is_fitted(self) -> bool:
+        """At least one class can be predicted."""
+        return bool(self.bias.isfinite().any())
+
+    def fit(self, z: np.ndarray, labels: np.ndarray) -> None:
+        """Fit on (cells, n_latent) embeddings of visible labels (cells,); standardised, L2 penalty with C = 1."""
+        mean, std = z.mean(0), np.maximum(z.std(0), 1e-6)
+        coefficients, intercepts = solve_logistic((z - mean) / std, labels, len(self.bias))
+        coefficients = coefficients / std
+        self._store(coefficients, intercepts - coefficients @ mean)
+
+    def _store(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        self.weight.copy_(torch.from_numpy(weight))
+        self.bias.copy_(torch.from_numpy(bias))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(cells, n_latent) -> logits (cells, n_labels)."""
+        return z @ self.weight.T + self.bias
+
+
+class GaussianClassifier(ProbeClassifier):
+    r"""Linear discriminant analysis on the finished embedding, solved after training.
+
+    Types are Gaussians of one covariance :math:`\Sigma`, estimated within types with Ledoit-Wolf shrinkage:
+
+    .. math:: \ell_t = \mu_t^\top \Sigma^{-1} z - \tfrac12 \mu_t^\top \Sigma^{-1} \mu_t + \log \pi_t
+
+    A boundary halfway between centres moves less from batch to batch than one drawn along the cells at the border, as
+    regressions and the trained head draw it. It counts a fifth in a geometric mean of probabilities.
+
+    Parameters
+    ----------
+    n_latent, n_labels
+        Width of the embedding and number of classes.
+
+    References
+    ----------
+    Shrinkage: Ledoit & Wolf 2004.
+    """
+
+    def fit(self, z: np.ndarray, labels: np.ndarray) -> None:
+        """Fit on (cells, n_latent) and codes (cells,), unless labels are too few to know the spread within types."""
+        classes, code, n = np.unique(labels, return_inverse=True, return_counts=True)
+        if len(classes) < 2 or len(labels) - len(classes) < z.shape[1]:
+            return
+        z = np.asarray(z, dtype=np.float64)
+        centres = np.stack([z[code == k].mean(0) for k in range(len(classes))])
+        covariance, _ = ledoit_wolf(z - centres[code], assume_centered=True)
+        weight, bias = np.zeros(self.weight.shape), np.full(len(self.bias), -np.inf)
+        weight[classes] = np.linalg.solve(covariance, centres.T).T
+        bias[classes] = np.log(n / n.sum()) - 0.5 * (weight[classes] * centres).sum(1)
+        self._store(weight, bias)
+
+
+def solve_logistic(x: np.ndarray, labels: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (n_labels, columns) and intercepts of a logistic regression; absent classes have intercept -inf."""
+    classes = np.unique(labels)
+    weight, bias = np.zeros((n_labels, x.shape[1])), np.full(n_labels, -np.inf)
+    if len(classes) == 1 or not x.shape[1]:
+        bias[classes] = 0.0
+        return weight, bias
+    fitted = LogisticRegression(C=1.0, max_iter=200).fit(x, labels)
+    coef, intercept = fitted.coef_, fitted.intercept_
+    if len(classes) == 2:  # scikit-learn then gives the second class only
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    weight[classes], bias[classes] = coef, intercept
+    return weight, bias
