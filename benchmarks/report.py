@@ -47,8 +47,8 @@ own components (1: unchanged). *dimension*: effective dimension within types. *r
 range over all of them. [What each figure is](how/evaluation.md).
 
 **Comparisons** use only splits that both methods have. The figure of a method is the better of *own* and *LR*, chosen
-once by the mean over all its rows; likewise its novelty score (of own, LR, kNN, share of labelled neighbours) for unseen types, and its F1 of a rare
-type (of own, LR). A row is a data set × protocol, and all rows count alike. Δ is MoRE minus the other; a row is level
+once by the mean over all its rows; likewise its novelty score (of own, LR, kNN and the share of labelled neighbours)
+for unseen types, and its F1 of a rare type (of own, LR). A row is a data set × protocol, and all rows count alike. Δ is MoRE minus the other; a row is level
 if it is below .005. *time ×*: CPU seconds of the other over those of MoRE. The best peer of each row is picked with
 hindsight, which is hard on MoRE.
 
