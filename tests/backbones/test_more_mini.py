@@ -249,3 +249,14 @@ class TestBundled:
         nearer = ((z - centre[0]) ** 2).sum(1) < ((z - centre[1]) ** 2).sum(1)
         assert nearer[monocyte].mean() > 0.95
         assert nearer[b_cell].mean() < 0.05
+
+    def test_the_gate_that_these_weights_passed_is_stored_with_them(self):
+        gates = json.loads((BUNDLED / "gates.json").read_text())
+        assert gates["weights"] == get_backbone("more-mini").fingerprint(), "run benchmarks/backbone_gates.py"
+        gains = []
+        for scores in gates["macro_f1 (linear, kNN)"].values():
+            trained, untrained = scores["pre-trained"], scores["untrained programs"]
+            assert trained.keys() == untrained.keys()
+            gains.append(np.mean([np.subtract(trained[p], untrained[p]) for p in trained]))
+        assert len(gains) == 5
+        assert min(gains) > -0.0005 and np.sum(np.array(gains) > 0) > len(gains) / 2
