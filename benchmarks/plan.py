@@ -14,7 +14,7 @@ CONTROLS = ("random", "shuffled", "onehot-LR", "LEAK")
 LINEAR = ("pca_raw", "pca", "lr_hvg", "lda", "harmony", *CONTROLS)
 SHARED = ("lr_shared", "lr_shared_raw", "knn_shared", "lr_bridge", "ceiling", "random")
 VIEWS = ("blocks", "blocks_centred", "lr_features", "random")
-BACKBONES = ("more:no-backbone", "more:random-backbone", "more:untrained-backbone")
+BACKBONES = ("more:no-backbone", "more:random-backbone", "more:untrained-backbone", "more:backbone-only")
 RARE = tuple(f"{kind}-{percent}" for kind in ("S5", "S5b") for percent in ("0.1", "0.5", "2"))
 
 
