@@ -39,7 +39,6 @@ CLASSIFIERS = ("lr_hvg", "lda", "lr_features", "lr_shared", "lr_shared_raw", "lr
 
 BACKBONES = {
     "more:no-backbone": "no backbone",
-    "more:backbone-only": "frozen features alone",
     "more:random-backbone": "random weights",
     "more:untrained-backbone": "untrained programmes",
 }
