@@ -139,7 +139,7 @@ def _of_rna(data: Data, spatial: bool, keys: dict[str, Any]) -> AnnData:
 for _variant in (
     MoRE("more:label-free", labelled=False),
     MoRE("more:no-backbone", model_kwargs={"backbone": None}),
-    MoRE("more:backbone-only", model_kwargs={"n_components": 0}),
+    MoRE("more:backbone-only", model_kwargs={"n_components": 0, "n_wide": 0}),
     MoRE("more:random-backbone", weights="random"),
     MoRE("more:untrained-backbone", weights="untrained"),
     MoRE("more:finetuned-backbone", weights="finetuned"),
