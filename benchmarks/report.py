@@ -32,7 +32,7 @@ from more_scvi.pl._table import natural
 HERE = Path(__file__).resolve().parent
 RESULTS, DOCS = HERE / "results", HERE.parent / "docs"
 NOTICE = "<!-- Written by benchmarks/report.py from benchmarks/results; do not edit. -->\n\n"
-OTHERS = ("cost", "backbone_gates", "atac_memory")
+OTHERS = ("cost", "backbone_gates", "pretraining", "distillation", "speed", "atac_memory")
 """Reports of other scripts in the results folder."""
 BEST: dict[str, Callable[[Results], list[str]]] = {
     "best peer of each row": lambda results: results.peers,
