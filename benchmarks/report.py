@@ -48,9 +48,9 @@ range over all of them. [What each figure is](how/evaluation.md).
 
 **Comparisons** use only splits that both methods have. The figure of a method is the better of *own* and *LR*, chosen
 once by the mean over all its rows; likewise its novelty score (of own, LR, kNN and the share of labelled neighbours)
-for unseen types, and its F1 of a rare type (of own, LR). A row is a data set × protocol, and all rows count alike. Δ is MoRE minus the other; a row is level
-if it is below .005. *time ×*: CPU seconds of the other over those of MoRE. The best peer of each row is picked with
-hindsight, which is hard on MoRE.
+for unseen types, and its F1 of a rare type (of own, LR). A row is a data set × protocol, and all rows count alike. Δ is
+MoRE minus the other; a row is level if it is below .005. *time ×*: CPU seconds of the other over those of MoRE. The
+best peer of each row is picked with hindsight, which is hard on MoRE.
 
 The 95 % interval resamples whole data sets, so it respects that splits and protocols of a data set are not independent;
 bold: it excludes zero. With few data sets it is too narrow. p (Wilcoxon signed-rank over rows) does not respect it, and
