@@ -9,14 +9,13 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from catalogue import Belongs, family, kind_of
+from catalogue import BACKBONES, Belongs, family, kind_of
 from gathered import OURS, Results
 
 from more_scvi import pl
 from more_scvi.evaluation._compare import shared_splits
 
 DRAWN = (OURS, "scanvi", "scvi", "harmony", "scanorama", "pca", "pca_raw", "lr_hvg", "lda", "onehot-LR", "LEAK")
-BACKBONES = ("more:no-backbone", "more:random-backbone", "more:untrained-backbone")
 
 
 def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
@@ -82,7 +81,7 @@ def _rna(*families: str) -> Belongs:
 
 def _measured(results: Results, wanted: str, belongs: Belongs) -> Belongs:
     """Only data sets on which the family of protocols was run with another backbone or none."""
-    rows = results.table[results.table["method"].isin(BACKBONES)]
+    rows = results.table[results.table["method"].isin(list(BACKBONES))]
     sets = {of for of, protocol in zip(rows["dataset"], rows["protocol"], strict=True) if family(protocol) == wanted}
     return lambda dataset, protocol: dataset in sets and belongs(dataset, protocol)
 
