@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import json
 import logging
 import os
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def _arguments() -> argparse.Namespace:
@@ -25,6 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--rotations", type=int, default=1, help="outer S2a splits per data set")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=None, help="also write the tables and this command to a file")
     arguments = parser.parse_args()
     if not arguments.data:
         parser.error("give --data or set MORE_DATA")
@@ -40,9 +46,25 @@ def _variants(text: str) -> dict[str, dict]:
         return ast.literal_eval(text)
 
 
+@contextmanager
+def _constants(values: dict[str, Any]) -> Iterator[None]:
+    """Let constants of modules, by dotted name, have other values for a while."""
+    before = []
+    try:
+        for name, value in values.items():
+            module = importlib.import_module(name.rpartition(".")[0])
+            before.append((module, name.rpartition(".")[2], getattr(module, name.rpartition(".")[2])))
+            setattr(*before[-1][:2], value)
+        yield
+    finally:
+        for module, constant, value in before:
+            setattr(module, constant, value)
+
+
 def main() -> None:
     arguments = _arguments()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    import pandas as pd
     import torch
 
     from more_scvi.evaluation import get_method, tune
@@ -51,24 +73,35 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
     for noisy in ("lightning.pytorch", "scvi", "jax", "more_scvi"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    methods = [
-        get_method(name, **{"base": "more", **options}) for name, options in _variants(arguments.variants).items()
-    ]
-    table = tune(
-        arguments.datasets.split(","),
-        methods,
-        arguments.data,
-        arguments.protocols.split(","),
-        [int(seed) for seed in arguments.seeds.split(",")],
-        arguments.rotations,
-        arguments.cache,
-    )
+    tables = []
+    for name, options in _variants(arguments.variants).items():
+        with _constants(options.pop("constants", {})):
+            table = tune(
+                arguments.datasets.split(","),
+                [get_method(name, **{"base": "more", **options})],
+                arguments.data,
+                arguments.protocols.split(","),
+                [int(seed) for seed in arguments.seeds.split(",")],
+                arguments.rotations,
+                arguments.cache,
+            )
+        tables.append(table)
+    table = pd.concat(tables)
     columns = ["own", "LR", "kNN", "CiLISI", "structure", "dimension", "seconds"]
     names = list(dict.fromkeys(table["method"]))
     per_row = table.groupby(["dataset", "protocol", "method"])[columns].mean()
-    print(per_row.reindex(names, level="method").round(3).to_string())
-    print("\nmean over data sets and protocols")
-    print(per_row.groupby("method").mean().reindex(names).round(3).to_string())
+    means = per_row.groupby("method").mean().reindex(names)
+    text = "\n".join([
+        per_row.reindex(names, level="method").round(3).to_string(),
+        "\nmean over data sets and protocols",
+        means.round(3).to_string(),
+    ])  # fmt: skip
+    print(text)
+    if arguments.output:
+        options = [f"--{name} {getattr(arguments, name)}" for name in ("datasets", "protocols", "seeds", "rotations")]
+        command = f"python benchmarks/tune.py {shlex.quote(arguments.variants)} {' '.join(options)}"
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(f"```\n{command}\n```\n\n```\n{text}\n```\n")
 
 
 if __name__ == "__main__":

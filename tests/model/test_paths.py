@@ -6,7 +6,7 @@ import pytest
 import more_scvi as more
 from more_scvi.backbones import get_backbone
 from more_scvi.data import simulate_batches
-from more_scvi.model._prepare import covered
+from more_scvi.model._prepare import covered, path_shares
 
 
 def cells(thin: bool = False):
@@ -50,6 +50,11 @@ def test_without_a_backbone_all_weight_is_on_the_data():
 def test_features_that_the_data_do_not_support_get_less_weight(model):
     known, noise = model.get_path_weights(), more.MoRE(cells(thin=True)).get_path_weights()
     assert noise.loc[("rna", "frozen"), "start"] < known.loc[("rna", "frozen"), "start"]
+
+
+def test_the_fewer_the_cells_the_more_the_frozen_features_count():
+    shares = [path_shares(["frozen", "direct"], n, overlap=1.0, coverage=1.0)[0] for n in (100, 1000, 10_000)]
+    assert shares[0] > 0.95 and shares[1] == pytest.approx(0.5) and 0 < shares[2] < 0.05
 
 
 def test_coverage_is_one_for_a_linear_map_and_small_for_noise():

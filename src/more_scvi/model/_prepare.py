@@ -15,6 +15,9 @@ from more_scvi.module import ModalityBase, batch_means, ridge
 EVIDENCE_CELLS = 1000.0
 """Number of cells at which the direct path gets as much weight as the frozen features."""
 
+EVIDENCE_POWER = 2
+"""How fast the weight of the direct path grows with cells."""
+
 COVERAGE = (0.4, 0.6)
 """Coverage below which frozen features count next to nothing, and above which they count in full."""
 
@@ -30,12 +33,15 @@ NICHE_SHARE = 0.25
 def path_shares(names: list[str], n_cells: int, overlap: float, coverage: float) -> np.ndarray:
     """Shares of the paths in the base before training, from the evidence there is for each.
 
-    Principal components of the data need cells; frozen features need genes that the backbone knows, and to be seen in
-    the data (``coverage``, see :func:`covered`).
+    Principal components of the data need cells: with few, most of what they hold is noise. Frozen features need genes
+    that the backbone knows, and to be seen in the data (``coverage``, see :func:`covered`).
     """
     least, enough = COVERAGE
     seen = float(np.clip((coverage - least) / (enough - least), LEAST_SEEN, 1.0))
-    evidence = {"frozen": EVIDENCE_CELLS * min(1.0, 2.0 * overlap) * seen, "direct": float(n_cells)}
+    evidence = {
+        "frozen": min(1.0, 2.0 * overlap) * seen,
+        "direct": (n_cells / EVIDENCE_CELLS) ** EVIDENCE_POWER,
+    }
     share = np.array([evidence.get(name, 0.0) for name in names])
     niche = np.array([NICHE_SHARE if name == "niche" else 0.0 for name in names])
     return share / share.sum() * (1.0 - niche.sum()) + niche
