@@ -139,6 +139,16 @@ def test_labels_reach_modalities_that_carry_none(mosaic):
     assert list(soft.index) == list(mdata.obs_names)
 
 
+def test_the_spread_within_types_is_not_carried_to_other_modalities(mosaic, monkeypatch):
+    """The discriminant analysis speaks where labelled cells were measured alike, and leaves the others alone."""
+    mdata, _, model, _ = mosaic
+    soft = model.predict(soft=True)
+    monkeypatch.setattr("more_scvi.module._module.GAUSSIAN_SHARE", 0.0)
+    change = np.abs(model.predict(soft=True) - soft).max(axis=1).to_numpy()
+    assert change[rows(mdata, "batch1")].max() > 1e-3
+    assert change[rows(mdata, "batch0")].max() < 1e-5 and change[rows(mdata, "batch2")].max() < 1e-5
+
+
 def test_modality_only_embeddings_are_nan_where_nothing_was_measured(mosaic):
     mdata, _, model, _ = mosaic
     for modality in TWO:

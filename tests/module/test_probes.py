@@ -4,6 +4,8 @@ import torch
 
 from more_scvi.module._probes import GaussianClassifier, ProbeClassifier
 
+ONE = np.ones((1, 1), bool)  # one modality, measured in every cell
+
 
 @pytest.fixture
 def gaussians():
@@ -25,8 +27,8 @@ def gaussians():
 
 def test_the_gaussian_classifier_knows_the_posterior_of_gaussians(gaussians):
     x, code, posterior = gaussians
-    classifier = GaussianClassifier(5, 4)
-    classifier.fit(x[:2000], code[:2000])
+    classifier = GaussianClassifier(5, 4, ONE)
+    classifier.fit(x[:2000], code[:2000], np.ones((2000, 1), bool))
     p = classifier(torch.from_numpy(x[2000:]).float()).softmax(1).numpy()
     assert np.abs(p - posterior[2000:]).mean() < 0.02
     assert (p[:, 2] == 0).all()  # no label carries class 2
@@ -34,16 +36,25 @@ def test_the_gaussian_classifier_knows_the_posterior_of_gaussians(gaussians):
 
 @pytest.mark.parametrize("labels", [np.zeros(40, int), np.arange(40) % 38], ids=["one type", "too few per type"])
 def test_the_gaussian_classifier_stays_out_where_it_cannot_know_a_spread(labels):
-    classifier = GaussianClassifier(5, 40)
-    classifier.fit(np.random.default_rng(0).normal(size=(40, 5)), labels)
+    classifier = GaussianClassifier(5, 40, ONE)
+    classifier.fit(np.random.default_rng(0).normal(size=(40, 5)), labels, np.ones((40, 1), bool))
     assert not classifier.is_fitted
+
+
+def test_the_gaussian_classifier_serves_cells_with_the_modalities_of_labelled_cells(gaussians):
+    x, code, _ = gaussians
+    both, first, second = [True, True], [True, False], [False, True]
+    classifier = GaussianClassifier(5, 4, np.array([both, first, second]))
+    classifier.fit(x, code, np.where(np.arange(len(x))[:, None] % 2, both, first))
+    assert classifier.serves(torch.tensor([first, second, both])).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("kind", [GaussianClassifier, ProbeClassifier])
 def test_a_probe_is_kept_with_the_weights(gaussians, kind):
     x, code, _ = gaussians
-    classifier, other = kind(5, 4), kind(5, 4)
-    classifier.fit(x, code)
+    patterns, measured = ((ONE,), (np.ones((len(x), 1), bool),)) if kind is GaussianClassifier else ((), ())
+    classifier, other = kind(5, 4, *patterns), kind(5, 4, *patterns)
+    classifier.fit(x, code, *measured)
     other.load_state_dict(classifier.state_dict())
     z = torch.from_numpy(x).float()
     assert other.is_fitted

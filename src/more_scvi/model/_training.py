@@ -173,12 +173,13 @@ class TrainingMixin(ModelState):
         """After the last step: closed-form classifiers on the embedding of visible labels, beside the trained head."""
         labels = arrays.training_labels
         visible = cells[labels[cells] >= 0]
-        probes = [probe for probe in (self.module.probe, self.module.gaussian) if probe is not None]
-        if not probes or not len(visible):
+        probe, gaussian = self.module.probe, self.module.gaussian
+        if gaussian is None or not len(visible):
             return
         z = self._forward(*self._inputs(None), visible, INFERENCE_BATCH, lambda out: out["z_labels"])
-        for probe in probes:
+        if probe is not None:
             probe.fit(z, labels[visible])
+        gaussian.fit(z, labels[visible], arrays.present[visible])
 
     def _fit_spread(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
         """After the last step: centres and spreads per type and batch, by visible labels and predictions."""

@@ -146,7 +146,7 @@ class MoREModule(BaseModuleClass):
         self.refinement = Refinement(self.n_latent, n_domains, n_refinement_steps, refinement_rank)
         self.classifier = Classifier(self.n_latent, n_labels) if n_labels else None
         self.probe = ProbeClassifier(self.n_latent, n_labels) if n_labels and len(bases) > 1 else None
-        self.gaussian = GaussianClassifier(self.n_latent, n_labels) if n_labels else None
+        self.gaussian = GaussianClassifier(self.n_latent, n_labels, patterns) if n_labels else None
         self.wide = (
             WideClassifier(sum(self.wide_widths) + N_CANONICAL * len(self.unpaired), n_labels, patterns)
             if n_labels and n_wide
@@ -327,7 +327,8 @@ class MoREModule(BaseModuleClass):
             log_probs = torch.logaddexp(log_probs + torch.log1p(-share), second + share.log())
         if self.gaussian is not None and self.gaussian.is_fitted:
             third = self.gaussian(z_labels).log_softmax(1)
-            log_probs = ((1 - GAUSSIAN_SHARE) * log_probs + GAUSSIAN_SHARE * third).log_softmax(1)
+            mean = ((1 - GAUSSIAN_SHARE) * log_probs + GAUSSIAN_SHARE * third).log_softmax(1)
+            log_probs = torch.where(self.gaussian.serves(present)[:, None], mean, log_probs)
         return {"logits": logits, "log_probs": log_probs}
 
     def embed(self, z: Tensor, log_probs: Tensor | None, batch: Tensor) -> Tensor:

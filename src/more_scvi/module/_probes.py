@@ -12,16 +12,8 @@ GAUSSIAN_SHARE = 0.2
 """Weight of the discriminant analysis in the geometric mean with the other classifiers."""
 
 
-class ProbeClassifier(nn.Module):
-    """Logistic regression on the finished embedding, solved after training and averaged with the trained head.
-
-    With several modalities the head sees every rare type in several guises and may lose one; a convex fit does not.
-
-    Parameters
-    ----------
-    n_latent, n_labels
-        Width of the embedding and number of classes.
-    """
+class _LinearClassifier(nn.Module):
+    """Linear in the embedding; a class that was not there when it was solved cannot be predicted."""
 
     weight: Tensor
     bias: Tensor
@@ -36,13 +28,6 @@ class ProbeClassifier(nn.Module):
         """At least one class can be predicted."""
         return bool(self.bias.isfinite().any())
 
-    def fit(self, z: np.ndarray, labels: np.ndarray) -> None:
-        """Fit on (cells, n_latent) embeddings of visible labels (cells,); standardised, L2 penalty with C = 1."""
-        mean, std = z.mean(0), np.maximum(z.std(0), 1e-6)
-        coefficients, intercepts = solve_logistic((z - mean) / std, labels, len(self.bias))
-        coefficients = coefficients / std
-        self._store(coefficients, intercepts - coefficients @ mean)
-
     def _store(self, weight: np.ndarray, bias: np.ndarray) -> None:
         self.weight.copy_(torch.from_numpy(weight))
         self.bias.copy_(torch.from_numpy(bias))
@@ -52,7 +37,26 @@ class ProbeClassifier(nn.Module):
         return z @ self.weight.T + self.bias
 
 
-class GaussianClassifier(ProbeClassifier):
+class ProbeClassifier(_LinearClassifier):
+    """Logistic regression on the finished embedding, solved after training and averaged with the trained head.
+
+    With several modalities the head sees every rare type in several guises and may lose one; a convex fit does not.
+
+    Parameters
+    ----------
+    n_latent, n_labels
+        Width of the embedding and number of classes.
+    """
+
+    def fit(self, z: np.ndarray, labels: np.ndarray) -> None:
+        """Fit on (cells, n_latent) embeddings of visible labels (cells,); standardised, L2 penalty with C = 1."""
+        mean, std = z.mean(0), np.maximum(z.std(0), 1e-6)
+        coefficients, intercepts = solve_logistic((z - mean) / std, labels, len(self.bias))
+        coefficients = coefficients / std
+        self._store(coefficients, intercepts - coefficients @ mean)
+
+
+class GaussianClassifier(_LinearClassifier):
     r"""Linear discriminant analysis on the finished embedding, solved after training.
 
     Types are Gaussians of one covariance :math:`\Sigma`, estimated within types with Ledoit-Wolf shrinkage:
@@ -60,20 +64,43 @@ class GaussianClassifier(ProbeClassifier):
     .. math:: \ell_t = \mu_t^\top \Sigma^{-1} z - \tfrac12 \mu_t^\top \Sigma^{-1} \mu_t + \log \pi_t
 
     A boundary halfway between centres moves less from batch to batch than one drawn along the cells at the border, as
-    regressions and the trained head draw it. It counts a fifth in a geometric mean of probabilities.
+    regressions and the trained head draw it. It counts a fifth in a geometric mean of probabilities, for cells measured
+    like those it was fitted on: the spread within types is another where other modalities were measured.
 
     Parameters
     ----------
     n_latent, n_labels
         Width of the embedding and number of classes.
+    patterns
+        bool (patterns, modalities): sets of modalities that cells may have.
 
     References
     ----------
     Shrinkage: Ledoit & Wolf 2004.
     """
 
-    def fit(self, z: np.ndarray, labels: np.ndarray) -> None:
-        """Fit on (cells, n_latent) and codes (cells,), unless labels are too few to know the spread within types."""
+    patterns: Tensor
+    labelled: Tensor
+
+    def __init__(self, n_latent: int, n_labels: int, patterns: np.ndarray):
+        super().__init__(n_latent, n_labels)
+        self.register_buffer("patterns", torch.from_numpy(np.asarray(patterns, dtype=bool)))
+        self.register_buffer("labelled", torch.zeros(len(patterns), dtype=torch.bool))
+
+    def serves(self, present: Tensor) -> Tensor:
+        """Cells with the modalities of cells it was fitted on, (cells,); ``present``: bool (cells, modalities)."""
+        return ((present[:, None] == self.patterns).all(2) & self.labelled).any(1)
+
+    def fit(self, z: np.ndarray, labels: np.ndarray, present: np.ndarray) -> None:
+        """Fit, unless labels are too few to know the spread within types.
+
+        Parameters
+        ----------
+        z, labels
+            (cells, n_latent) embeddings and (cells,) codes.
+        present
+            bool (cells, modalities): what was measured in them.
+        """
         classes, code, n = np.unique(labels, return_inverse=True, return_counts=True)
         if len(classes) < 2 or len(labels) - len(classes) < z.shape[1]:
             return
@@ -84,6 +111,8 @@ class GaussianClassifier(ProbeClassifier):
         weight[classes] = np.linalg.solve(covariance, centres.T).T
         bias[classes] = np.log(n / n.sum()) - 0.5 * (weight[classes] * centres).sum(1)
         self._store(weight, bias)
+        measured = torch.from_numpy(np.unique(np.asarray(present, dtype=bool), axis=0)).to(self.patterns.device)
+        self.labelled.copy_((self.patterns[:, None] == measured).all(2).any(1))
 
 
 def solve_logistic(x: np.ndarray, labels: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
