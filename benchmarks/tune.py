@@ -47,7 +47,7 @@ def _variants(text: str) -> dict[str, dict]:
 
 
 @contextmanager
-def constants(values: dict[str, Any]) -> Iterator[None]:
+def _constants(values: dict[str, Any]) -> Iterator[None]:
     """Let constants of modules, by dotted name, have other values for a while."""
     before = []
     try:
@@ -75,7 +75,7 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     tables = []
     for name, options in _variants(arguments.variants).items():
-        with constants(options.pop("constants", {})):
+        with _constants(options.pop("constants", {})):
             table = tune(
                 arguments.datasets.split(","),
                 [get_method(name, **{"base": "more", **options})],
