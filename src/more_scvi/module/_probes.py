@@ -84,7 +84,7 @@ class GaussianClassifier(_LinearClassifier):
 
     def __init__(self, n_latent: int, n_labels: int, patterns: np.ndarray):
         super().__init__(n_latent, n_labels)
-        self.register_buffer("patterns", torch.from_numpy(np.asarray(patterns, dtype=bool)))
+        self.register_buffer("patterns", torch.tensor(np.asarray(patterns, dtype=bool)))
         self.register_buffer("labelled", torch.zeros(len(patterns), dtype=torch.bool))
 
     def serves(self, present: Tensor) -> Tensor:
