@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from catalogue import BACKBONES, Belongs, family, kind_of
+from catalogue import BACKBONES, TRANSFER, Belongs, family, kind_of
 from gathered import OURS, Results
 
 from more_scvi import pl
@@ -42,6 +42,7 @@ def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
             _complete(results, (OURS, *BACKBONES), ("annotation",), _measured(results, "S2b", _rna("S2b"))),
             "What the backbone adds in a new batch, mapped after training",
         ),
+        "backbone_modalities": (_across_modalities(results), "What the backbone adds across modalities"),
     }
     needs = {"few_labels": "S4", "few_cells": "S1-n", "backbone_labels": "S4", "backbone_new_batch": "S2b"}
     drawable = {}
@@ -65,7 +66,7 @@ def draw(results: Results, folder: Path) -> None:
     for name, (table, _) in figures(results).items():
         if name == "tradeoff":
             ax = pl.tradeoff(table)
-        elif name in ("macro_f1", "backbone_new_batch"):
+        elif name in ("macro_f1", "backbone_new_batch", "backbone_modalities"):
             ax = pl.scores(table, "annotation")
             ax.set_xlabel("macro-F1 of hidden labels")
         else:
@@ -84,6 +85,15 @@ def _measured(results: Results, wanted: str, belongs: Belongs) -> Belongs:
     rows = results.table[results.table["method"].isin(list(BACKBONES))]
     sets = {of for of, protocol in zip(rows["dataset"], rows["protocol"], strict=True) if family(protocol) == wanted}
     return lambda dataset, protocol: dataset in sets and belongs(dataset, protocol)
+
+
+def _across_modalities(results: Results) -> pd.DataFrame:
+    """Splits of all protocols across modalities, of whichever data set, that MoRE and its variants share."""
+    table = results.table
+    keys = zip(table["dataset"], table["protocol"], strict=True)
+    table = table[[kind_of(dataset) == "multi" and protocol in TRANSFER for dataset, protocol in keys]]
+    shown = [method for method in (OURS, *BACKBONES) if method in set(table["method"])]
+    return shared_splits(table, shown, "annotation") if OURS in shown else table[:0]
 
 
 def _complete(results: Results, methods: tuple[str, ...], metrics: tuple[str, ...], belongs: Belongs) -> pd.DataFrame:

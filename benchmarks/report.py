@@ -59,7 +59,11 @@ rank-biserial correlation (1: every row in favour of MoRE).
 """
 
 
-BACKBONE_FIGURES = {"few_labels": ("backbone_labels",), "few_cells": ("backbone_new_batch",)}
+BACKBONE_FIGURES = {
+    "few_labels": ("backbone_labels",),
+    "few_cells": ("backbone_new_batch",),
+    "modalities": ("backbone_modalities",),
+}
 """Page → figures of what the backbone adds there."""
 
 
