@@ -148,7 +148,7 @@ def family(protocol: str) -> str:
     return head if head in ("S3", "S4", "S5", "S5b") else protocol
 
 
-def _rows(kind: str, *families: str) -> Belongs:
+def rows_of(kind: str, *families: str) -> Belongs:
     return lambda dataset, protocol: kind_of(dataset) == kind and family(protocol) in families
 
 
@@ -178,7 +178,7 @@ GROUPS = (
         "S1 hides the labels of a random half of the cells. S2a hides all labels of one batch, whose cells are there: "
         "a new, unlabelled sample in a joint analysis.",
         "annotation",
-        _rows("rna", "S1", "S2a"),
+        rows_of("rna", "S1", "S2a"),
     ),
     Group(
         "few_labels",
@@ -232,16 +232,16 @@ GROUPS = (
 )
 
 REGIMES = (
-    ("half of the labels (S1)", "annotation", _rows("rna", "S1")),
-    ("an unlabelled batch (S2a)", "annotation", _rows("rna", "S2a")),
-    ("a new batch (S2b)", "annotation", _rows("rna", "S2b")),
-    ("few labels (S4)", "annotation", _rows("rna", "S4")),
-    ("few cells (S1-n)", "annotation", _rows("rna", "S1-n")),
-    ("an unseen type (S3)", "novelty", _rows("rna", "S3")),
-    ("a rare type (S5, S5b)", "rare", _rows("rna", "S5", "S5b")),
-    ("several modalities (S1, S2a)", "annotation", _rows("multi", "S1", "S2a")),
-    ("several modalities, few labels (S4)", "annotation", _rows("multi", "S4")),
-    ("across modalities", "annotation", _rows("multi", *TRANSFER)),
-    ("spatial sections (S2a)", "annotation", _rows("spatial", "S1", "S2a")),
+    ("half of the labels (S1)", "annotation", rows_of("rna", "S1")),
+    ("an unlabelled batch (S2a)", "annotation", rows_of("rna", "S2a")),
+    ("a new batch (S2b)", "annotation", rows_of("rna", "S2b")),
+    ("few labels (S4)", "annotation", rows_of("rna", "S4")),
+    ("few cells (S1-n)", "annotation", rows_of("rna", "S1-n")),
+    ("an unseen type (S3)", "novelty", rows_of("rna", "S3")),
+    ("a rare type (S5, S5b)", "rare", rows_of("rna", "S5", "S5b")),
+    ("several modalities (S1, S2a)", "annotation", rows_of("multi", "S1", "S2a")),
+    ("several modalities, few labels (S4)", "annotation", rows_of("multi", "S4")),
+    ("across modalities", "annotation", rows_of("multi", *TRANSFER)),
+    ("spatial sections (S2a)", "annotation", rows_of("spatial", "S1", "S2a")),
 )
 """Words, figure, rows: where methods are told apart."""

@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from catalogue import BACKBONES, TRANSFER, Belongs, family, kind_of
+from catalogue import BACKBONES, TRANSFER, Belongs, family, rows_of
 from gathered import OURS, Results
 
 from more_scvi import pl
@@ -20,9 +20,9 @@ DRAWN = (OURS, "scanvi", "scvi", "harmony", "scanorama", "pca", "pca_raw", "lr_h
 
 def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
     """Name of a figure → the table it is drawn from and its caption; those whose results are there."""
-    rna = _rna("S1", "S2a")
-    few = _rna("S4", "S1")
-    cells = _rna("S1-n", "S1")
+    rna = rows_of("rna", "S1", "S2a")
+    few = rows_of("rna", "S4", "S1")
+    cells = rows_of("rna", "S1-n", "S1")
     wanted = {
         "macro_f1": (_complete(results, DRAWN, ("annotation",), rna), "Macro-F1 of hidden labels"),
         "tradeoff": (
@@ -39,7 +39,7 @@ def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
             "What the backbone adds, by the number of labels per type",
         ),
         "backbone_new_batch": (
-            _complete(results, (OURS, *BACKBONES), ("annotation",), _measured(results, "S2b", _rna("S2b"))),
+            _complete(results, (OURS, *BACKBONES), ("annotation",), _measured(results, "S2b", rows_of("rna", "S2b"))),
             "What the backbone adds in a new batch, mapped after training",
         ),
         "backbone_modalities": (_across_modalities(results), "What the backbone adds across modalities"),
@@ -76,10 +76,6 @@ def draw(results: Results, folder: Path) -> None:
         plt.close(ax.figure)
 
 
-def _rna(*families: str) -> Belongs:
-    return lambda dataset, protocol: kind_of(dataset) == "rna" and family(protocol) in families
-
-
 def _measured(results: Results, wanted: str, belongs: Belongs) -> Belongs:
     """Only data sets on which the family of protocols was run with another backbone or none."""
     rows = results.table[results.table["method"].isin(list(BACKBONES))]
@@ -89,9 +85,8 @@ def _measured(results: Results, wanted: str, belongs: Belongs) -> Belongs:
 
 def _across_modalities(results: Results) -> pd.DataFrame:
     """Splits of all protocols across modalities, of whichever data set, that MoRE and its variants share."""
-    table = results.table
-    keys = zip(table["dataset"], table["protocol"], strict=True)
-    table = table[[kind_of(dataset) == "multi" and protocol in TRANSFER for dataset, protocol in keys]]
+    table, across = results.table, rows_of("multi", *TRANSFER)
+    table = table[[across(*key) for key in zip(table["dataset"], table["protocol"], strict=True)]]
     shown = [method for method in (OURS, *BACKBONES) if method in set(table["method"])]
     return shared_splits(table, shown, "annotation") if OURS in shown else table[:0]
 

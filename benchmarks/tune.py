@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib
 import json
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 
 def _arguments() -> argparse.Namespace:
@@ -46,21 +44,6 @@ def _variants(text: str) -> dict[str, dict]:
         return ast.literal_eval(text)
 
 
-@contextmanager
-def _constants(values: dict[str, Any]) -> Iterator[None]:
-    """Let constants of modules, by dotted name, have other values for a while."""
-    before = []
-    try:
-        for name, value in values.items():
-            module = importlib.import_module(name.rpartition(".")[0])
-            before.append((module, name.rpartition(".")[2], getattr(module, name.rpartition(".")[2])))
-            setattr(*before[-1][:2], value)
-        yield
-    finally:
-        for module, constant, value in before:
-            setattr(module, constant, value)
-
-
 def main() -> None:
     arguments = _arguments()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
@@ -75,7 +58,9 @@ def main() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     tables = []
     for name, options in _variants(arguments.variants).items():
-        with _constants(options.pop("constants", {})):
+        with ExitStack() as patched:
+            for constant, value in options.pop("constants", {}).items():
+                patched.enter_context(patch(constant, value))
             table = tune(
                 arguments.datasets.split(","),
                 [get_method(name, **{"base": "more", **options})],
