@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata import AnnData
 from scipy.spatial import cKDTree
 
 from ._arguments import check_integer, check_number
@@ -152,3 +154,18 @@ def _check(
     if radius is not None and check_number("radius", radius) <= 0:
         raise ValueError(f"radius={radius} must be positive, in the unit of the coordinates.")
     return points, codes
+
+
+def niche_weights(adata: AnnData, obs: pd.DataFrame, arguments: Mapping[str, Any]) -> sp.csr_matrix:
+    """Weights of spatial neighbours, csr (rows of adata, rows of adata); ``obs`` in the order of these rows."""
+    spatial_key, key = arguments["spatial_key"], arguments.get("section_key") or arguments["batch_key"]
+    if spatial_key not in adata.obsm:
+        raise KeyError(
+            f"The model was set up with spatial_key={spatial_key!r}, but obsm holds {list(adata.obsm)}; add the"
+            " coordinates of these cells."
+        )
+    column = obs[key] if key in obs else adata.obs.get(key)
+    if key is not None and column is None:
+        raise KeyError(f"obs has no column {key!r} that says which section a cell is from; it has {list(obs.columns)}.")
+    sections = np.zeros(adata.n_obs, dtype=int) if column is None else column.astype(str).to_numpy()
+    return neighbours(np.asarray(adata.obsm[spatial_key]), sections, arguments["n_neighbors"], arguments["radius"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -10,179 +12,183 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from more_scvi.data import LabelsField, as_batch_array, as_label_array, check_option
+from more_scvi.base._arrays import Arrays
+from more_scvi.data._arguments import check_option
+from more_scvi.data._columns import as_batch_array, as_label_array
+from more_scvi.data._fields import LabelsField
 from more_scvi.diagnosis import CHECKS, Diagnosis, Evidence, representative
-from more_scvi.model._inference import INFERENCE_BATCH
-from more_scvi.model._state import ModelState
+from more_scvi.model._checks import check_trained, registered
+from more_scvi.model._forward import forward
+from more_scvi.module._module import MoREModule
 
-Inputs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+if TYPE_CHECKING:
+    from more_scvi.model._more import MoRE
 
 
-class DiagnoseMixin(ModelState):
-    """Checks of a trained model."""
+def diagnose(
+    self, adata: AnnData | MuData | None = None, *, labels: str | Sequence[str] | None = None
+) -> Diagnosis:
+    """Look for what commonly goes wrong, and say which argument to change.
 
-    def diagnose(
-        self, adata: AnnData | MuData | None = None, *, labels: str | Sequence[str] | None = None
-    ) -> Diagnosis:
-        """Look for what commonly goes wrong, and say which argument to change.
+    Each check has a value, a limit and, where it fires, a remedy. At most 5,000 cells are looked at; nothing is
+    written.
 
-        Each check has a value, a limit and, where it fires, a remedy. At most 5,000 cells are looked at; nothing is
-        written.
+    =============================  ================================================  ====================
+    check                          value                                             warning
+    =============================  ================================================  ====================
+    ``batches_separate``           mixing of batches within types; without types,    below 0.35
+                                   of the best-mixed quarter of the cells            (without: 0.25)
+    ``types_collapse``             correlation of distances within types with        below 0.6
+                                   those of the data
+    ``rare_types_lost``            recall of the worst rare type by its neighbours   below 0.5
+    ``labels_not_learned``         loss of the classifier on training cells at the   above 0.5
+                                   end, in units of chance
+    ``overfitting``                rise of the validation loss of the classifier     above 0.2
+                                   after its best epoch, in units of chance
+    ``modality_ignored``           share of the embedding that hangs on the least    below 0.002
+                                   heard modality
+    ``modality_uninformative``     share of a modality that the others predict       below 0.02
+    ``low_vocabulary_overlap``     share of genes that the backbone knows            below 0.3
+    ``batch_and_type_confounded``  association of batch and type, Cramér's V         above 0.75
+    =============================  ================================================  ====================
 
-        =============================  ================================================  ====================
-        check                          value                                             warning
-        =============================  ================================================  ====================
-        ``batches_separate``           mixing of batches within types; without types,    below 0.35
-                                       of the best-mixed quarter of the cells            (without: 0.25)
-        ``types_collapse``             correlation of distances within types with        below 0.6
-                                       those of the data
-        ``rare_types_lost``            recall of the worst rare type by its neighbours   below 0.5
-        ``labels_not_learned``         loss of the classifier on training cells at the   above 0.5
-                                       end, in units of chance
-        ``overfitting``                rise of the validation loss of the classifier     above 0.2
-                                       after its best epoch, in units of chance
-        ``modality_ignored``           share of the embedding that hangs on the least    below 0.002
-                                       heard modality
-        ``modality_uninformative``     share of a modality that the others predict       below 0.02
-        ``low_vocabulary_overlap``     share of genes that the backbone knows            below 0.3
-        ``batch_and_type_confounded``  association of batch and type, Cramér's V         above 0.75
-        =============================  ================================================  ====================
+    Parameters
+    ----------
+    adata
+        ``None``: the registered data. Otherwise other cells, as in :meth:`get_latent_representation`.
+    labels
+        Types to check with, instead of those registered: a column of ``obs``, or one value per cell; missing ones
+        and ``unlabeled_category`` are not labelled. ``None``: visible labels, and predictions for all other cells.
 
-        Parameters
-        ----------
-        adata
-            ``None``: the registered data. Otherwise other cells, as in :meth:`get_latent_representation`.
-        labels
-            Types to check with, instead of those registered: a column of ``obs``, or one value per cell; missing ones
-            and ``unlabeled_category`` are not labelled. ``None``: visible labels, and predictions for all other cells.
+    Returns
+    -------
+    :class:`more_scvi.diagnosis.Diagnosis` with ``table``, ``ok``, ``warnings`` and ``to_dict()``. A check that the
+    data or the training do not allow (one batch, no validation cells) is ``"not checked"``.
 
-        Returns
-        -------
-        :class:`more_scvi.diagnosis.Diagnosis` with ``table``, ``ok``, ``warnings`` and ``to_dict()``. A check that the
-        data or the training do not allow (one batch, no validation cells) is ``"not checked"``.
+    Raises
+    ------
+    RuntimeError
+        Before training.
+    ValueError, KeyError, TypeError
+        For other data that do not fit the model, as in :meth:`get_latent_representation`; for ``labels`` that are
+        no column of ``obs`` or of another length.
 
-        Raises
-        ------
-        RuntimeError
-            Before training.
-        ValueError, KeyError, TypeError
-            For other data that do not fit the model, as in :meth:`get_latent_representation`; for ``labels`` that are
-            no column of ``obs`` or of another length.
+    Examples
+    --------
+    >>> result = model.diagnose()
+    >>> result.warnings[["check", "message", "remedy"]]
+    """
+    check_trained(self)
+    data = registered(self, "diagnose") if adata is None else adata
+    arrays = self.reader.arrays(data)
+    batches, visible = _what_is_known(self, data, arrays, labels)
+    rows = representative(visible)
+    if self.module.classifier is None and (visible != "").any():
+        rows = rows[visible[rows] != ""]  # nothing predicts the other types
+    evidence = _evidence(self, arrays, batches, visible, rows)
+    return Diagnosis(tuple(check(evidence) for check in CHECKS), n_cells=len(visible), n_sampled=len(rows))
 
-        Examples
-        --------
-        >>> result = model.diagnose()
-        >>> result.warnings[["check", "message", "remedy"]]
-        """
-        self._check_if_trained(warn=False)
-        inputs = self._inputs(adata)
-        batches, visible = self._what_is_known(adata, labels)
-        rows = representative(visible)
-        if self.module.classifier is None and (visible != "").any():
-            rows = rows[visible[rows] != ""]  # nothing predicts the other types
-        evidence = self._evidence(inputs, batches, visible, rows)
-        return Diagnosis(tuple(check(evidence) for check in CHECKS), n_cells=len(visible), n_sampled=len(rows))
 
-    def _what_is_known(
-        self, data: AnnData | MuData | None, labels: str | Sequence[str] | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Batches and visible labels of all cells as text, ``""`` = no label."""
-        args = self._setup_args
-        registered = data is None or data is self.adata
-        data = self.adata if data is None else data
-        assert data is not None  # the inputs were read
-        if registered:
-            arrays = self._training_arrays()
-            batches, known = self.batches[arrays.batch], np.append(self.labels.astype(object), "")[arrays.labels]
-        else:
-            obs = self._cells_of(data).obs
-            key, label_key = args["batch_key"], args.get("labels_key")
-            batches = as_batch_array(obs[key], key) if key in obs else np.full(len(obs), "")
-            known = self._as_known(obs[label_key]) if len(self.labels) and label_key in obs else np.full(len(obs), "")
-        visible = known if labels is None else self._as_known(_given(labels, data.obs))
-        return batches.astype(str), visible.astype(str)
+def _what_is_known(
+    model: MoRE, data: AnnData | MuData, arrays: Arrays, labels: str | Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Batches and visible labels of all cells as text, ``""`` = no label."""
+    schema, obs = model.schema, model.schema.cells(data).obs
+    key, label_key = schema.setup["batch_key"], schema.setup.get("labels_key")
+    batches = as_batch_array(obs[key], key) if key in obs else np.full(len(obs), "")
+    if labels is not None:
+        known = _as_known(model, _given(labels, data.obs))
+    elif len(schema.labels) and label_key in obs:
+        known = _as_known(model, obs[label_key])
+    else:
+        known = np.full(len(obs), "")
+    return batches.astype(str), known.astype(str)
 
-    def _as_known(self, column: pd.Series) -> np.ndarray:
-        """Labels of a column as text, ``""`` where missing or marked as unlabelled."""
-        unknown = LabelsField("labels", self._setup_args["unlabeled_category"]).unlabeled_category
-        visible = as_label_array(column, unknown)
-        return np.where(visible == unknown, "", visible)
 
-    def _evidence(self, inputs: Inputs, batches: np.ndarray, visible: np.ndarray, rows: np.ndarray) -> Evidence:
-        """What the checks read, for some of the cells."""
-        base, present, _, _ = inputs
-        module, n_latent = self.module, self.module.n_latent
-        present = present[rows]
+def _as_known(model: MoRE, column: pd.Series) -> np.ndarray:
+    """Labels of a column as text, ``""`` where missing or marked as unlabelled."""
+    unknown = LabelsField("labels", model.schema.setup["unlabeled_category"]).unlabeled_category
+    visible = as_label_array(column, unknown)
+    return np.where(visible == unknown, "", visible)
 
-        def read(out: dict[str, torch.Tensor]) -> torch.Tensor:
-            p = out["log_probs"]
-            return out["embedding"] if p is None else torch.cat([out["embedding"], p.exp()], 1)
 
-        out = self._forward(*inputs, rows, INFERENCE_BATCH, read)
-        z, probabilities = out[:, :n_latent], out[:, n_latent:]
-        labels, types = visible[rows], None
-        if module.classifier is not None:
-            guess = self.labels.astype(str)[probabilities.argmax(1)]
-            types = np.where(labels != "", labels, guess)
-        elif (labels != "").any():
-            types = labels
-        kept = module.kept.cpu().numpy()
-        scaled = base[rows] * kept
-        patterns = (present @ (1 << np.arange(len(self.roles)))).astype(str)
-        domains = np.char.add(np.char.add(batches[rows], "/"), patterns)
-        reads_genes = self.backbone is not None and self.backbone.vocabulary is not None
-        return Evidence(
-            z=z,
-            direct=scaled[:, kept > 0] if (kept > 0).any() else base[rows],
-            batches=batches[rows],
-            domains=domains,
-            labels=labels,
-            types=types,
-            views={role: scaled[:, module.columns(role)] for role in self.roles},
-            present={role: present[:, at] for at, role in enumerate(self.roles)},
-            effects=self._effects(inputs, rows, domains),
-            # a modality without any gene is not read by the backbone, and is not meant to be
-            overlaps={r: self.overlaps[r] for r in self.roles if len(self.gene_names[r])} if reads_genes else {},
-            chance=self._chance(),
-            history=self.history_ or {},
+def _evidence(model: MoRE, arrays: Arrays, batches: np.ndarray, visible: np.ndarray, rows: np.ndarray) -> Evidence:
+    """What the checks read, for some of the cells."""
+    module, n_latent = model.module, model.module.n_latent
+    present = arrays.present[rows]
+
+    def read(out: dict[str, torch.Tensor]) -> torch.Tensor:
+        p = out["log_probs"]
+        return out["embedding"] if p is None else torch.cat([out["embedding"], p.exp()], 1)
+
+    out = forward(module, arrays, read, rows)
+    z, probabilities = out[:, :n_latent], out[:, n_latent:]
+    labels, types = visible[rows], None
+    if module.classifier is not None:
+        guess = model.labels.astype(str)[probabilities.argmax(1)]
+        types = np.where(labels != "", labels, guess)
+    elif (labels != "").any():
+        types = labels
+    kept = module.kept.cpu().numpy()
+    scaled = arrays.base[rows] * kept
+    patterns = (present @ (1 << np.arange(len(model.modalities)))).astype(str)
+    domains = np.char.add(np.char.add(batches[rows], "/"), patterns)
+    reads_genes = model.backbone is not None and model.backbone.vocabulary is not None
+    return Evidence(
+        z=z,
+        direct=scaled[:, kept > 0] if (kept > 0).any() else arrays.base[rows],
+        batches=batches[rows],
+        domains=domains,
+        labels=labels,
+        types=types,
+        views={role: scaled[:, module.layout.columns(role)] for role in model.modalities},
+        present={role: present[:, at] for at, role in enumerate(model.modalities)},
+        effects=_effects(module, arrays, rows, domains),
+        # a modality without any gene is not read by the backbone, and is not meant to be
+        overlaps={r: model.reader.frozen.overlaps[r] for r in model.modalities if len(model.schema.gene_names[r])} if reads_genes else {},
+        chance=_chance(model),
+        history=model.history_ or {},
+    )
+
+
+def _chance(model: MoRE) -> float:
+    """Entropy of the labels that the model was trained on; of even ones if it was loaded without data."""
+    if model.adata is None:
+        return float(np.log(max(len(model.labels), 1)))
+    codes = model.schema.label_codes(model.adata)
+    counts = np.unique(codes[codes >= 0], return_counts=True)[1]
+    shares = counts / max(counts.sum(), 1)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _effects(module: MoREModule, arrays: Arrays, rows: np.ndarray, domains: np.ndarray) -> dict[str, float]:
+    """Share of the embedding's variance within domains that hangs on each modality, by shuffling it there."""
+    if len(module.modalities) == 1:
+        return {}
+    base, present = arrays.base[rows], arrays.present[rows]
+    some = Arrays(base, present, arrays.wide[rows], arrays.batch[rows], arrays.domain[rows])
+    rng = np.random.default_rng(0)
+    effects = {}
+    for at, role in enumerate(module.modalities):
+        several = present[:, at] & (present.sum(1) > 1)
+        groups = [np.flatnonzero(several & (domains == name)) for name in np.unique(domains[several])]
+        groups = [group for group in groups if len(group) > 1]
+        if not groups:
+            continue
+        shuffled, columns = base.copy(), module.layout.columns(role)
+        for group in groups:
+            shuffled[group, columns] = base[rng.permutation(group), columns]
+        cells = np.concatenate(groups)
+        z, moved = (
+            forward(module, replace(some, base=x), lambda out: out["z"], cells).astype(float)
+            for x in (base, shuffled)
         )
-
-    def _chance(self) -> float:
-        """Entropy of the labels that the model was trained on; of even ones if it was loaded without data."""
-        if self.adata is None:
-            return float(np.log(max(len(self.labels), 1)))
-        codes = self._codes(self._cells_of(self.adata))[1]
-        counts = np.unique(codes[codes >= 0], return_counts=True)[1]
-        shares = counts / max(counts.sum(), 1)
-        return float(-(shares * np.log(shares)).sum())
-
-    def _effects(self, inputs: Inputs, rows: np.ndarray, domains: np.ndarray) -> dict[str, float]:
-        """Share of the embedding's variance within domains that hangs on each modality, by shuffling it there."""
-        base, present, wide, domain = (array[rows] for array in inputs)
-        if len(self.roles) == 1:
-            return {}
-        rng = np.random.default_rng(0)
-        effects = {}
-        for at, role in enumerate(self.roles):
-            several = present[:, at] & (present.sum(1) > 1)
-            groups = [np.flatnonzero(several & (domains == name)) for name in np.unique(domains[several])]
-            groups = [group for group in groups if len(group) > 1]
-            if not groups:
-                continue
-            shuffled, columns = base.copy(), self.module.columns(role)
-            for group in groups:
-                shuffled[group, columns] = base[rng.permutation(group), columns]
-            cells = np.concatenate(groups)
-            z, moved = (
-                self._forward(x, present, wide, domain, cells, INFERENCE_BATCH, lambda out: out["z"]).astype(float)
-                for x in (base, shuffled)
-            )
-            start, total = 0, 0.0
-            for group in groups:
-                part = z[start : start + len(group)]
-                total, start = total + np.square(part - part.mean(0)).sum(), start + len(group)
-            effects[role] = float(np.square(moved - z).sum() / (2.0 * max(total, 1e-12)))
-        return effects
+        start, total = 0, 0.0
+        for group in groups:
+            part = z[start : start + len(group)]
+            total, start = total + np.square(part - part.mean(0)).sum(), start + len(group)
+        effects[role] = float(np.square(moved - z).sum() / (2.0 * max(total, 1e-12)))
+    return effects
 
 
 def _given(labels: str | Sequence[str], obs: pd.DataFrame) -> pd.Series:

@@ -2,194 +2,160 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
-from more_scvi._compat import parse_device_args
-from more_scvi.backbones import Backbone, TopLayers, token_chunks
-from more_scvi.model._prepare import Measured, scatter
-from more_scvi.model._state import ModelState
-from more_scvi.module import Inside, InsideAdapter
-from more_scvi.train import InsideArrays, TrainingArrays
+from more_scvi.backbones._base import Backbone
+from more_scvi.backbones._layers import TopLayers
+from more_scvi.backbones._token_chunks import token_chunks
+from more_scvi.base._arrays import Arrays, InsideArrays, scatter
+from more_scvi.base._features import Features
+from more_scvi.base._prepare import FrozenReader
+from more_scvi.data._measured import CellSet, Measured
+from more_scvi.module._inside import Inside, InsideAdapter
+from more_scvi.module._module import MoREModule
 
 ADAPTERS = ("output", "bottleneck", "lora")
 CELLS_PER_PASS = 128
 
 
-class InsideMixin(ModelState):
-    """The part of a model that reaches into the frozen path of the first modality that the backbone reads."""
+def make_inside(frozen: FrozenReader, arguments: Mapping[str, Any]) -> Inside | None:
+    """What is trained inside the frozen path of the first modality that the backbone reads; None if nothing is.
 
-    def get_layer_weights(self) -> pd.Series:
-        """How much each layer of the backbone counts in the frozen features.
+    ``arguments``: those of :class:`more_scvi.MoRE`.
+    """
+    kind = arguments["adapter"] if arguments["freeze_backbone"] else "full"
+    blocks = 1 if frozen.backbone is None or not frozen.modalities else frozen.backbone.n_pooled
+    adapter = None
+    if kind != "output":
+        top = _with_layers(frozen, arguments).top_layers(inside_depth(frozen, arguments))
+        adapter = InsideAdapter(top, kind, arguments["adapter_rank"])
+    return Inside(frozen.modalities[0], adapter, blocks) if adapter is not None or blocks > 1 else None
 
-        Returns
-        -------
-        Weights that add up to 1, one per block of the backbone's features, in their order (for token models: from the
-        embeddings to the last layer). They are equal before training. Where several modalities are read by the
-        backbone, those of the first; the others keep equal weights.
 
-        Raises
-        ------
-        ValueError
-            If the backbone gives one feature, so that there is nothing to mix.
+def inside_depth(frozen: FrozenReader, arguments: Mapping[str, Any]) -> int:
+    """Layers of the backbone, from the last, that are adapted."""
+    return arguments["adapter_layers"] if arguments["freeze_backbone"] else _with_layers(frozen, arguments).n_layers
 
-        Examples
-        --------
-        >>> model.get_layer_weights().plot.bar()
-        """
-        inside = self.module.inside
-        if inside is None or inside.mix is None:
-            raise ValueError(
-                f"backbone={self.init_arguments['backbone']!r} gives one feature per cell, not one per layer: there are"
-                " no layer weights. Use a backbone with n_pooled > 1."
-            )
-        weights = inside.layer_weights().detach().cpu().numpy()
-        return pd.Series(weights, index=pd.RangeIndex(len(weights), name="layer"), name="weight")
 
-    # ---- building
-
-    def _attach_inside(self) -> None:
-        """Add to the module what is trained inside the frozen path, if anything is."""
-        args = self.init_arguments
-        kind = args["adapter"] if args["freeze_backbone"] else "full"
-        blocks = 1 if self.backbone is None or not self._frozen_roles else self.backbone.n_pooled
-        adapter = None
-        if kind != "output":
-            top = self._backbone_with_layers().top_layers(self._inside_depth)
-            adapter = InsideAdapter(top, kind, args["adapter_rank"])
-        if adapter is not None or blocks > 1:
-            self.module.add_inside(Inside(self._frozen_roles[0], adapter, blocks))
-
-    @property
-    def _inside_depth(self) -> int:
-        args = self.init_arguments
-        return args["adapter_layers"] if args["freeze_backbone"] else self._backbone_with_layers().n_layers
-
-    def _backbone_with_layers(self) -> Backbone:
-        """The backbone, if adapters may enter as many of its layers as were asked for."""
-        args, backbone = self.init_arguments, self.backbone
-        asked = f"adapter={args['adapter']!r}" if args["freeze_backbone"] else "freeze_backbone=False"
-        if backbone is None or not backbone.n_layers:
-            raise ValueError(
-                f"{asked} needs a backbone with layers that adapters may enter, such as 'more-mini';"
-                f" backbone={args['backbone']!r} has none. Use adapter='output', freeze_backbone=True."
-            )
-        if not self._frozen_roles:
-            raise ValueError(
-                f"{asked}, but backbone {args['backbone']!r} reads none of the modalities {self.roles}: they speak of"
-                " too few genes it knows. Use adapter='output', freeze_backbone=True."
-            )
-        if args["freeze_backbone"] and args["adapter_layers"] > backbone.n_layers:
-            raise ValueError(
-                f"adapter_layers={args['adapter_layers']}, but backbone {args['backbone']!r} has {backbone.n_layers}"
-                f" layers; give a number from 1 to {backbone.n_layers}."
-            )
-        return backbone
-
-    # ---- what it reads
-
-    def _token_chunks(self, measured: Measured, device: torch.device) -> Iterator[tuple[slice, InsideArrays]]:
-        """Tokens of the rows of a modality and what the frozen layers make of them, chunk by chunk."""
-        depth, backbone = self._inside_depth, self._backbone_with_layers()
-        frozen = backbone.top_layers(depth).to(device)
-        chunks = token_chunks(
-            backbone,
-            measured.source,
-            measured.gene_names,
-            depth=depth,
-            normalised=measured.normalised,
-            device=device,
+def _with_layers(frozen: FrozenReader, args: Mapping[str, Any]) -> Backbone:
+    """The backbone, if adapters may enter as many of its layers as were asked for."""
+    backbone = frozen.backbone
+    asked = f"adapter={args['adapter']!r}" if args["freeze_backbone"] else "freeze_backbone=False"
+    if backbone is None or not backbone.n_layers:
+        raise ValueError(
+            f"{asked} needs a backbone with layers that adapters may enter, such as 'more-mini';"
+            f" backbone={args['backbone']!r} has none. Use adapter='output', freeze_backbone=True."
         )
-        for rows, tokens, keep in chunks:
-            yield rows, InsideArrays(tokens, keep, _replay(frozen, tokens, keep, device))
+    if not frozen.modalities:
+        raise ValueError(
+            f"{asked}, but backbone {args['backbone']!r} reads none of the modalities {list(frozen.overlaps)}: they"
+            " speak of too few genes it knows. Use adapter='output', freeze_backbone=True."
+        )
+    if args["freeze_backbone"] and args["adapter_layers"] > backbone.n_layers:
+        raise ValueError(
+            f"adapter_layers={args['adapter_layers']}, but backbone {args['backbone']!r} has {backbone.n_layers}"
+            f" layers; give a number from 1 to {backbone.n_layers}."
+        )
+    return backbone
 
-    def _inside_arrays(
-        self, measured: Measured, features: dict[str, np.ndarray], batch, covariates, accelerator: str, devices: Any
-    ) -> InsideArrays | None:
-        """Arrays of the registered cells that have a modality; None where nothing is trained inside its path."""
-        inside = self.module.inside
-        if inside is None or inside.modality != measured.name:
-            return None
-        arrays = InsideArrays()
-        if inside.adapter is not None:
-            _, _, device = parse_device_args(accelerator=accelerator, devices=devices, return_device="torch")
-            arrays = _joined([part for _, part in self._token_chunks(measured, torch.device(device))])
-        arrays.blocks = self._blocks(features, batch, covariates)
+
+def inside_arrays(
+    cells: CellSet, features: Mapping[str, Features], module: MoREModule, backbone: Backbone, depth: int, device: str
+) -> InsideArrays:
+    """What the trained part reads of cells, kept in memory: one row per cell."""
+    inside = module.inside
+    assert inside is not None
+    measured = cells.measured[inside.modality]
+    arrays = InsideArrays()
+    if inside.adapter is not None:
+        chunks = _token_chunks(measured, backbone, depth, torch.device(device))
+        arrays = _joined([part for _, part in chunks])
+    arrays = replace(arrays, blocks=_blocks(cells, features, module))
+    parts = {field.name: getattr(arrays, field.name) for field in fields(arrays)}
+    return InsideArrays(
+        **{name: None if x is None else scatter(x, measured.cells, len(cells)) for name, x in parts.items()}
+    )
+
+
+def moved(arrays: Arrays, module: MoREModule, inside: InsideArrays | None) -> Arrays:
+    """Arrays whose base is as the trained part moves it; the same object where there is none."""
+    if module.inside is None or inside is None:
         return arrays
+    rows = np.flatnonzero(arrays.present[:, module.layout.at(module.inside.modality)])
+    return _with_added(arrays, module, rows, _added(module, inside, rows))
 
-    def _blocks(self, features: dict[str, np.ndarray], batch: np.ndarray, covariates: np.ndarray) -> np.ndarray | None:
-        """Part of each block of the frozen features in the base, (rows, blocks, axes) float16, or None."""
-        inside = self.module.inside
-        if inside is None or inside.mix is None:
-            return None
-        part = self.module.base(inside.modality)
-        return part.frozen_blocks(features["frozen"], batch, covariates).astype(np.float16)
 
-    # ---- what it adds
-
-    def _moved_base(self, arrays: TrainingArrays) -> np.ndarray:
-        """Bases of the registered cells as the trained part moves them; the array itself where there is none."""
-        inside = self.module.inside
-        if inside is None or arrays.inside is None:
-            return arrays.base
-        trained = hashlib.sha256()
-        for tensor in inside.state_dict().values():
-            trained.update(tensor.cpu().numpy().tobytes())
-        added = self._added_before
-        if added is None or added[0] is not arrays or added[1] != trained.digest():
-            rows = np.flatnonzero(arrays.present[:, self.roles.index(inside.modality)])
-            added = arrays, trained.digest(), scatter(self._added(arrays.inside, rows), rows, len(arrays.base))
-            self._added_before = added
-        return self._with_added(arrays.base.copy(), added[2])
-
-    def _added_to(self, measured: Measured, features: dict[str, np.ndarray], batch, covariates) -> np.ndarray | None:
-        """What is added to the frozen columns of other cells, (rows, axes), or None; their tokens are not kept."""
-        inside = self.module.inside
-        if inside is None or inside.modality != measured.name:
-            return None
-        blocks = self._blocks(features, batch, covariates)
-        if inside.adapter is None:
-            return self._added(InsideArrays(blocks=blocks), np.arange(len(measured.cells)))
+def moved_streaming(
+    arrays: Arrays,
+    cells: CellSet,
+    features: Mapping[str, Features],
+    module: MoREModule,
+    backbone: Backbone | None,
+    depth: int,
+) -> Arrays:
+    """As :func:`moved`, for other cells, whose tokens are not kept."""
+    inside = module.inside
+    if inside is None or inside.modality not in cells.measured:
+        return arrays
+    measured, blocks = cells.measured[inside.modality], _blocks(cells, features, module)
+    if inside.adapter is None:
+        added = _added(module, InsideArrays(blocks=blocks), np.arange(len(measured.cells)))
+    else:
+        assert backbone is not None
         parts = []
-        for rows, chunk in self._token_chunks(measured, self.device):
-            chunk.blocks = None if blocks is None else blocks[rows]
-            parts.append(self._added(chunk, np.arange(rows.stop - rows.start)))
-        return np.concatenate(parts)
-
-    @torch.inference_mode()
-    def _added(self, cached: InsideArrays, rows: np.ndarray) -> np.ndarray:
-        """What is added to the frozen columns, (rows, axes)."""
-        inside = self.module.inside
-        assert inside is not None
-        part = self.module.base(inside.modality)
-        device, out = part.shares.device, []
-        for start in range(0, max(len(rows), 1), CELLS_PER_PASS):
-            chunk = cached.rows(rows[start : start + CELLS_PER_PASS])
-            tensors = {name: torch.from_numpy(np.ascontiguousarray(x)).to(device) for name, x in chunk.items()}
-            out.append(inside(part, **tensors).cpu().numpy())
-        return np.concatenate(out)
-
-    def _with_added(self, base: np.ndarray, added: np.ndarray) -> np.ndarray:
-        """Add to the frozen columns of joined bases, in place."""
-        assert self.module.inside is not None
-        start = self.module.columns(self.module.inside.modality).start
-        base[:, start : start + added.shape[1]] += added
-        return base
+        for rows, chunk in _token_chunks(measured, backbone, depth, next(module.parameters()).device):
+            chunk = replace(chunk, blocks=None if blocks is None else blocks[rows])
+            parts.append(_added(module, chunk, np.arange(rows.stop - rows.start)))
+        added = np.concatenate(parts)
+    return _with_added(arrays, module, measured.cells, added)
 
 
-def joined_inside(parts: list[tuple[InsideArrays | None, np.ndarray]], n_cells: int) -> InsideArrays | None:
-    """The one part of several modalities that has arrays, with its rows at their cells; None if none has."""
-    for part, cells in parts:
-        if part is not None:
-            arrays = {field.name: getattr(part, field.name) for field in fields(part)}
-            return InsideArrays(**{k: None if x is None else scatter(x, cells, n_cells) for k, x in arrays.items()})
-    return None
+def _token_chunks(
+    measured: Measured, backbone: Backbone, depth: int, device: torch.device
+) -> Iterator[tuple[slice, InsideArrays]]:
+    """Tokens of the rows of a modality and what the frozen layers make of them, chunk by chunk."""
+    frozen = backbone.top_layers(depth).to(device)
+    chunks = token_chunks(
+        backbone, measured.source, measured.gene_names, depth=depth, normalised=measured.normalised, device=device
+    )
+    for rows, tokens, keep in chunks:
+        yield rows, InsideArrays(tokens, keep, _replay(frozen, tokens, keep, device))
+
+
+def _blocks(cells: CellSet, features: Mapping[str, Features], module: MoREModule) -> np.ndarray | None:
+    """Part of each block of the frozen features in the base, (rows, blocks, axes) float16, or None."""
+    inside = module.inside
+    if inside is None or inside.mix is None:
+        return None
+    rows = cells.measured[inside.modality].cells
+    frozen, base = features[inside.modality].paths["frozen"], module.base(inside.modality)
+    return base.frozen_blocks(frozen, cells.batch[rows], cells.covariates[rows]).astype(np.float16)
+
+
+@torch.inference_mode()
+def _added(module: MoREModule, cached: InsideArrays, rows: np.ndarray) -> np.ndarray:
+    """What is added to the frozen columns, (rows, axes)."""
+    inside = module.inside
+    assert inside is not None
+    part = module.base(inside.modality)
+    device, out = part.shares.device, []
+    for start in range(0, max(len(rows), 1), CELLS_PER_PASS):
+        chunk = cached.rows(rows[start : start + CELLS_PER_PASS])
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(x)).to(device) for name, x in chunk.items()}
+        out.append(inside(part, **tensors).cpu().numpy())
+    return np.concatenate(out)
+
+
+def _with_added(arrays: Arrays, module: MoREModule, rows: np.ndarray, added: np.ndarray) -> Arrays:
+    assert module.inside is not None
+    base, start = arrays.base.copy(), module.layout.columns(module.inside.modality).start
+    base[rows, start : start + added.shape[1]] += added
+    return replace(arrays, base=base)
 
 
 @torch.inference_mode()

@@ -2,57 +2,37 @@
 
 from __future__ import annotations
 
-from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from anndata import AnnData
 from mudata import MuData
-from scvi import REGISTRY_KEYS, settings
+from scvi import settings
 
-from more_scvi.backbones import Backbone, get_backbone, list_backbones
-from more_scvi.data import (
-    CovariateDesign,
-    check_integer,
-    check_mapping,
-    check_number,
-    check_option,
-    check_vocabulary,
-    features_key,
-    match_genes,
-    read_links,
-)
-from more_scvi.model._diagnose import DiagnoseMixin
-from more_scvi.model._distill import DistillMixin
-from more_scvi.model._features import FeaturesMixin, obsm_features
-from more_scvi.model._impute import ImputeMixin
-from more_scvi.model._inference import InferenceMixin
-from more_scvi.model._inside import ADAPTERS, InsideMixin
-from more_scvi.model._novelty import NoveltyMixin
-from more_scvi.model._paths import PathsMixin
+from more_scvi.base._linear import ModalitySizes
+from more_scvi.base._prepare import FrozenReader
+from more_scvi.data._arguments import check_integer, check_mapping, check_number, check_option
+from more_scvi.data._schema import Schema
+from more_scvi.model._backbone import attach_backbone
+from more_scvi.model._diagnose import diagnose
+from more_scvi.model._distill import distill, student_fidelity
+from more_scvi.model._impute import impute
+from more_scvi.model._inference import get_latent_representation, get_modality_weights, parameter_counts, predict
+from more_scvi.model._inside import ADAPTERS, inside_depth, make_inside
+from more_scvi.model._novelty import get_novelty
+from more_scvi.model._paths import get_layer_weights, get_path_weights
+from more_scvi.model._reader import Reader
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
-from more_scvi.model._training import TrainingMixin
-from more_scvi.module import ModalitySizes, MoREModule
+from more_scvi.model._train import train
+from more_scvi.module._module import MoREModule
+from more_scvi.train._plan import MoRETrainingPlan
 
-MIN_LINKED_GENES = 10
-"""A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens."""
+FEATURE_WORDS = {"rna": "genes", "atac": "peaks", "protein": "antibodies"}
 
 
-class MoRE(
-    DiagnoseMixin,
-    DistillMixin,
-    ImputeMixin,
-    InferenceMixin,
-    TrainingMixin,
-    FeaturesMixin,
-    InsideMixin,
-    NoveltyMixin,
-    PathsMixin,
-    SaveLoadMixin,
-    SetupMixin,
-):
+class MoRE(SaveLoadMixin, SetupMixin):
     """One embedding for cells of several batches and modalities: a frozen pre-trained transformer and light adapters.
 
     The frozen backbone reads every cell once; its features are cached. A linear view of the data themselves (PCA of
@@ -76,7 +56,7 @@ class MoRE(
     n_variable
         Highly variable genes the direct path is fitted on.
     n_wide
-        Components of these genes that the wide classifier reads, an expert beside the trained one; 0: none.
+        Components of these genes that the closed-form experts read, beside the trained classifier; 0: none.
     n_bottleneck, dropout
         Width of and dropout in the adapter's bottleneck.
     n_refinement_steps, refinement_rank
@@ -85,7 +65,8 @@ class MoRE(
         How the modalities of a cell become one: ``"attention"`` (learned weights per axis and cell), or one of two
         controls without trained weights, ``"concatenation"`` and ``"mean"``.
     n_views
-        Masked panel views per cell for masked modelling and contrast; 0 switches masking off.
+        Masked panel views per cell for masked modelling; 0 switches masking off. They are made only for objectives that
+        read them, and each costs a pass of the backbone.
     cache_dir
         Folder for the feature cache; ``None`` keeps it in memory.
     seed
@@ -127,6 +108,22 @@ class MoRE(
     After arXiv 2511.20382.
     """
 
+    _module_cls = MoREModule
+    _training_plan_cls = MoRETrainingPlan
+
+    train = train
+    get_latent_representation = get_latent_representation
+    predict = predict
+    get_novelty = get_novelty
+    get_modality_weights = get_modality_weights
+    get_path_weights = get_path_weights
+    get_layer_weights = get_layer_weights
+    parameter_counts = parameter_counts
+    impute = impute
+    diagnose = diagnose
+    distill = distill
+    student_fidelity = student_fidelity
+
     def __init__(
         self,
         adata: AnnData | MuData | None = None,
@@ -142,7 +139,7 @@ class MoRE(
         n_refinement_steps: int = 2,
         refinement_rank: int = 8,
         fusion: str = "attention",
-        n_views: int = 2,
+        n_views: int = 1,
         cache_dir: str | None = None,
         seed: int | None = None,
         adapter: str = "output",
@@ -156,126 +153,101 @@ class MoRE(
         self._adata = adata
         if seed is None:
             arguments["seed"] = settings.seed if settings.seed is not None else 0
-        self.init_arguments = arguments
-        self.n_views, self.cache_dir, self.seed = n_views, cache_dir, int(arguments["seed"])
-        self._read_registry()
-        self.backbone, self._obsm_key = self._attach_backbone(
-            backbone, check_mapping("backbone_kwargs", backbone_kwargs)
-        )
+        self.init_arguments, self.seed = arguments, int(arguments["seed"])
+        self.schema = schema = Schema.of(self.registry_)
+        kwargs = check_mapping("backbone_kwargs", backbone_kwargs)
+        attached = attach_backbone(backbone, kwargs, schema, adata)
+        self.backbone = attached.backbone
+        frozen = FrozenReader(attached.backbone, attached.modalities, attached.overlaps, cache_dir)
+        n_components = min(n_components, self.summary_stats.n_cells - 1)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             self.module = MoREModule(
-                [self._sizes(role, n_components) for role in self.roles],
-                n_batch=len(self.batches),
-                n_labels=len(self.labels),
-                n_domains=len(self.domains),
-                patterns=self.patterns,
-                n_covariates=self.covariates.n_columns,
+                [_sizes(schema, frozen, name, n_components) for name in schema.modalities],
+                n_batch=len(schema.batches),
+                n_labels=len(schema.labels),
+                n_domains=len(schema.domains),
+                patterns=schema.patterns,
+                n_covariates=schema.covariates.n_columns,
                 n_latent=n_latent,
                 n_variable=n_variable,
                 n_wide=n_wide,
-                n_components=min(n_components, self.summary_stats.n_cells - 1),
+                n_components=n_components,
                 n_bottleneck=n_bottleneck,
                 dropout=dropout,
                 n_refinement_steps=n_refinement_steps,
                 refinement_rank=refinement_rank,
                 fusion=fusion,
             )
-            for role in self._soft_roles:
+            for name in attached.soft:
                 if self.backbone is not None and self.backbone.token_width:
-                    self.module.add_soft_tokens(role, self.backbone.read_tokens, self.backbone.token_width)
-            self._attach_inside()
-        self._arrays, self._added_before = None, None
+                    self.module.add_soft_tokens(name, self.backbone.read_tokens, self.backbone.token_width)
+            inside = make_inside(frozen, arguments)
+            if inside is not None:
+                self.module.add_inside(inside)
+        depth = 0 if inside is None or inside.adapter is None else inside_depth(frozen, arguments)
+        self.reader = Reader(schema, frozen, self.module, attached.given, depth)
         sizes = ", ".join(
-            f"{len(self.features[role])} {FEATURE_WORDS[role]} ({self.overlaps[role]:.0%} known to the backbone)"
-            for role in self.roles
+            f"{len(schema.features[name])} {FEATURE_WORDS[name]} ({attached.overlaps[name]:.0%} known to the backbone)"
+            for name in schema.modalities
         )
         self._model_summary_string = (
             f"MoRE with backbone {backbone!r}, {self.summary_stats.n_cells} cells, {sizes}, "
-            f"{len(self.batches)} batches, {len(self.labels)} labels, n_latent {self.module.n_latent}"
+            f"{len(schema.batches)} batches, {len(schema.labels)} labels, n_latent {self.module.n_latent}"
         )
         self.init_params_ = self._get_init_params(locals())
 
-    def _read_registry(self) -> None:
-        """Set what the registered data say about modalities, features, batches and labels."""
-        self._setup_args = self.registry_["setup_args"]
-        state = {key: field["state_registry"] for key, field in self.registry_["field_registries"].items()}
-        self.is_mudata = "modalities" in self._setup_args
-        self.roles = list(self._setup_args["modalities"]) if self.is_mudata else ["rna"]
-        of = {role: state[features_key(role)] for role in self.roles}
-        self.features = {role: np.asarray(of[role]["column_names"], dtype=object) for role in self.roles}
-        self.gene_names = {role: list(of[role]["gene_names"]) for role in self.roles}
-        self.links = {role: read_links(of[role]) for role in self.roles}
-        self.batches = np.asarray(state[REGISTRY_KEYS.BATCH_KEY]["categorical_mapping"], dtype=object)
-        labels = state.get(REGISTRY_KEYS.LABELS_KEY)
-        self.labels = np.array([]) if labels is None else np.asarray(labels["categorical_mapping"])[:-1]
-        self.covariates = CovariateDesign(**self._setup_args["covariate_design"])
-        domains = self._setup_args["domains"] if self.is_mudata else [[batch, ["rna"]] for batch in self.batches]
-        patterns = self._setup_args["patterns"] if self.is_mudata else [["rna"]]
-        self.domains = [(batch, tuple(roles)) for batch, roles in domains]
-        self.patterns = np.array([[role in pattern for role in self.roles] for pattern in patterns])
+    @property
+    def adata(self) -> AnnData | MuData | None:
+        """The registered AnnData or MuData; setting another one checks and sets it up as the original was."""
+        return self._adata
+
+    @adata.setter
+    def adata(self, adata: AnnData | MuData) -> None:
+        self._attach(adata)
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities, in order."""
+        return self.schema.modalities
+
+    @property
+    def features(self) -> dict[str, np.ndarray]:
+        """Names of the features of each modality, in the order of the registered data."""
+        return self.schema.features
 
     @property
     def genes(self) -> np.ndarray:
         """Names of the features of the first modality, in the order of the registered data."""
-        return self.features[self.roles[0]]
+        return self.features[self.modalities[0]]
 
-    def _sizes(self, role: str, n_components: int) -> ModalitySizes:
-        """Sizes of a modality for the module."""
-        n_features = len(self.features[role])
-        n_frozen = self.backbone.n_features if self.backbone is not None and self._is_frozen(role) else 0
-        n_niche = 0
-        if self._setup_args.get("spatial_key") is not None and role == self.roles[0]:
-            n_niche = n_frozen + min(n_components, n_features, self.summary_stats.n_cells - 1)
-        kind = self._data_type(role)
-        likelihood = {"atac": "bernoulli", "protein": "nb_mixture"}.get(role, "nb" if kind == "counts" else "gaussian")
-        n_blocks = self.backbone.n_pooled if self.backbone is not None and n_frozen else 1
-        return ModalitySizes(role, n_features, n_frozen, n_niche, likelihood, n_blocks)
+    @property
+    def batches(self) -> np.ndarray:
+        """Batches that were registered, in the order of their codes."""
+        return self.schema.batches
 
-    def _attach_backbone(self, name: str | None, kwargs: dict[str, Any]) -> tuple[Backbone | None, str | None]:
-        """The frozen backbone and, for precomputed features, their key in ``obsm``."""
-        self.overlaps = dict.fromkeys(self.roles, 1.0)
-        self._frozen_roles, self._soft_roles = list(self.roles), []
-        if name is None:
-            return None, None
-        key = None
-        if name == "precomputed":
-            key = self._check_obsm_key(kwargs)
-            self._frozen_roles = self.roles[:1]
-        backbone = get_backbone(name, **kwargs)
-        if backbone.vocabulary is not None:
-            for role in self.roles:
-                match = match_genes(self.gene_names[role], backbone.vocabulary)
-                self.overlaps[role] = match.overlap
-                if role == "rna":
-                    check_vocabulary(
-                        match.n_matched, self.gene_names[role], backbone.vocabulary.human_symbol, str(name)
-                    )
-                    backbone.check_match(match)
-                elif match.n_matched < MIN_LINKED_GENES:
-                    self._frozen_roles.remove(role)
-                if match.n_matched == 0:
-                    self._soft_roles.append(role)
-        return backbone, key
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels that were registered, in the order of their codes; empty without labels."""
+        return self.schema.labels
 
-    def _is_frozen(self, role: str) -> bool:
-        """Whether the backbone reads this modality: enough of its features speak of genes it knows."""
-        return role in self._frozen_roles
-
-    def _check_obsm_key(self, kwargs: dict[str, Any]) -> str:
-        key = kwargs.pop("obsm_key", None)
-        if not isinstance(key, str):
-            raise TypeError(
-                "backbone='precomputed' needs backbone_kwargs={'obsm_key': 'X_...'}, the key of adata.obsm that"
-                f" holds the features; got {key!r}."
-            )
-        if self.adata is not None:
-            adata = self.adata.mod[self._setup_args["modalities"][self.roles[0]]] if self.is_mudata else self.adata
-            kwargs["n_features"] = obsm_features(adata, key).shape[1]
-        return key
+    def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray | dict[str, np.ndarray]:
+        """Names of the registered features: of an AnnData an array, of a MuData one per modality, by its name there."""
+        if not self.schema.is_mudata:
+            return self.features["rna"]
+        names = {self.schema.names[name]: self.features[name] for name in self.modalities}
+        return np.concatenate(list(names.values())) if legacy_mudata_format else names
 
 
-FEATURE_WORDS = {"rna": "genes", "atac": "peaks", "protein": "antibodies"}
+def _sizes(schema: Schema, frozen: FrozenReader, modality: str, n_components: int) -> ModalitySizes:
+    """Sizes of a modality for the module."""
+    n_features = len(schema.features[modality])
+    reads = frozen.backbone is not None and modality in frozen.modalities
+    n_frozen, n_blocks = (frozen.backbone.n_features, frozen.backbone.n_pooled) if frozen.backbone and reads else (0, 1)
+    n_niche = n_frozen + min(n_components, n_features) if modality == schema.spatial else 0
+    kind = schema.data_type(modality)
+    likelihood = {"atac": "bernoulli", "protein": "nb_mixture"}.get(modality, "nb" if kind == "counts" else "gaussian")
+    return ModalitySizes(modality, n_features, n_frozen, n_niche, likelihood, n_blocks)
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:

@@ -10,23 +10,14 @@ import rich.pretty  # noqa: F401 scvi-tools prints with it and does not import i
 from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass
 
-from more_scvi.model._state import ModelState
 
 
-class RegistryMixin(ModelState):
+class RegistryMixin(BaseModelClass):
     """Registry of a model, for a model of one AnnData."""
 
     _frames: ClassVar[dict[int, AnnData]] = {}
-
-    @property
-    def adata(self) -> AnnData | MuData | None:
-        """The registered AnnData or MuData; setting another one checks and sets it up as the original was."""
-        return self._adata
-
-    @adata.setter
-    def adata(self, adata: AnnData | MuData) -> None:
-        self._attach(adata)
 
     @classmethod
     def _keep_frame(cls, mdata: MuData, frame: AnnData) -> None:
@@ -67,13 +58,6 @@ class RegistryMixin(ModelState):
         super()._register_manager_for_instance(adata_manager)
         if new:
             weakref.finalize(self, self._per_instance_manager_store.pop, self.id, None)
-
-    def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray | dict[str, np.ndarray]:
-        """Names of the registered features: of an AnnData an array, of a MuData one per modality, by its name there."""
-        if not self.is_mudata:
-            return self.features["rna"]
-        names = {self._setup_args["modalities"][role]: self.features[role] for role in self.roles}
-        return np.concatenate(list(names.values())) if legacy_mudata_format else names
 
     def view_registry(self, hide_state_registries: bool = False) -> None:
         """Print what was registered: setup arguments, sizes, columns and categories.

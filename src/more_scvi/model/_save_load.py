@@ -19,19 +19,19 @@ from mudata import MuData, read_h5mu
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scvi.data import AnnDataManager
+from scvi.model.base import BaseModelClass
 
 from more_scvi._compat import parse_device_args
 from more_scvi.data import as_batch_array, check_genes
 from more_scvi.model._setup import RESOLVED
-from more_scvi.model._state import ModelState
 
 WEIGHTS, CARD, DATA, MUDATA = "adapters.safetensors", "model.json", "adata.h5ad", "mdata.h5mu"
-FORMAT = 2
+FORMAT = 3
 _ADDED_ARGUMENTS = {"adapter": "output", "adapter_layers": 2, "adapter_rank": 8, "freeze_backbone": True}
 """Arguments that cards of earlier versions lack, and what these versions did."""
 
 
-class SaveLoadMixin(ModelState):
+class SaveLoadMixin(BaseModelClass):
     """``save`` and ``load`` of a model."""
 
     def save(
@@ -82,7 +82,7 @@ class SaveLoadMixin(ModelState):
             folder / f"{prefix}{CARD}": json.dumps(_plain(self._card()), indent=1).encode(),
         }
         if save_anndata:
-            if self.is_mudata:
+            if self.schema.is_mudata:
                 files[folder / f"{prefix}{MUDATA}"] = lambda path: self.adata.write_h5mu(path, **anndata_write_kwargs)
             else:
                 files[folder / f"{prefix}{DATA}"] = lambda path: self.adata.write_h5ad(path, **anndata_write_kwargs)
@@ -184,38 +184,38 @@ class SaveLoadMixin(ModelState):
 
     def _attach(self, adata: AnnData | MuData) -> None:
         """Set up ``adata`` as the original was and make it the model's data; sizes stay those of the original."""
-        if self.is_mudata != isinstance(adata, MuData):
-            wanted = "MuData" if self.is_mudata else "AnnData"
+        if self.schema.is_mudata != isinstance(adata, MuData):
+            wanted = "MuData" if self.schema.is_mudata else "AnnData"
             raise TypeError(
                 f"The model was trained on a {wanted}, but adata is a {type(adata).__name__}; give a {wanted}."
             )
-        cells = self._cells_of(adata)
-        for role in self.roles:
+        cells = self.schema.cells(adata)
+        for role in self.schema.modalities:
             if role not in cells.adatas:
                 raise ValueError(
-                    f"mdata lacks the modality {self._setup_args['modalities'][role]!r} that the model was trained on."
+                    f"mdata lacks the modality {self.schema.setup['modalities'][role]!r} that the model was trained on."
                     " Embed such data with model = MoRE.load(dir, adata=False); model.get_latent_representation(mdata)."
                 )
-            if check_genes(cells.adatas[role].var_names, self.features[role].tolist()) is not None:
+            if check_genes(cells.adatas[role].var_names, self.schema.features[role].tolist()) is not None:
                 raise ValueError(
                     "adata has the model's genes in another order or more genes; select them first: "
                     "adata = adata[:, model_genes].copy() with model_genes = MoRE.load(dir, adata=False).genes"
                     " (model.features['atac'] and so on for other modalities)."
                 )
-        key = self._setup_args["batch_key"]
-        new = sorted(set(as_batch_array(cells.obs[key], key)) - set(self.batches)) if key in cells.obs else []
+        key = self.schema.setup["batch_key"]
+        new = sorted(set(as_batch_array(cells.obs[key], key)) - set(self.schema.batches)) if key in cells.obs else []
         if new:
             raise ValueError(
                 f"adata.obs[{key!r}] holds batches the model was not trained on: {', '.join(map(repr, new[:5]))}."
                 " Embed new batches with model = MoRE.load(dir, adata=False);"
                 " model.get_latent_representation(adata)."
             )
-        args = {k: v for k, v in self._setup_args.items() if k not in RESOLVED}
-        setup = self.setup_mudata if self.is_mudata else self.setup_anndata
+        args = {k: v for k, v in self.schema.setup.items() if k not in RESOLVED}
+        setup = self.setup_mudata if self.schema.is_mudata else self.setup_anndata
         setup(adata, source_registry=self.registry_, **args)
         self._adata, self._adata_manager = adata, self._get_most_recent_anndata_manager(adata, required=True)
         self._register_manager_for_instance(self._adata_manager)
-        self._arrays, self._added_before = None, None
+        self.reader.forget()
 
     def load_weights(self, dir_path: str | os.PathLike, prefix: str | None = None) -> None:
         """Put the adapters of a saved folder into this model, in place.

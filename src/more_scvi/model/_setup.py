@@ -30,7 +30,7 @@ from more_scvi.data import (
     features_key,
     genes_of_peaks,
     match_antibodies,
-    neighbours,
+    niche_weights,
     peak_to_gene,
     read_cells,
     read_links,
@@ -352,18 +352,3 @@ def check_niche(
         check_number("radius", radius, 0.0)
     if n_neighbors is not None and radius is not None:
         raise ValueError(f"n_neighbors={n_neighbors} and radius={radius} are both given; give one of them.")
-
-
-def niche_weights(adata: AnnData, obs: pd.DataFrame, arguments: Mapping[str, Any]) -> sp.csr_matrix:
-    """Weights of spatial neighbours, csr (rows of adata, rows of adata); ``obs`` in the order of these rows."""
-    spatial_key, key = arguments["spatial_key"], arguments.get("section_key") or arguments["batch_key"]
-    if spatial_key not in adata.obsm:
-        raise KeyError(
-            f"The model was set up with spatial_key={spatial_key!r}, but obsm holds {list(adata.obsm)}; add the"
-            " coordinates of these cells."
-        )
-    column = obs[key] if key in obs else adata.obs.get(key)
-    if key is not None and column is None:
-        raise KeyError(f"obs has no column {key!r} that says which section a cell is from; it has {list(obs.columns)}.")
-    sections = np.zeros(adata.n_obs, dtype=int) if column is None else column.astype(str).to_numpy()
-    return neighbours(np.asarray(adata.obsm[spatial_key]), sections, arguments["n_neighbors"], arguments["radius"])

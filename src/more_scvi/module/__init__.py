@@ -1,47 +1,40 @@
 """The trained part of MoRE, one file per stage."""
 
 from more_scvi._spread import SpreadStep
+from more_scvi.base._linear import ModalitySizes
+from more_scvi.base._path import PathBase
 from more_scvi.module._adapter import GatedAdapter
-from more_scvi.module._base import PathBase, batch_means
-from more_scvi.module._bridge import MIN_PAIRS, ridge
-from more_scvi.module._clr import ProteinPath
 from more_scvi.module._decoders import AccessibilityDecoder, ExpressionDecoder, ProteinDecoder
 from more_scvi.module._direct import DirectPath, log_normalise
 from more_scvi.module._fusion import Fusion
-from more_scvi.module._heads import Classifier, Projection, WideClassifier
+from more_scvi.module._heads import Classifier, Projection
 from more_scvi.module._imputer import Imputer
 from more_scvi.module._inside import Inside, InsideAdapter
-from more_scvi.module._lsi import AccessibilityPath
-from more_scvi.module._modality import ModalityBase, ModalitySizes
-from more_scvi.module._module import LOSS_WEIGHTS, MoREModule
+from more_scvi.module._module import MoREModule
+from more_scvi.module._objective import LOSS_WEIGHTS, PRESETS, Objective
 from more_scvi.module._refinement import Refinement
 from more_scvi.module._soft_tokens import SoftTokens
 
 __all__ = [
-    "Imputer",
-    "Inside",
-    "InsideAdapter",
     "LOSS_WEIGHTS",
-    "MIN_PAIRS",
+    "PRESETS",
     "AccessibilityDecoder",
-    "AccessibilityPath",
     "Classifier",
     "DirectPath",
     "ExpressionDecoder",
     "Fusion",
     "GatedAdapter",
+    "Imputer",
+    "Inside",
+    "InsideAdapter",
     "MoREModule",
-    "ModalityBase",
     "ModalitySizes",
+    "Objective",
     "PathBase",
     "Projection",
     "ProteinDecoder",
-    "ProteinPath",
     "Refinement",
     "SoftTokens",
     "SpreadStep",
-    "WideClassifier",
-    "batch_means",
     "log_normalise",
-    "ridge",
 ]

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from more_scvi.backbones import TopLayers
-from more_scvi.module._modality import ModalityBase
+from more_scvi.backbones._layers import TopLayers
+from more_scvi.base._linear import ModalityBase
 
 MIX_SPEED = 5.0
 """Factor on the logits of the mix, which Adam moves by a learning rate a step: too little to leave the even mix."""

@@ -1,7 +1,7 @@
 """Training: plan, balanced minibatches, cached cells."""
 
 from more_scvi.train._callbacks import RestoringCheckpoint
-from more_scvi.train._data import CachedCells, CellDataModule, InsideArrays, MaskedTargets, TrainingArrays
+from more_scvi.train._data import CachedCells, CellDataModule, TrainingSet
 from more_scvi.train._plan import MoRETrainingPlan
 from more_scvi.train._sampler import BalancedBatchSampler, seed_from_torch
 
@@ -9,10 +9,8 @@ __all__ = [
     "BalancedBatchSampler",
     "CachedCells",
     "CellDataModule",
-    "InsideArrays",
-    "MaskedTargets",
     "MoRETrainingPlan",
     "RestoringCheckpoint",
-    "TrainingArrays",
+    "TrainingSet",
     "seed_from_torch",
 ]

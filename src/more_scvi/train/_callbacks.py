@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -9,31 +10,42 @@ from scvi.train import SaveCheckpoint
 
 
 class RestoringCheckpoint(SaveCheckpoint):
-    """As upstream, but the best checkpoint is restored by the model (``model.load_weights``)."""
+    """As upstream, but each checkpoint is a whole model, and the best is restored by the model itself."""
+
+    _finish: Callable[[], None]
+    _restore: Callable[[str], None]
 
     @classmethod
-    def of(cls, callback: SaveCheckpoint) -> RestoringCheckpoint:
-        """Take over a user's callback; both share their state, so the user reads ``best_model_path`` as always."""
+    def of(
+        cls, callback: SaveCheckpoint, finish: Callable[[], None], restore: Callable[[str], None]
+    ) -> RestoringCheckpoint:
+        """Take over a user's callback; both share their state, so the user reads ``best_model_path`` as always.
+
+        Parameters
+        ----------
+        callback
+            The user's.
+        finish
+            Does what follows the last step; nothing that it fits is read by a loss.
+        restore
+            Puts the weights of a folder into the model.
+        """
         own = object.__new__(cls)
-        own.__dict__ = callback.__dict__
+        own.__dict__ = callback.__dict__ | {"_finish": finish, "_restore": restore}
+        callback.__dict__ = own.__dict__
         return own
 
-    def on_save_checkpoint(self, trainer: lightning.Trainer, *args) -> None:
+    def on_save_checkpoint(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Save the model as it would be if training ended here."""
-        _model(trainer)._finish()
+        self._finish()
         super().on_save_checkpoint(trainer, *args)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Restore the best weights if ``load_best_on_end``."""
         if self.load_best_on_end and self.best_model_path:
-            _model(trainer).load_weights(self.best_model_path)
+            self._restore(self.best_model_path)
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception) -> None:
         """Restore the best weights if ``check_nan_gradients``; the error is raised all the same."""
         if self.check_nan_gradients and self.best_model_path and not isinstance(exception, KeyboardInterrupt):
-            _model(trainer).load_weights(self.best_model_path)
-
-
-def _model(trainer: lightning.Trainer) -> Any:
-    """The model that scvi-tools hangs on its trainer."""
-    return trainer._model  # type: ignore[attr-defined]
+            self._restore(self.best_model_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from difflib import get_close_matches
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from more_scvi._compat import compute_and_log_metrics
-from more_scvi.data import check_number
-from more_scvi.module import LOSS_WEIGHTS, MoREModule
+from more_scvi.data._arguments import check_number, check_option
+from more_scvi.module._module import MoREModule
+from more_scvi.module._objective import LOSS_WEIGHTS, PRESETS
 
 TUNING = 0.1
 """Learning rate of pre-trained weights that are tuned (``freeze_backbone=False``), as a share of that of new ones."""
@@ -29,7 +31,8 @@ class MoRETrainingPlan(TrainingPlan):
     lr, weight_decay
         Of AdamW.
     loss_weights
-        λ per term; terms that are not named keep their default. 0 removes a term.
+        λ per term; terms that are not named keep their default, 0 removes a term. Or the name of an objective:
+        ``"full"`` (default), ``"fast"`` or ``"paper"``, see :data:`more_scvi.module.PRESETS`.
     warmup
         Share of the steps before alignment starts; it then rises linearly over the same share.
     **kwargs
@@ -46,7 +49,7 @@ class MoRETrainingPlan(TrainingPlan):
         lr: float = 2e-3,
         weight_decay: float = 1e-4,
         eps: float = 1e-8,
-        loss_weights: dict[str, float] | None = None,
+        loss_weights: dict[str, float] | str | None = None,
         warmup: float = 0.15,
         **kwargs: Any,
     ):
@@ -58,7 +61,7 @@ class MoRETrainingPlan(TrainingPlan):
         super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, n_epochs_kl_warmup=None, **kwargs)
         self.warmup = warmup
         self._sums: dict[str, dict[str, Any]] = {}
-        self.loss_kwargs["weights"] = LOSS_WEIGHTS | (loss_weights or {})
+        self.loss_kwargs["weights"] = resolve_weights(loss_weights)
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """One step; raises ``ValueError`` when the loss is not finite."""
@@ -131,7 +134,7 @@ _LOSS_ARGUMENTS = ("certainty", "temperature", "variance_floor", "refinement_pen
 _UPSTREAM_ARGUMENTS = ("on_step", "on_epoch", "compile", "compile_kwargs", "optimizer", "optimizer_creator")
 
 
-def check_plan_arguments(kwargs: dict[str, Any], loss_weights: dict[str, float] | None) -> None:
+def check_plan_arguments(kwargs: dict[str, Any], loss_weights: dict[str, float] | str | None) -> None:
     """Refuse misspelt plan arguments and loss terms at once, not in the first step."""
     own = [p for p in inspect.signature(MoRETrainingPlan).parameters if p not in ("module", "kwargs")]
     legal = [*own, *_LOSS_ARGUMENTS, *_UPSTREAM_ARGUMENTS]
@@ -139,6 +142,9 @@ def check_plan_arguments(kwargs: dict[str, Any], loss_weights: dict[str, float] 
         if name not in legal:
             raise TypeError(f"plan_kwargs has no argument {name!r}{_nearest(name, legal)}; legal: {', '.join(legal)}.")
     if loss_weights is None:
+        return
+    if isinstance(loss_weights, str):
+        check_option("loss_weights", loss_weights, list(PRESETS))
         return
     if not isinstance(loss_weights, dict):
         raise TypeError(
@@ -150,8 +156,15 @@ def check_plan_arguments(kwargs: dict[str, Any], loss_weights: dict[str, float] 
             raise ValueError(
                 f"loss_weights names no term {name!r}{_nearest(name, LOSS_WEIGHTS)}; terms: {', '.join(LOSS_WEIGHTS)}."
             )
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
             raise ValueError(f"loss_weights[{name!r}] is {value!r}; give a finite number >= 0 (0 removes the term).")
+
+
+def resolve_weights(loss_weights: dict[str, float] | str | None) -> dict[str, float]:
+    """λ of every term."""
+    if isinstance(loss_weights, str):
+        return dict(PRESETS[loss_weights])
+    return LOSS_WEIGHTS | {name: float(value) for name, value in (loss_weights or {}).items()}
 
 
 def _nearest(name: str, legal) -> str:

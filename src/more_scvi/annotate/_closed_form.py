@@ -1,4 +1,4 @@
-"""Classifiers on the finished embedding, solved after training beside the trained head."""
+"""Classifiers that are solved, not trained: on the wide view before training, on the finished embedding after it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ import scipy.sparse as sp
 import torch
 from torch import nn
 
-from more_scvi.data import batch_offsets
+from more_scvi.data._batches import batch_offsets
 
 TOTAL_VARIANCE = 50.0
 """Variance of a path summed over its axes: about 1 per axis of the usual width, what heads and optimiser expect."""

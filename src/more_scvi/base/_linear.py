@@ -1,7 +1,11 @@
-"""What the module holds per modality before anything is trained: direct path and the linear base of its paths."""
+"""What is fitted before anything is trained: the direct path of each modality, its linear base, links between them.
+
+Buffers only, in closed form, without gradients. :func:`more_scvi.base.fit` fits them; everything else only reads.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -9,8 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from more_scvi.data import batch_offsets
-from more_scvi.module._base import PathBase, batch_means, typed_offsets
+from more_scvi.base._bridge import N_CANONICAL, Link, linked_coordinates
+from more_scvi.base._layout import Layout
+from more_scvi.base._path import PathBase, batch_means, typed_offsets
+from more_scvi.data._batches import batch_offsets
 from more_scvi.module._clr import ProteinPath
 from more_scvi.module._direct import DirectPath
 from more_scvi.module._lsi import AccessibilityPath
@@ -120,6 +126,11 @@ class ModalityBase(nn.Module):
         self.register_buffer("composition", torch.zeros(n_batch, self.width))
 
     @property
+    def n_blocks(self) -> int:
+        """Blocks that the frozen features consist of."""
+        return self._path("frozen").n_blocks if "frozen" in self.paths else 1
+
+    @property
     def path_names(self) -> list[str]:
         """Names of the paths in the order of the base's columns."""
         return list(self.paths)
@@ -170,7 +181,7 @@ class ModalityBase(nn.Module):
         Batches that hold types in other proportions have other means without any batch effect.
         """
         shift = typed_offsets(base, batch, types, self.n_batch)
-        self.composition.add_(torch.from_numpy(shift).to(self.composition.device))
+        self.composition.copy_(torch.from_numpy(shift))
         return shift
 
     def _path(self, name: str) -> PathBase:
@@ -179,3 +190,84 @@ class ModalityBase(nn.Module):
     def _join(self, parts: list[np.ndarray]) -> np.ndarray:
         shares = np.sqrt(self.shares.cpu().numpy())
         return np.concatenate([s * part for s, part in zip(shares, parts, strict=True)], 1).astype(np.float32)
+
+
+class LinearBase(nn.Module):
+    """Linear bases of all modalities and the links between those that no cell has both of; buffers only.
+
+    Parameters
+    ----------
+    modalities
+        Sizes of each modality, in order.
+    n_batch, n_covariates
+        Number of batches and columns of the covariate design.
+    patterns
+        bool (patterns, modalities): combinations of measured modalities that occur.
+    n_variable, n_components, n_wide, n_feature_axes, n_targets
+        See :class:`ModalityBase`.
+    """
+
+    fitted: torch.Tensor
+
+    def __init__(
+        self,
+        modalities: Sequence[ModalitySizes],
+        n_batch: int,
+        n_covariates: int,
+        patterns: np.ndarray,
+        n_variable: int,
+        n_components: int,
+        n_wide: int,
+        n_feature_axes: int,
+        n_targets: int,
+    ):
+        super().__init__()
+        self.bases = nn.ModuleDict(
+            {
+                sizes.name: ModalityBase(
+                    sizes, n_batch, n_covariates, n_variable, n_components, n_wide, n_feature_axes, n_targets
+                )
+                for sizes in modalities
+            }
+        )
+        names = [sizes.name for sizes in modalities]
+        bases = [self.base(name) for name in names]
+        self.layout = Layout(tuple(names), tuple(b.width for b in bases), tuple(b.n_wide for b in bases))
+        # pairs of modalities that no cell has both of: genes link them, see _bridge
+        together = np.asarray(patterns, dtype=int).T @ np.asarray(patterns, dtype=int)
+        self.unpaired = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names)) if not together[i, j]]
+        for k, (i, j) in enumerate(self.unpaired):
+            self.register_buffer(f"link_{k}_first", torch.zeros(bases[i].width, N_CANONICAL))
+            self.register_buffer(f"link_{k}_second", torch.zeros(bases[j].width, N_CANONICAL))
+        self.register_buffer("fitted", torch.tensor(False))
+
+    @property
+    def n_wide(self) -> int:
+        """Columns of the wide view: of all modalities, and the coordinates of all links."""
+        return sum(self.layout.wide_widths) + N_CANONICAL * len(self.unpaired)
+
+    def base(self, modality: str) -> ModalityBase:
+        """Direct path and linear base of a modality."""
+        return cast(ModalityBase, self.bases[modality])
+
+    def store_links(self, links: dict[tuple[int, int], Link]) -> None:
+        """Keep the links of a shared space."""
+        for k, pair in enumerate(self.unpaired):
+            for side in ("first", "second") if pair in links else ():
+                directions = torch.from_numpy(getattr(links[pair], side))
+                getattr(self, f"link_{k}_{side}")[:, : directions.shape[1]] = directions
+
+    def link_coordinates(self, base: np.ndarray, present: np.ndarray) -> np.ndarray:
+        """Coordinates that modalities without common cells share through genes, (cells, coordinates of all links).
+
+        ``base`` is the joined base before :meth:`ModalityBase.shift`. Cells with neither modality of a link get zeros.
+        """
+        out = np.zeros((len(base), N_CANONICAL * len(self.unpaired)), np.float32)
+        for k, pair in enumerate(self.unpaired):
+            columns = slice(k * N_CANONICAL, (k + 1) * N_CANONICAL)
+            for at, side in zip(pair, ("first", "second"), strict=True):
+                rows = np.flatnonzero(present[:, at])
+                directions = getattr(self, f"link_{k}_{side}").cpu().numpy()
+                own = base[rows, self.layout.columns(self.layout.modalities[at])]
+                out[rows, columns] = linked_coordinates(own, directions)
+        return out

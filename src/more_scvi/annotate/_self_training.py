@@ -27,7 +27,9 @@ def needs_self_training(labels: np.ndarray) -> bool:
     return bool(np.median(counts) < FEW_LABELS)
 
 
-def self_train(wide: np.ndarray, base: np.ndarray, labels: np.ndarray, batch: np.ndarray) -> np.ndarray:
+def self_train(
+    wide: np.ndarray, base: np.ndarray, labels: np.ndarray, batch: np.ndarray, seed: int
+) -> np.ndarray:
     """Labels of the cells that are told with most confidence, beside the visible ones.
 
     Two logistic regressions, on the wide view and on the base, are mixed; their probabilities are multiplied by what
@@ -44,6 +46,8 @@ def self_train(wide: np.ndarray, base: np.ndarray, labels: np.ndarray, batch: np
         (cells,) codes, -1 = not visible.
     batch
         (cells,) codes.
+    seed
+        Of the choice of cells.
 
     Returns
     -------
@@ -53,7 +57,7 @@ def self_train(wide: np.ndarray, base: np.ndarray, labels: np.ndarray, batch: np
     ----------
     Self-training: Yarowsky 1995; label spreading: Zhou et al. 2004.
     """
-    rows = _chosen(labels)
+    rows = _chosen(labels, seed)
     wide, base, given, batch = wide[rows], base[rows] / base[rows].std(), labels[rows], batch[rows]
     types = np.unique(given[given >= 0])
     reached = spread_labels(base, given, types)
@@ -106,10 +110,10 @@ def spread_labels(
     return reached / (reached.sum(1, keepdims=True) + 1e-12)
 
 
-def _chosen(labels: np.ndarray) -> np.ndarray:
+def _chosen(labels: np.ndarray, seed: int) -> np.ndarray:
     """All cells, or the labelled ones and a random part of the others."""
     if len(labels) <= MAX_CELLS:
         return np.arange(len(labels))
-    order = np.random.default_rng(0).permutation(len(labels))
+    order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order] < 0, kind="stable")]
     return np.sort(order[:MAX_CELLS])

@@ -2,7 +2,7 @@ r"""Shared space before training: every modality says, linearly, where a cell li
 
 The axes are the leading principal axes of each modality's base, weighted by how much of it another modality confirms;
 as many of each as its variance then earns among all. On its own axes a modality is exact. On those of another it gives
-the best linear guess (:mod:`more_scvi.module._bridge`), drawn out to the spread that these axes have, so that cells
+the best linear guess (:mod:`more_scvi.base._bridge`), drawn out to the spread that these axes have, so that cells
 with one modality are not drawn to the middle. A cell with all modalities thus starts near the concatenation of their
 principal components, one with fewer near where it would be.
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from more_scvi.module._bridge import MIN_PAIRS, PAIRED_PENALTY, Link, link_genes, linked_coordinates, ridge
+from more_scvi.base._bridge import MIN_PAIRS, PAIRED_PENALTY, Link, link_genes, linked_coordinates, ridge
 
 MAX_STRETCH = 3.0
 """A guess that explains little is not blown up to full spread: that would be noise."""

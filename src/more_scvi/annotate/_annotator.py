@@ -1,0 +1,176 @@
+r"""Labels of cells, from what is solved in closed form and from the trained head.
+
+Before training, :meth:`Annotator.teach` solves experts on the wide view; what they say of the registered cells,
+:math:`p_w`, is handed to training as fixed numbers. After training, :meth:`Annotator.finish` solves classifiers on the
+finished embedding. No loss reads this module: what training learns cannot depend on when answers were asked for.
+
+The answer mixes the trained head :math:`p_h`, with several modalities averaged with a regression on the embedding, with
+the expert, and takes a geometric mean with a discriminant analysis :math:`p_g`:
+
+.. math:: p \propto \left[(1 - s)\, p_h + s\, p_w\right]^{1 - g}\, p_g^{\,g}
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from more_scvi.annotate._closed_form import GAUSSIAN_SHARE, GaussianClassifier, ProbeClassifier
+from more_scvi.annotate._completion import fit_experts
+from more_scvi.annotate._experts import WideClassifier
+from more_scvi.annotate._niche import niche_helps
+from more_scvi.annotate._self_training import needs_self_training, self_train
+from more_scvi.base._arrays import Arrays
+from more_scvi.base._layout import Layout
+
+CERTAINTY = 0.9
+"""Probability from which what an expert says of a cell counts as its type when batches are compared."""
+
+BLOCK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """What labels teach before the first step.
+
+    Attributes
+    ----------
+    labels
+        Visible labels of the training cells and those that self-training added, (cells,) codes; -1 = none.
+    types
+        The same, filled up with what experts are nearly certain of.
+    guess, share
+        What experts say of each cell, log-probabilities (cells, n_labels), and how much that counts, (cells, 1).
+        Without experts the share is 0.
+    keeps_niche
+        Whether what surrounds a cell helps to tell labels apart.
+    """
+
+    labels: np.ndarray
+    types: np.ndarray
+    guess: np.ndarray
+    share: np.ndarray
+    keeps_niche: bool
+
+
+class Annotator(nn.Module):
+    """Everything that annotates beside the trained head; buffers only.
+
+    Parameters
+    ----------
+    layout
+        Columns of the modalities.
+    n_latent, n_labels
+        Width of the embedding and number of classes.
+    n_wide
+        Width of the wide view; 0: no experts.
+    patterns
+        bool (patterns, modalities): combinations of measured modalities that occur.
+    niche
+        Columns of the niche in the base of the first modality, None: the data are not spatial.
+    """
+
+    def __init__(
+        self, layout: Layout, n_latent: int, n_labels: int, n_wide: int, patterns: np.ndarray, niche: slice | None
+    ):
+        super().__init__()
+        self.layout, self.n_labels, self.niche = layout, n_labels, niche
+        self.experts = WideClassifier(n_wide, n_labels, patterns) if n_wide else None
+        self.probe = ProbeClassifier(n_latent, n_labels) if len(layout.modalities) > 1 else None
+        self.gaussian = GaussianClassifier(n_latent, n_labels, patterns)
+
+    def teach(self, arrays: Arrays, visible: np.ndarray, cells: np.ndarray, seed: int) -> Lessons:
+        """Solve what is solved before training, anew.
+
+        Parameters
+        ----------
+        arrays
+            All registered cells.
+        visible
+            Codes of their visible labels, (cells,); -1 = not labelled.
+        cells
+            Positions of the training cells: labels of others are not looked at.
+        seed
+            Seed.
+        """
+        labels, keeps = np.full(len(arrays), -1, dtype=np.int64), True
+        labels[cells] = visible[cells]
+        if self.niche is not None:
+            own = arrays.base[:, self.layout.columns(self.layout.modalities[0])]
+            keeps = niche_helps(own, self.niche, arrays.batch, labels)
+            if not keeps:
+                arrays = replace(arrays, wide=self._without_niche(arrays.wide))
+        if self.experts is None:
+            return Lessons(labels, labels, *_silent(len(labels), self.n_labels), keeps)
+        if len(self.experts.patterns) == 1 and needs_self_training(labels[cells]):
+            parts = (arrays.wide[cells].astype(np.float32), arrays.base[cells], labels[cells], arrays.batch[cells])
+            labels[cells] = self_train(*parts, seed)
+        fit_experts(self.experts, self.layout, arrays, labels, seed)
+        guess, share = self.say(arrays)
+        sure = (guess.max(1) >= math.log(CERTAINTY)) & (share[:, 0] > 0)
+        return Lessons(labels, np.where(labels >= 0, labels, np.where(sure, guess.argmax(1), -1)), guess, share, keeps)
+
+    @torch.inference_mode()
+    def say(self, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+        """What the experts say of cells: log-probabilities (cells, n_labels) float32, and their share (cells, 1)."""
+        device, guess, share = self.gaussian.bias.device, *_silent(len(arrays), self.n_labels)
+        for start in range(0, len(arrays), BLOCK):
+            rows = slice(start, start + BLOCK)
+            wide, present = (torch.from_numpy(x[rows]).to(device) for x in (arrays.wide, arrays.present))
+            guess[rows], share[rows] = (x.cpu().numpy() for x in self.hear(wide, present))
+        return guess, share
+
+    def hear(self, wide: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`say`, of tensors (cells, n_wide) and bool (cells, modalities)."""
+        if self.experts is None:
+            return wide.new_zeros((len(wide), self.n_labels), dtype=torch.float32), wide.new_zeros((len(wide), 1)).float()
+        return self.experts(wide.float(), present)
+
+    def finish(self, z: np.ndarray, labels: np.ndarray, present: np.ndarray) -> None:
+        """Solve the classifiers on the finished embedding of cells with a label, (cells, n_latent)."""
+        if self.probe is not None:
+            self.probe.fit(z, labels)
+        self.gaussian.fit(z, labels, present)
+
+    def forward(self, head: Tensor, z: Tensor, guess: Tensor, share: Tensor, present: Tensor) -> Tensor:
+        """Log-probabilities of the answer, (cells, n_labels).
+
+        Parameters
+        ----------
+        head
+            Log-probabilities of the trained head, (cells, n_labels).
+        z
+            Embedding that it read, (cells, n_latent).
+        guess, share
+            From :meth:`say`.
+        present
+            bool (cells, modalities).
+        """
+        if self.probe is not None and self.probe.is_fitted:
+            head = torch.logaddexp(head, self.probe(z).log_softmax(1)) - math.log(2.0)
+        out = mix(head, guess, share)
+        if self.gaussian.is_fitted:
+            third = self.gaussian(z).log_softmax(1)
+            mean = ((1 - GAUSSIAN_SHARE) * out + GAUSSIAN_SHARE * third).log_softmax(1)
+            out = torch.where(self.gaussian.serves(present)[:, None], mean, out)
+        return out
+
+    def _without_niche(self, wide: np.ndarray) -> np.ndarray:
+        """Wide view in which the niche says nothing; it stands last among the columns of the first modality."""
+        assert self.niche is not None
+        wide, stop = wide.copy(), self.layout.wide_columns(self.layout.modalities[0]).stop
+        wide[:, stop - (self.niche.stop - self.niche.start) : stop] = 0.0
+        return wide
+
+
+def mix(head: Tensor, guess: Tensor, share: Tensor) -> Tensor:
+    """Mixture of two classifiers' log-probabilities, (cells, n_labels), of which the second has a ``share``."""
+    return torch.logaddexp(head + torch.log1p(-share), guess + share.log())
+
+
+def _silent(n_cells: int, n_labels: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((n_cells, n_labels), np.float32), np.zeros((n_cells, 1), np.float32)

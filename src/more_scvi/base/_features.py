@@ -1,0 +1,139 @@
+"""From the matrix of one modality to the features of its paths, block by block; every function only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from more_scvi.base._arrays import MaskedTargets
+from more_scvi.base._linear import ModalityBase
+from more_scvi.base._path import batch_means
+from more_scvi.data._measured import Measured
+from more_scvi.data._spatial import niche_means
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features of one modality before any batch is removed, one row per cell that has it.
+
+    Attributes
+    ----------
+    paths
+        Path → (rows, features), in the order of the base.
+    wide
+        Wide view of the direct path, (rows, n_wide) float32.
+    """
+
+    paths: dict[str, np.ndarray]
+    wide: np.ndarray
+
+
+def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> None:
+    """Fit the direct path, in several passes over the matrix; ``batch``: codes of the rows."""
+
+    def chunks() -> Iterator[tuple[Any, np.ndarray]]:
+        for rows, x in measured.reader.chunks():
+            yield normalised(measured, base, x), batch[rows]
+
+    base.direct.fit(chunks, base.n_batch)
+    base.targets.copy_(base.direct.features[: len(base.targets)])
+
+
+def read_features(measured: Measured, base: ModalityBase, frozen: np.ndarray | None) -> Features:
+    """Features of all paths; ``frozen``: (rows, features) of the backbone, None where it does not read the modality."""
+    blocks = (normalised(measured, base, x) for _, x in measured.reader.chunks())
+    full, wide = zip(*((base.direct.transform(x), base.direct.transform_wide(x)) for x in blocks), strict=True)
+    paths = {"direct": np.concatenate(full)}
+    if frozen is not None:
+        paths["frozen"] = np.asarray(frozen, np.float32)
+    if measured.niche is not None:
+        both = [paths[name] for name in ("frozen", "direct") if name in paths]
+        paths["niche"] = niche_means(np.concatenate(both, 1), measured.niche)
+    return Features({name: paths[name] for name in base.path_names}, np.concatenate(wide))
+
+
+def wide_view(base: ModalityBase, features: Features, own: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Wide view of a modality: that of its direct path, and of spatial data the niche's part of the base ``own``."""
+    wide = base.centre_wide(features.wide, batch)
+    return wide if base.niche_columns is None else np.concatenate([wide, own[:, base.niche_columns]], 1)
+
+
+def read_masked(
+    measured: Measured,
+    base: ModalityBase,
+    panels: np.ndarray,
+    frozen: np.ndarray | None,
+    full: Features,
+    batch: np.ndarray,
+    covariates: np.ndarray,
+) -> tuple[np.ndarray, MaskedTargets]:
+    """Base of cells of which a panel of features is hidden, and what is hidden.
+
+    Parameters
+    ----------
+    measured, base
+        The modality and its part of the module.
+    panels
+        bool (views, features): what each view shows.
+    frozen
+        (rows, views, features) of the backbone, None where it does not read the modality.
+    full
+        Features of the whole cells: views are centred to their batch means.
+    batch, covariates
+        Of the rows.
+
+    Returns
+    -------
+    (rows, views, width) float16, and targets with one row per row.
+    """
+    direct, share = base.direct, _visible_share(measured, panels)
+    columns = base.targets.cpu().numpy()
+    views: list[np.ndarray] = []
+    target, totals = [], []
+    for _, x in measured.reader.chunks():
+        shown = [normalised(measured, base, x, panel, s) for panel, s in zip(panels, share, strict=True)]
+        views.append(np.stack([direct.transform(v, panel) for v, panel in zip(shown, panels, strict=True)], 1))
+        target.append(x[:, columns])
+        totals.append(np.asarray(x.sum(1), np.float32).ravel())
+    paths = {"direct": np.concatenate(views)}
+    if frozen is not None:
+        shape = (len(paths["direct"]), len(panels), frozen.shape[2])
+        paths["frozen"] = frozen if frozen.shape[1] else np.zeros(shape, np.float32)
+    if "niche" in full.paths:
+        paths["niche"] = np.repeat(full.paths["niche"][:, None], len(panels), 1)
+    out = np.empty((len(batch), len(panels), base.width), np.float16)
+    for k in range(len(panels)):
+        shifted = {name: _recentre(paths[name][:, k], full.paths[name], batch, base.n_batch) for name in full.paths}
+        out[:, k] = base.transform(shifted, batch, covariates)
+    return out, MaskedTargets(~panels[:, columns], sp.vstack(target, "csr"), np.concatenate(totals))
+
+
+def gene_values(measured: Measured, base: ModalityBase, links: sp.csr_matrix) -> np.ndarray:
+    """Normalised features summed up to genes, (rows, genes) float32; ``links``: csr (features, genes)."""
+    links = sp.csr_matrix(links, dtype=np.float32)
+    blocks = [normalised(measured, base, x) @ links for _, x in measured.reader.chunks()]
+    return np.concatenate([b.toarray() if sp.issparse(b) else np.asarray(b) for b in blocks]).astype(np.float32)
+
+
+def normalised(
+    measured: Measured, base: ModalityBase, x: sp.csr_matrix, panel: np.ndarray | None = None, share: float = 1.0
+) -> Any:
+    """A block of the matrix as the direct path reads it; ``panel``: features that are shown, ``share``: of all counts."""
+    return x if measured.normalised else base.direct.normalise(x, panel, share)
+
+
+def _visible_share(measured: Measured, panels: np.ndarray) -> np.ndarray:
+    """Share of all counts that each panel shows, (views,)."""
+    if measured.normalised or not len(panels):
+        return np.ones(len(panels))
+    per_feature = np.sum([np.asarray(x.sum(0)).ravel() for _, x in measured.reader.chunks()], axis=0)
+    return panels @ per_feature / per_feature.sum()
+
+
+def _recentre(view: np.ndarray, full: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
+    means = [batch_means(np.asarray(x, np.float32), batch, n_batch) for x in (full, view)]
+    return view + (means[0] - means[1])[batch]

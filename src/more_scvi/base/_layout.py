@@ -1,0 +1,45 @@
+"""Where each modality stands in arrays that hold all of them side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Columns of the modalities.
+
+    Attributes
+    ----------
+    modalities
+        Names, in order.
+    widths
+        Columns of each in the base.
+    wide_widths
+        Columns of each in the wide view; coordinates that modalities share through genes follow after all of them.
+    """
+
+    modalities: tuple[str, ...]
+    widths: tuple[int, ...]
+    wide_widths: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Columns of the base."""
+        return sum(self.widths)
+
+    def at(self, modality: str) -> int:
+        """Position of a modality."""
+        return self.modalities.index(modality)
+
+    def columns(self, modality: str) -> slice:
+        """Columns of a modality in the base."""
+        return _span(self.widths, self.at(modality))
+
+    def wide_columns(self, modality: str) -> slice:
+        """Columns of a modality in the wide view."""
+        return _span(self.wide_widths, self.at(modality))
+
+
+def _span(widths: tuple[int, ...], at: int) -> slice:
+    return slice(sum(widths[:at]), sum(widths[: at + 1]))

@@ -1,0 +1,236 @@
+"""The linear base of cells: fitted once by :func:`fit_base`, read by :func:`prepare`.
+
+``fit_base`` is the only place that fits before training, and ``train`` its only caller. ``prepare`` is pure: what it
+returns follows from its arguments, and it changes none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from more_scvi.backbones._base import Backbone
+from more_scvi.backbones._cache import FeatureCache, compute_features, make_panels
+from more_scvi.base._arrays import Arrays, MaskedTargets, MaskedViews, scatter, scatter_rows
+from more_scvi.base._bridge import MIN_PAIRS
+from more_scvi.base._features import Features, fit_direct, gene_values, read_features, read_masked, wide_view
+from more_scvi.base._linear import LinearBase
+from more_scvi.base._shared_space import SharedSpace, fit_shared_space
+from more_scvi.base._shares import covered, path_shares
+from more_scvi.data._genes import match_genes
+from more_scvi.data._measured import CellSet, Measured
+
+N_LINKED_GENES = 2000
+"""Genes at most that link modalities which share no cell."""
+
+
+@dataclass(frozen=True)
+class FrozenReader:
+    """The frozen backbone and what it reads.
+
+    Attributes
+    ----------
+    backbone
+        None: there is none.
+    modalities
+        Those that it reads: enough of their features speak of genes it knows.
+    overlaps
+        Per modality, share of its genes that the backbone knows.
+    cache_dir
+        Where features are kept; None: in memory.
+    """
+
+    backbone: Backbone | None
+    modalities: tuple[str, ...]
+    overlaps: Mapping[str, float]
+    cache_dir: str | None
+
+    def read(self, measured: Measured, panels: np.ndarray | None, device: str) -> FeatureCache | None:
+        """Features of a modality, or None where the backbone does not read it; the heavy step.
+
+        ``panels``: bool (views, genes) that stay visible in further views; None: no views.
+        """
+        if self.backbone is None or measured.modality not in self.modalities:
+            return None
+        return compute_features(
+            self.backbone,
+            measured.source,
+            measured.gene_names,
+            panels=panels,
+            normalised=measured.normalised,
+            cache_dir=self.cache_dir,
+            device=device,
+        )
+
+    def identities(self, names: list[str]) -> list[str]:
+        """One name per gene, the same for symbols and Ensembl ids that the backbone knows."""
+        folded = [name.casefold() for name in names]
+        if self.backbone is None or self.backbone.vocabulary is None:
+            return folded
+        index = match_genes(names, self.backbone.vocabulary).vocab_index
+        return [name if i < 0 else f"#{i}" for name, i in zip(folded, index, strict=True)]
+
+
+def gene_panels(measured: Measured, n_views: int, seed: int) -> np.ndarray:
+    """Panels of genes that the masked views show, (views, genes) bool."""
+    n_genes = len(measured.gene_names) if measured.links is not None else measured.reader.shape[1]
+    return make_panels(max(n_genes, 1), n_views, seed=seed)[:, :n_genes]
+
+
+def fit_base(
+    cells: CellSet, linear: LinearBase, frozen: FrozenReader, caches: Mapping[str, FeatureCache | None], seed: int
+) -> dict[str, Features]:
+    """Fit direct paths, shares, centring and rotation of every modality; no label is read.
+
+    Parameters
+    ----------
+    cells
+        The registered cells.
+    linear
+        What is fitted.
+    frozen, caches
+        The backbone, and its features per modality.
+    seed
+        Seed of the choice of cells where not all can be looked at.
+
+    Returns
+    -------
+    Features of each modality, which :func:`prepare` takes.
+    """
+    out = {}
+    for modality, measured in cells.measured.items():
+        base, cache = linear.base(modality), caches[modality]
+        batch, covariates = cells.batch[measured.cells], cells.covariates[measured.cells]
+        fit_direct(measured, base, batch)
+        features = read_features(measured, base, None if cache is None else cache.full)
+        coverage, paths = 1.0, features.paths
+        if {"frozen", "direct"} <= set(paths):
+            blocks = np.split(paths["frozen"], base.n_blocks, axis=1)  # training finds the best of them
+            coverage = max(covered(block, paths["direct"], batch, seed) for block in blocks)
+        shares = path_shares(base.path_names, len(batch), frozen.overlaps[modality], coverage)
+        base.fit(paths, batch, covariates, shares)
+        base.fit_wide(features.wide, batch)
+        out[modality] = features
+    return out
+
+
+def fit_space(cells: CellSet, linear: LinearBase, frozen: FrozenReader, base: np.ndarray, n_latent: int) -> SharedSpace:
+    """Fit the space that modalities share, and the links between those that no cell has both of.
+
+    ``base``: joined bases of the cells, (cells, width).
+    """
+    bridge = _gene_bridge(cells, linear, frozen)
+    space = fit_shared_space(
+        [base[:, linear.layout.columns(name)] for name in linear.layout.modalities],
+        cells.present,
+        n_latent,
+        [bridge.get(name) for name in linear.layout.modalities],
+    )
+    linear.store_links(space.links)
+    linear.fitted.fill_(True)
+    return space
+
+
+def join_bases(cells: CellSet, linear: LinearBase, features: Mapping[str, Features]) -> np.ndarray:
+    """Bases of all modalities side by side before :meth:`ModalityBase.shift`, (cells, width) float32."""
+    out = np.zeros((len(cells), linear.layout.width), np.float32)
+    for modality, measured in cells.measured.items():
+        rows = measured.cells
+        own = linear.base(modality).transform(features[modality].paths, cells.batch[rows], cells.covariates[rows])
+        out[rows, linear.layout.columns(modality)] = own
+    return out
+
+
+def prepare(cells: CellSet, linear: LinearBase, features: Mapping[str, Features]) -> Arrays:
+    """What module and annotator read of cells.
+
+    Parameters
+    ----------
+    cells
+        Registered cells or others.
+    linear
+        The fitted linear base.
+    features
+        Per modality, from :func:`fit_base` or :func:`more_scvi.base.read_features`.
+    """
+    layout = linear.layout
+    base = join_bases(cells, linear, features)
+    wide = np.zeros((len(cells), linear.n_wide), np.float16)
+    wide[:, sum(layout.wide_widths) :] = linear.link_coordinates(base, cells.present)
+    for modality, measured in cells.measured.items():
+        rows, columns, part = measured.cells, layout.columns(modality), linear.base(modality)
+        own = base[rows, columns]
+        wide[rows, layout.wide_columns(modality)] = wide_view(part, features[modality], own, cells.batch[rows])
+        base[rows, columns] = part.shift(own, cells.batch[rows])
+    return Arrays(base, cells.present, wide, cells.batch, cells.domain)
+
+
+def prepare_masked(
+    cells: CellSet,
+    linear: LinearBase,
+    features: Mapping[str, Features],
+    caches: Mapping[str, FeatureCache | None],
+    panels: Mapping[str, np.ndarray],
+    seed: int,
+) -> MaskedViews:
+    """Masked views of the registered cells, before :meth:`ModalityBase.shift`.
+
+    Parameters
+    ----------
+    cells, linear, features
+        As in :func:`prepare`.
+    caches
+        Per modality, what the backbone says of whole cells and of views.
+    panels
+        Per modality, genes that the views show, from :func:`gene_panels`.
+    seed
+        Seed of the panels of features without a gene.
+    """
+    n_views = len(next(iter(panels.values())))
+    base = np.zeros((len(cells), n_views, linear.layout.width), np.float16)
+    targets = {}
+    for modality, measured in cells.measured.items():
+        rows, cache = measured.cells, caches[modality]
+        own, target = read_masked(
+            measured,
+            linear.base(modality),
+            measured.feature_panels(panels[modality], seed),
+            None if cache is None else cache.views,
+            features[modality],
+            cells.batch[rows],
+            cells.covariates[rows],
+        )
+        base[rows, :, linear.layout.columns(modality)] = own
+        targets[modality] = MaskedTargets(
+            target.hidden, scatter_rows(target.target, rows, len(cells)), scatter(target.totals, rows, len(cells))
+        )
+    return MaskedViews(base, targets)
+
+
+def _gene_bridge(
+    cells: CellSet, linear: LinearBase, frozen: FrozenReader
+) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """Values of the genes that several modalities speak of, where some modalities share no cell."""
+    both = cells.present.T.astype(np.int64) @ cells.present
+    if len(cells.measured) == 1 or (both >= MIN_PAIRS).all():
+        return {}
+    names = {name: frozen.identities(measured.gene_names) for name, measured in cells.measured.items()}
+    counts: dict[str, int] = {}
+    for own in names.values():
+        for name in set(own):
+            counts[name] = counts.get(name, 0) + 1
+    out = {}
+    for modality, measured in cells.measured.items():
+        wanted = list(dict.fromkeys(name for name in names[modality] if counts[name] > 1))[:N_LINKED_GENES]
+        if not wanted:
+            continue
+        column = {name: at for at, name in enumerate(wanted)}
+        at = np.array([column.get(name, -1) for name in names[modality]])
+        known = np.flatnonzero(at >= 0)
+        choose = sp.csr_matrix((np.ones(len(known), np.float32), (known, at[known])), (len(at), len(wanted)))
+        links = choose if measured.links is None else measured.links @ choose
+        out[modality] = (gene_values(measured, linear.base(modality), links), wanted)
+    return out

@@ -1,0 +1,107 @@
+"""One modality of some cells, as the stages read it: nothing after this sees an AnnData."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from ._rows import RowReader
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One modality of the cells: its matrix and how it is read.
+
+    Attributes
+    ----------
+    modality
+        Its name.
+    reader
+        Rows of the matrix, features in the order of the model; columns of missing features are empty.
+    cells
+        (rows,) position of each row's cell among all cells.
+    normalised
+        The matrix holds log-normalised values; otherwise counts.
+    gene_names
+        Genes that the backbone reads.
+    links
+        csr (features, genes) from features to these genes; None: features are genes.
+    niche
+        csr (rows, rows) weights of spatial neighbours, or None.
+    given
+        (rows, features) features that were computed elsewhere, or None.
+    visible
+        bool (features,): which features of the model the data hold; None: all.
+    """
+
+    modality: str
+    reader: RowReader
+    cells: np.ndarray
+    normalised: bool
+    gene_names: list[str]
+    links: sp.csr_matrix | None = None
+    niche: sp.csr_matrix | None = None
+    given: np.ndarray | None = None
+    visible: np.ndarray | None = None
+
+    @property
+    def source(self) -> Any:
+        """What the backbone reads: given features, genes, or features summed up to genes; sliced by rows."""
+        if self.given is not None:
+            return self.given
+        return self.reader if self.links is None else LinkedReader(self.reader, self.links)
+
+    def feature_panels(self, gene_panels: np.ndarray, seed: int) -> np.ndarray:
+        """Panels of features that show the same genes, (views, features); those without a gene are shown at random."""
+        if self.links is None:
+            return gene_panels
+        rng = np.random.default_rng(seed)
+        panels = (self.links @ gene_panels.T.astype(np.float32) > 0).T
+        unlinked = np.diff(self.links.indptr) == 0
+        panels[:, unlinked] = rng.random((len(panels), int(unlinked.sum()))) < 0.5
+        panels[~panels.any(1), 0] = True
+        return panels
+
+
+class LinkedReader:
+    """Rows of a matrix summed up to genes: slices are csr (rows, genes)."""
+
+    def __init__(self, reader: RowReader, links: sp.csr_matrix):
+        self._reader, self._links = reader, links.astype(np.float32)
+        self.shape = (len(reader), links.shape[1])
+
+    def __getitem__(self, rows: slice) -> sp.csr_matrix:
+        return sp.csr_matrix(self._reader[rows] @ self._links)
+
+
+@dataclass(frozen=True, eq=False)
+class CellSet:
+    """Cells of one data set as a model sees them.
+
+    Attributes
+    ----------
+    names
+        (cells,)
+    measured
+        Modality → its matrix; modalities that the data lack are left out.
+    present
+        Boolean (cells, modalities of the model).
+    batch, domain
+        Codes, (cells,): see :class:`more_scvi.base.Arrays`.
+    covariates
+        Design, (cells, columns) float32.
+    """
+
+    names: pd.Index
+    measured: dict[str, Measured]
+    present: np.ndarray
+    batch: np.ndarray
+    domain: np.ndarray
+    covariates: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)

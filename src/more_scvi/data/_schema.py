@@ -1,0 +1,296 @@
+"""What a model knows of the data it was set up with, and how it reads these and other data by that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+from scvi import REGISTRY_KEYS
+
+from ._batches import batch_codes
+from ._checks import check_anndata, check_matrix
+from ._columns import as_batch_array, check_genes
+from ._covariates import CovariateDesign
+from ._fields import LabelsField, features_key, read_links
+from ._measured import CellSet, Measured
+from ._mudata import Cells, read_cells, speak_of
+from ._rows import RowReader
+from ._spatial import niche_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Schema:
+    """Names, categories and places of the registered data.
+
+    Attributes
+    ----------
+    setup
+        Arguments of ``setup_anndata`` or ``setup_mudata``, resolved.
+    modalities
+        Names, in order.
+    features, gene_names, links
+        Per modality: names of its features, genes that a backbone reads, csr (features, genes) or None.
+    batches, labels
+        Categories in the order of their codes; no labels: empty.
+    covariates
+        The covariate design.
+    domains
+        Combinations of batch and measured modalities that occur.
+    patterns
+        bool (patterns, modalities): combinations of measured modalities that occur.
+    """
+
+    setup: Mapping[str, Any]
+    modalities: list[str]
+    features: dict[str, np.ndarray]
+    gene_names: dict[str, list[str]]
+    links: dict[str, sp.csr_matrix | None]
+    batches: np.ndarray
+    labels: np.ndarray
+    covariates: CovariateDesign
+    domains: list[tuple[str, tuple[str, ...]]]
+    patterns: np.ndarray
+
+    @classmethod
+    def of(cls, registry: Mapping[str, Any]) -> Schema:
+        """Read a registry as scvi-tools keeps it."""
+        setup = registry["setup_args"]
+        state = {key: field["state_registry"] for key, field in registry["field_registries"].items()}
+        modalities = list(setup["modalities"]) if "modalities" in setup else ["rna"]
+        of = {name: state[features_key(name)] for name in modalities}
+        batches = np.asarray(state[REGISTRY_KEYS.BATCH_KEY]["categorical_mapping"], dtype=object)
+        labels = state.get(REGISTRY_KEYS.LABELS_KEY)
+        domains = setup["domains"] if "modalities" in setup else [[batch, ["rna"]] for batch in batches]
+        patterns = setup["patterns"] if "modalities" in setup else [["rna"]]
+        return cls(
+            setup,
+            modalities,
+            {name: np.asarray(of[name]["column_names"], dtype=object) for name in modalities},
+            {name: list(of[name]["gene_names"]) for name in modalities},
+            {name: read_links(of[name]) for name in modalities},
+            batches,
+            np.array([]) if labels is None else np.asarray(labels["categorical_mapping"])[:-1],
+            CovariateDesign(**setup["covariate_design"]),
+            [(batch, tuple(names)) for batch, names in domains],
+            np.array([[name in pattern for name in modalities] for pattern in patterns]),
+        )
+
+    @property
+    def is_mudata(self) -> bool:
+        """Whether a MuData was set up."""
+        return "modalities" in self.setup
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Modality → its name in a MuData."""
+        return dict(self.setup["modalities"]) if self.is_mudata else {"rna": "rna"}
+
+    @cached_property
+    def spatial(self) -> str | None:
+        """The modality whose neighbours count; None: the data are not spatial."""
+        return None if self.setup.get("spatial_key") is None else self.modalities[0]
+
+    def data_type(self, modality: str) -> str:
+        """``"counts"`` or ``"lognorm"``."""
+        return self.setup["data_types"][modality] if self.is_mudata else self.setup["data_type"]
+
+    def layer(self, modality: str) -> str | None:
+        """Layer with the values; None: ``X``."""
+        return self.setup["layers"][modality] if self.is_mudata else self.setup["layer"]
+
+    # ---- reading
+
+    def cells(self, data: AnnData | MuData) -> Cells:
+        """Cells of any data; of a MuData those modalities that the model knows and the data have."""
+        if not isinstance(data, MuData):
+            check_anndata(data)
+            if self.modalities[0] != "rna":
+                known = ", ".join(self.names.values())
+                raise TypeError(f"The model has no RNA modality; give a MuData with one of {known}, not an AnnData.")
+            rows = {"rna": np.arange(data.n_obs, dtype=np.int64)}
+            return Cells(data.obs_names, {"rna": data}, rows, data.obs, {})
+        here = {modality: name for modality, name in self.names.items() if name in data.mod}
+        if not here:
+            raise ValueError(
+                f"mdata has the modalities {list(data.mod)}; the model knows {list(self.names.values())}. At least one"
+                " of them is needed, under the name it had at setup."
+            )
+        setup = self.setup
+        keys = [setup["batch_key"], setup.get("section_key"), *self.covariates.levels, *self.covariates.moments]
+        keys = [key for key in keys if key is not None]
+        label = setup["labels_key"] if len(self.labels) else None
+        return read_cells(
+            data,
+            here,
+            keys,
+            labels_key=label,
+            unlabeled_category=setup["unlabeled_category"],
+            optional=[*keys, *([label] if label else [])],
+        )
+
+    def read(self, data: AnnData | MuData, given: Mapping[str, str]) -> CellSet:
+        """Cells with codes and matrices; the data are checked and only read.
+
+        Parameters
+        ----------
+        data
+            The registered data or others.
+        given
+            Modality → key of ``obsm`` with features that were computed elsewhere.
+        """
+        cells = self.cells(data)
+        present = np.zeros((len(cells), len(self.modalities)), dtype=bool)
+        for modality in cells.adatas:
+            present[:, self.modalities.index(modality)] = cells.rows[modality] >= 0
+        batch = batch_codes(cells.obs, self.setup["batch_key"], self.batches, stacklevel=6)
+        measured = {name: self._measured(cells, name, given.get(name)) for name in cells.adatas}
+        covariates = self.covariates.transform(_frame(cells))
+        return CellSet(cells.names, measured, present, batch, self.domain_codes(batch, present), covariates)
+
+    def check_unchanged(self, data: AnnData | MuData, frame: AnnData) -> None:
+        """Refuse to train on columns that are not what they were at setup.
+
+        ``frame`` holds the codes that setup recorded: the registered AnnData itself, or the columns of a MuData.
+        """
+        obs = self.cells(data).obs
+        if not obs.index.equals(frame.obs_names) and not obs.index.isin(frame.obs_names).all():
+            raise ValueError(
+                "The data hold cells that were not there at setup; register the data again (setup_anndata or"
+                " setup_mudata) and make a new model."
+            )
+        now = {"batch": (self.setup["batch_key"], "_scvi_batch", self._batch_codes(data))}
+        if len(self.labels):
+            now["labels"] = (self.setup["labels_key"], "_scvi_labels", self.label_codes(data))
+        for word, (key, column, codes) in now.items():
+            if column not in frame.obs:
+                continue
+            then = frame.obs[column].reindex(obs.index).to_numpy()
+            if word == "labels":
+                then = np.where(then < len(self.labels), then, -1)
+            if not np.array_equal(then, codes):
+                raise ValueError(
+                    f"obs[{key!r}] was changed after setup: {int((then != codes).sum())} of {len(codes)} cells have"
+                    f" other {word} now. Register the data again (setup_anndata or setup_mudata) and make a new model."
+                )
+
+    def _batch_codes(self, data: AnnData | MuData) -> np.ndarray:
+        """Codes of batches, -1 for all that setup did not see."""
+        obs, key = self.cells(data).obs, self.setup["batch_key"]
+        if key is None:
+            return np.zeros(len(obs), dtype=np.int64)
+        if key not in obs:
+            return np.full(len(obs), -1, dtype=np.int64)
+        return pd.Index(self.batches).get_indexer(as_batch_array(obs[key], key)).astype(np.int64)
+
+    def label_codes(self, data: AnnData | MuData) -> np.ndarray:
+        """Codes of visible labels, (cells,); -1 = not labelled."""
+        frame = _frame(self.cells(data))
+        if not len(self.labels):
+            return np.full(frame.n_obs, -1, dtype=np.int64)
+        field = LabelsField(self.setup["labels_key"], self.setup["unlabeled_category"])
+        codes = field.codes(frame, np.append(self.labels, field.unlabeled_category))
+        return np.where(codes < len(self.labels), codes, -1)
+
+    def domain_codes(self, batch: np.ndarray, present: np.ndarray) -> np.ndarray:
+        """Codes of batch × measured modalities, (cells,); -1 for combinations that were not there at setup."""
+        bits = 1 << np.arange(present.shape[1])
+        codes = np.full(len(batch), -1, dtype=np.int64)
+        for code, (name, modalities) in enumerate(self.domains):
+            pattern = sum(int(bits[self.modalities.index(modality)]) for modality in modalities)
+            codes[(batch == np.flatnonzero(self.batches == name)[0]) & (present @ bits == pattern)] = code
+        return codes
+
+    def _measured(self, cells: Cells, modality: str, given: str | None) -> Measured:
+        """One modality of the cells, its features in the order of the model."""
+        adata, rows, kind = cells.adatas[modality], cells.rows[modality], self.data_type(modality)
+        where = "adata" if cells.obs is adata.obs else f"mdata[{self.names[modality]!r}]"
+        order = speak_of(where, check_genes, adata.var_names, self.features[modality].tolist())
+        speak_of(where, check_matrix, adata, role=modality, layer=self.layer(modality), data_type=kind)
+        here = np.flatnonzero(rows >= 0)
+        owner = np.empty(len(here), dtype=np.int64)
+        owner[np.argsort(np.argsort(rows[here]))] = here
+        return Measured(
+            modality,
+            RowReader(adata, self.layer(modality), order),
+            owner,
+            kind == "lognorm",
+            self.gene_names[modality],
+            self.links[modality],
+            niche_weights(adata, cells.obs.iloc[owner], self.setup) if modality == self.spatial else None,
+            None if given is None else obsm_features(adata, given),
+        )
+
+    def fingerprint(self, data: AnnData | MuData, given: Mapping[str, str]) -> str:
+        """Digest of all that answers follow from: names, values, and the columns that are read.
+
+        The same data give the same digest; data that were changed, re-ordered or replaced in place give another.
+        """
+        cells, digest = self.cells(data), hashlib.blake2b(digest_size=16)
+        keys = [self.setup["batch_key"], self.setup.get("section_key"), self.setup["labels_key"]]
+        keys += [*self.covariates.levels, *self.covariates.moments]
+        _add_index(digest, cells.names)
+        for key in keys:
+            if key is not None and key in cells.obs:
+                _add_index(digest, pd.Index(cells.obs[key].astype(str)))
+        for modality, adata in cells.adatas.items():
+            _add_index(digest, adata.var_names)
+            digest.update(cells.rows[modality].tobytes())
+            places = [key for key in (given.get(modality), self.setup.get("spatial_key")) if key in adata.obsm]
+            for values in (_matrix(adata, self.layer(modality)), *(adata.obsm[key] for key in places)):
+                _add_values(digest, values)
+        return digest.hexdigest()
+
+
+def obsm_features(adata: AnnData, key: str) -> np.ndarray:
+    """Precomputed features in ``obsm``, (cells, features) float32, checked to be finite."""
+    if key not in adata.obsm:
+        raise KeyError(f"obsm_key {key!r} is not in adata.obsm; it holds {list(adata.obsm)}.")
+    values = adata.obsm[key]
+    features = np.asarray(values.toarray() if sp.issparse(values) else values, dtype=np.float32)
+    if features.ndim != 2 or not np.isfinite(features).all():
+        raise ValueError(
+            f"adata.obsm[{key!r}] must be a finite (cells, features) array; got shape {features.shape} with"
+            f" {int((~np.isfinite(features)).sum())} values that are not finite. Recompute it, or drop these"
+            " cells."
+        )
+    return features
+
+
+def _frame(cells: Cells) -> AnnData:
+    """The columns of the cells as an AnnData, which the fields read."""
+    only = next(iter(cells.adatas.values()))
+    return only if cells.obs is only.obs else AnnData(obs=cells.obs)
+
+
+def _matrix(adata: AnnData, layer: str | None) -> Any:
+    return adata.X if layer is None else adata.layers[layer]
+
+
+def _add_index(digest: Any, index: pd.Index) -> None:
+    digest.update(pd.util.hash_pandas_object(index, index=False).to_numpy().tobytes())
+
+
+def _add_values(digest: Any, values: Any) -> None:
+    """Add a matrix: its buffers, or for one on disk its rows, block by block."""
+    if sp.issparse(values):
+        parts = [getattr(values, name) for name in ("data", "indices", "indptr", "row", "col") if hasattr(values, name)]
+    elif hasattr(values, "to_numpy"):
+        parts = [values.to_numpy()]
+    else:
+        parts = [values]
+    digest.update(f"{type(values).__name__}{values.shape}{getattr(values, 'dtype', '')}".encode())
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(np.ascontiguousarray(part).data)
+            continue
+        for start in range(0, part.shape[0], 4096):
+            block = part[start : start + 4096]
+            _add_values(digest, sp.csr_matrix(block) if sp.issparse(block) else np.asarray(block))

@@ -1,0 +1,135 @@
+"""What ``train`` does before the first step and after the last: everything that is fitted in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from anndata import AnnData
+from mudata import MuData
+
+from more_scvi.annotate._annotator import Lessons
+from more_scvi.base._arrays import Arrays, MaskedViews
+from more_scvi.base._prepare import fit_base, fit_space, gene_panels, join_bases, prepare, prepare_masked
+from more_scvi.model._forward import forward
+from more_scvi.model._imputers import fit_imputers
+from more_scvi.model._inside import inside_arrays, moved
+from more_scvi.model._reader import Reader
+from more_scvi.module._module import MoREModule
+from more_scvi.train._data import TrainingSet
+
+
+def make_training_set(
+    reader: Reader,
+    data: AnnData | MuData,
+    train_cells: np.ndarray,
+    n_views: int,
+    seed: int,
+    device: str,
+) -> TrainingSet:
+    """Fit the linear base if it is new, learn what labels teach before training, and return what training reads.
+
+    Parameters
+    ----------
+    reader
+        Reads the data; its module is fitted.
+    data
+        The registered data.
+    train_cells
+        Positions of the training cells; labels of others are not looked at.
+    n_views
+        Masked views per cell; 0: none.
+    seed
+        Seed.
+    device
+        Torch device of the backbone.
+    """
+    module, cells = reader.module, reader.cells(data)
+    new = not bool(module.linear.fitted)
+    panels = {name: gene_panels(m, n_views, seed) for name, m in cells.measured.items()} if n_views else None
+    caches = reader.caches(cells, device, panels)
+    if new:
+        features = fit_base(cells, module.linear, reader.frozen, caches, seed)
+        base = join_bases(cells, module.linear, features)
+        module.start_at(fit_space(cells, module.linear, reader.frozen, base, module.n_latent))
+    else:
+        features = reader.features(cells, caches)
+    for name in module.modalities:
+        module.base(name).composition.zero_()  # labels may be others than last time
+    arrays = prepare(cells, module.linear, features)
+    masked = None
+    if panels is not None:
+        masked = prepare_masked(cells, module.linear, features, caches, panels, seed)
+        if new:
+            for name, target in masked.targets.items():
+                rows = cells.measured[name].cells
+                module.decoders[name].fit_average(target.target[rows], target.totals[rows])  # type: ignore[operator]
+    lessons = None
+    if module.annotator is not None and module.classifier is not None:
+        labels = reader.schema.label_codes(data)
+        lessons = module.annotator.teach(arrays, labels, train_cells, seed)
+        seen = np.bincount(lessons.labels[lessons.labels >= 0], minlength=module.n_labels) > 0
+        module.classifier.open_classes.copy_(torch.from_numpy(seen))
+        if not lessons.keeps_niche:
+            module.close_niche()
+        arrays, masked = at_equal_composition(module, arrays, masked, lessons)
+    inside = None
+    if module.inside is not None:
+        assert reader.frozen.backbone is not None
+        inside = inside_arrays(cells, features, module, reader.frozen.backbone, reader.depth, device)
+    return TrainingSet(arrays, lessons, masked, inside)
+
+
+def at_equal_composition(
+    module: MoREModule, arrays: Arrays, masked: MaskedViews | None, lessons: Lessons
+) -> tuple[Arrays, MaskedViews | None]:
+    """Arrays and views with every batch moved to where it would be if all held types in equal proportions."""
+    base = arrays.base.copy()
+    views = None if masked is None else masked.base.copy()
+    for at, name in enumerate(module.modalities):
+        rows, columns = np.flatnonzero(arrays.present[:, at]), module.layout.columns(name)
+        batch = arrays.batch[rows]
+        shift = module.base(name).fit_composition(base[rows, columns], batch, lessons.types[rows])[batch]
+        base[rows, columns] -= shift
+        if views is not None:
+            views[rows, :, columns] -= shift[:, None].astype(np.float16)
+    return replace(arrays, base=base), masked if views is None or masked is None else replace(masked, base=views)
+
+
+def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cells: np.ndarray) -> None:
+    """After the last step: classifiers on the embedding, spreads per type and batch, regressions to modalities.
+
+    Nothing of it is read by a loss, so that a checkpoint, which needs it, changes nothing.
+    """
+    module = reader.module
+    arrays = moved(cells.arrays, module, cells.inside)
+    if module.annotator is not None and cells.lessons is not None:
+        labels = cells.lessons.labels
+        visible = train_cells[labels[train_cells] >= 0]
+        if len(visible):
+            z = forward(module, arrays, lambda out: out["z_labels"], visible)
+            module.annotator.finish(z, labels[visible], arrays.present[visible])
+            _fit_spread(module, arrays, labels, visible)
+    if len(module.modalities) > 1:
+        fit_imputers(reader, data, arrays)
+    reader.remember(reader.key(data), arrays)
+
+
+def _fit_spread(module: MoREModule, arrays: Arrays, labels: np.ndarray, visible: np.ndarray) -> None:
+    """Centres and spreads per type and batch, by visible labels and predictions."""
+    if module.spread is None:
+        return
+
+    def read(out: dict[str, Any]) -> torch.Tensor:
+        return torch.cat([out["z"], out["log_probs"].argmax(1, keepdim=True)], 1)
+
+    z = forward(module, arrays, read)
+    types = z[:, -1].astype(np.int64)
+    types[visible] = labels[visible]
+    device = module.spread.scale.device
+    parts = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (z[:, :-1], types, arrays.domain))
+    module.spread.fit(*parts)
+
+

@@ -1,0 +1,111 @@
+"""Regressions from the embedding to every modality, fitted after training and read by ``impute``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from typing import Any, cast
+
+import numpy as np
+import torch
+from anndata import AnnData
+from mudata import MuData
+
+from more_scvi.base._arrays import Arrays, scatter
+from more_scvi.base._bridge import MIN_PAIRS
+from more_scvi.base._features import normalised
+from more_scvi.base._path import batch_means
+from more_scvi.data._measured import Measured
+from more_scvi.model._forward import forward
+from more_scvi.model._reader import Reader
+from more_scvi.module._imputer import Imputer
+from more_scvi.module._module import MoREModule
+
+
+def imputer_of(module: MoREModule, modality: str) -> Imputer:
+    """Regression to a modality."""
+    return cast(Imputer, module.imputers[modality])
+
+
+def fit_imputers(reader: Reader, data: AnnData | MuData, arrays: Arrays) -> None:
+    """Fit the regressions to every modality on the registered cells."""
+    module, cells = reader.module, reader.cells(data)
+    for at, modality in enumerate(module.modalities):
+        imputer = imputer_of(module, modality)
+        target = _fit_decoder(module, cells.measured[modality], arrays)
+        for k, sources in enumerate(_source_sets(module, modality)):
+            mask = np.isin(np.arange(len(module.modalities)), sources if sources else [at])
+            has = arrays.present[:, at] & arrays.present[:, mask].all(1)
+            if has.sum() < MIN_PAIRS and sources:
+                continue  # the embedding is the bridge, see coordinates
+            rows = np.flatnonzero(has)
+            x = _predictors(module, arrays, mask, rows)
+            if not sources:
+                x[:, module.n_latent :] = 0.0
+            centre = batch_means(x, arrays.batch[rows], module.n_batch)[arrays.batch[rows]]
+            imputer.fit_set(k, x - centre, target[rows], x.mean(0))
+
+
+def coordinates(module: MoREModule, modality: str, arrays: Arrays) -> np.ndarray:
+    """Low-rank coordinates of a modality in all cells, from the largest set of other modalities they have."""
+    imputer, at = imputer_of(module, modality), module.layout.at(modality)
+    out = np.zeros((len(arrays), imputer.decoder.shape[0]), np.float32)
+    open_rows = np.ones(len(arrays), bool)
+    for k, sources in enumerate(_source_sets(module, modality)):
+        mask = np.isin(np.arange(len(module.modalities)), sources)
+        if sources and not bool(imputer.coefficients[k].any()):
+            continue
+        rows = np.flatnonzero(open_rows & arrays.present[:, mask].all(1))
+        if not len(rows):
+            continue
+        if sources:
+            x = _predictors(module, arrays, mask, rows)
+        else:  # other modalities where there are any, its own otherwise
+            others = np.arange(len(module.modalities)) != at
+            own = ~arrays.present[rows][:, others].any(1)
+            x = np.empty((len(rows), imputer.centre.shape[1]), np.float32)
+            for some, which in ((~own, others), (own, ~others)):
+                if some.any():
+                    x[some] = _predictors(module, arrays, which, rows[some])
+            x[:, module.n_latent :] = 0.0
+        out[rows] = imputer.predict(k, x)
+        open_rows[rows] = False
+    return out
+
+
+def _source_sets(module: MoREModule, modality: str) -> list[tuple[int, ...]]:
+    """Sets of other modalities (positions), largest first; the last one, empty, reads the cell's own embedding."""
+    others = [at for at, name in enumerate(module.modalities) if name != modality]
+    return [s for n in range(len(others), -1, -1) for s in combinations(others, n)]
+
+
+def _predictors(module: MoREModule, arrays: Arrays, sources: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Embedding from the sources alone beside their bases, (rows, n_latent + width)."""
+    z = forward(module, replace(arrays, present=arrays.present & sources), lambda out: out["z"], rows)
+    return np.concatenate([z, arrays.base[rows] * np.repeat(sources, module.layout.widths)], 1)
+
+
+def _fit_decoder(module: MoREModule, measured: Measured, arrays: Arrays) -> np.ndarray:
+    """Fit features on low-rank coordinates; return these, centred within batches, (cells, coordinates)."""
+    modality, rows = measured.modality, measured.cells
+    imputer, base, batch = imputer_of(module, modality), module.base(modality), arrays.batch[rows]
+    if modality == "protein":
+        logs = np.concatenate([np.log1p(x.toarray()) for _, x in measured.reader.chunks()])
+        means = batch_means(logs, batch, module.n_batch)
+        imputer.decoder.copy_(torch.eye(logs.shape[1]))
+        imputer.mean.copy_(torch.from_numpy(means[np.unique(batch)].mean(0)))
+        return scatter((logs - means[batch]).astype(np.float32), rows, len(arrays))
+    columns, last = module.layout.columns(modality), base.path_widths[-1]
+    u = arrays.base[rows, columns.stop - last : columns.stop]
+    u = u - batch_means(u, batch, module.n_batch)[batch]
+    n_features = imputer.decoder.shape[1]
+    cross, total = np.zeros((u.shape[1], n_features)), np.zeros(n_features)
+    for block, x in measured.reader.chunks():
+        y: Any = (x > 0).astype(np.float32) if modality == "atac" else normalised(measured, base, x)
+        cross += (y.T @ u[block]).T
+        total += np.asarray(y.sum(0)).ravel()
+    gram = u.T @ u
+    gram += 1e-3 * max(np.trace(gram) / len(gram), 1e-12) * np.eye(len(gram))
+    imputer.decoder.copy_(torch.from_numpy(np.linalg.solve(gram, cross)))
+    imputer.mean.copy_(torch.from_numpy(total / max(len(rows), 1)))
+    return scatter(u.astype(np.float32), rows, len(arrays))

@@ -1,0 +1,100 @@
+"""From any data to the arrays that the module reads: computed once for all questions about the same cells."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from anndata import AnnData
+from mudata import MuData
+
+from more_scvi.backbones._cache import FeatureCache
+from more_scvi.base._arrays import Arrays
+from more_scvi.base._features import Features, read_features
+from more_scvi.base._prepare import FrozenReader, prepare
+from more_scvi.data._measured import CellSet
+from more_scvi.data._schema import Schema
+from more_scvi.model._inside import moved_streaming
+from more_scvi.module._module import MoREModule
+
+N_KEPT = 2
+"""Data sets whose arrays are kept: the registered one and the last other one."""
+
+
+class Reader:
+    """Reads data by a schema, a backbone and a fitted module; remembers what it has read by its content.
+
+    Parameters
+    ----------
+    schema
+        What the model knows of data.
+    frozen
+        The backbone.
+    module
+        Linear base, and adapters inside the backbone.
+    given
+        Modality → key of ``obsm`` with features that were computed elsewhere.
+    depth
+        Layers of the backbone that adapters enter.
+    """
+
+    def __init__(
+        self, schema: Schema, frozen: FrozenReader, module: MoREModule, given: Mapping[str, str], depth: int
+    ) -> None:
+        self.schema, self.frozen, self.module, self.given, self.depth = schema, frozen, module, given, depth
+        self._kept: dict[str, Arrays] = {}
+
+    def cells(self, data: AnnData | MuData) -> CellSet:
+        """Codes and matrices of cells."""
+        return self.schema.read(data, self.given)
+
+    def caches(
+        self, cells: CellSet, device: str, panels: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, FeatureCache | None]:
+        """Frozen features per modality, and of masked views if ``panels`` are given; the heavy step."""
+        return {
+            name: self.frozen.read(measured, None if panels is None else panels[name], device)
+            for name, measured in cells.measured.items()
+        }
+
+    def features(self, cells: CellSet, caches: Mapping[str, FeatureCache | None]) -> dict[str, Features]:
+        """Features of all paths."""
+        return {
+            name: read_features(measured, self.module.base(name), None if (c := caches[name]) is None else c.full)
+            for name, measured in cells.measured.items()
+        }
+
+    def arrays(self, data: AnnData | MuData) -> Arrays:
+        """Arrays of cells; those of the last data sets are kept."""
+        if not bool(self.module.linear.fitted):
+            raise RuntimeError("The model is not trained; call model.train() first.")
+        key = self.key(data)
+        if key not in self._kept:
+            cells = self.cells(data)
+            device = next(self.module.parameters()).device
+            features = self.features(cells, self.caches(cells, str(device)))
+            arrays = prepare(cells, self.module.linear, features)
+            self.remember(
+                key, moved_streaming(arrays, cells, features, self.module, self.frozen.backbone, self.depth)
+            )
+        self.remember(key, self._kept[key])
+        return self._kept[key]
+
+    def key(self, data: AnnData | MuData) -> str:
+        """Digest of the data, and of what adapters inside the backbone have learned."""
+        digest = hashlib.blake2b(self.schema.fingerprint(data, self.given).encode(), digest_size=16)
+        if self.module.inside is not None:
+            for tensor in self.module.inside.state_dict().values():
+                digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def remember(self, key: str, arrays: Arrays) -> None:
+        """Keep arrays for further questions; those asked for longest ago go."""
+        self._kept.pop(key, None)
+        self._kept[key] = arrays
+        while len(self._kept) > N_KEPT:
+            self._kept.pop(next(iter(self._kept)))
+
+    def forget(self) -> None:
+        """Drop what was kept: the linear base is about to change."""
+        self._kept.clear()
