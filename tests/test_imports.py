@@ -9,10 +9,11 @@ import more_scvi
 
 ROOT = Path(more_scvi.__file__).parent
 ORDER = [
+    "losses",
     "data",
+    "modalities",
     "metrics",
     "backbones",
-    "losses",
     "module",
     "student",
     "train",

@@ -14,6 +14,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike
 
 from more_scvi.data import (
+    RNA,
     as_batch_array,
     as_label_array,
     check_indices,
@@ -107,7 +108,7 @@ class DistillMixin(ModelState):
             progress=progress,
         )
         cells = self._cells_of(self.adata)
-        measured = self._measured(cells, "rna", registered=True)
+        measured = self._measured(cells, RNA, registered=True)
         rng = np.random.default_rng(settings.seed)
         usable = np.isin(measured.cells, check_indices(indices, len(cells)))
         held = usable & (rng.random(len(usable)) < share)
@@ -124,31 +125,31 @@ class DistillMixin(ModelState):
         lessons = [_lesson(measured.reader, learned, batch[at], said[at], probs[at][:, open_labels])]
         for data in further:
             more = self._cells_of(data)
-            if "rna" not in more.adatas:
+            if RNA not in more.adatas:
                 raise ValueError("extra has no RNA, which is all that a student reads; leave these data out.")
-            part = self._measured(more, "rna", registered=False)
+            part = self._measured(more, RNA, registered=False)
             said, probs = self._say(data)
             rows, at = np.arange(len(part.cells)), part.cells
             lessons.append(_lesson(part.reader, rows, self._batch_codes(more)[at], said[at], probs[at][:, open_labels]))
         normalised = measured.normalised
-        names = self.gene_names["rna"]
-        direct = self.module.base("rna").direct
+        names = self.gene_names[RNA]
+        direct = self.module.base(RNA).direct
         tables = [getattr(direct, name).cpu().numpy() for name in ("features", "mean", "std")]
         genes = Genes(len(names), *tables)
         network = fit_student(lessons, genes, len(self.batches), len(open_labels), normalised, settings)
         args = self._setup_args
         card = {
             "data_type": "lognorm" if normalised else "counts",
-            "layer": self._layer("rna"),
+            "layer": self._layer(RNA),
             "batch_key": args["batch_key"],
             "gene_key": args.get("gene_key"),
             "batches": [str(b) for b in self.batches],
             "labels": [str(label) for label in self.labels[open_labels]] if len(open_labels) else [],
-            "genes": [str(g) for g in self.features["rna"][network.front.variable.numpy()]],
+            "genes": [str(g) for g in self.features[RNA][network.front.variable.numpy()]],
             "fidelity": None,
         }
         vocabulary = None if self.backbone is None else self.backbone.vocabulary
-        student = Student(network, card, student_vocabulary(names, self.features["rna"].tolist(), vocabulary))
+        student = Student(network, card, student_vocabulary(names, self.features[RNA].tolist(), vocabulary))
         if held.sum() >= FEWEST_HELD:
             card["fidelity"] = self.student_fidelity(student, indices=np.sort(measured.cells[held]).tolist())
         return student
@@ -235,7 +236,7 @@ class DistillMixin(ModelState):
         """Refuse what no student of expression can follow."""
         if not self.is_trained_:
             raise ValueError("The model is not trained, there is nothing to distill; call model.train() first.")
-        if "rna" not in self.roles:
+        if RNA not in self.roles:
             raise ValueError(f"A student reads RNA; the model has {', '.join(self.roles)} only.")
         if self._setup_args.get("spatial_key") is not None:
             raise ValueError(
@@ -263,10 +264,10 @@ class DistillMixin(ModelState):
         if isinstance(data, AnnData):
             return data, data.obs, np.arange(data.n_obs)
         cells = self._cells_of(data)
-        if "rna" not in cells.adatas:
+        if RNA not in cells.adatas:
             raise ValueError("adata has no RNA, which is all that a student reads.")
-        here = np.flatnonzero(cells.rows["rna"] >= 0)
-        rna, obs = cells.adatas["rna"][cells.rows["rna"][here]].copy(), cells.obs.iloc[here]
+        here = np.flatnonzero(cells.rows[RNA] >= 0)
+        rna, obs = cells.adatas[RNA][cells.rows[RNA][here]].copy(), cells.obs.iloc[here]
         key = self._setup_args["batch_key"]
         if key is not None and key in obs:
             rna.obs[key] = obs[key].to_numpy()

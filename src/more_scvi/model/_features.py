@@ -13,6 +13,7 @@ from mudata import MuData
 from more_scvi._compat import parse_device_args
 from more_scvi.backbones import compute_features, make_panels
 from more_scvi.data import (
+    RNA,
     BatchField,
     Cells,
     LabelsField,
@@ -26,6 +27,7 @@ from more_scvi.data import (
     read_cells,
     speak_of,
 )
+from more_scvi.modalities import get_modality
 from more_scvi.model._inside import joined_inside
 from more_scvi.model._prepare import MatrixPass, Measured, covered, masked_views, path_shares, scatter, scatter_rows
 from more_scvi.model._setup import niche_weights
@@ -51,17 +53,17 @@ class FeaturesMixin(ModelState):
 
     def _modality_names(self) -> dict[str, str]:
         """Role -> name in a MuData."""
-        return self._setup_args["modalities"] if self.is_mudata else {"rna": "rna"}
+        return self._setup_args["modalities"] if self.is_mudata else {RNA: RNA}
 
     def _cells_of(self, data: AnnData | MuData) -> Cells:
         """Cells of any data; of a MuData those modalities that the model knows and the data have."""
         if not isinstance(data, MuData):
             check_anndata(data)
-            if self.roles[0] != "rna":
+            if self.roles[0] != RNA:
                 known = ", ".join(self._setup_args["modalities"].values())
                 raise TypeError(f"The model has no RNA modality; give a MuData with one of {known}, not an AnnData.")
-            rows = {"rna": np.arange(data.n_obs, dtype=np.int64)}
-            return Cells(data.obs_names, {"rna": data}, rows, data.obs, {})
+            rows = {RNA: np.arange(data.n_obs, dtype=np.int64)}
+            return Cells(data.obs_names, {RNA: data}, rows, data.obs, {})
         names = self._modality_names()
         here = {role: name for role, name in names.items() if name in data.mod}
         if not here:
@@ -89,7 +91,15 @@ class FeaturesMixin(ModelState):
         if not registered:
             where = "adata" if cells.obs is adata.obs else f"mdata[{self._modality_names()[role]!r}]"
             order = speak_of(where, check_genes, adata.var_names, self.features[role].tolist())
-            speak_of(where, check_matrix, adata, role=role, layer=self._layer(role), data_type=self._data_type(role))
+            speak_of(
+                where,
+                check_matrix,
+                adata,
+                role=role,
+                layer=self._layer(role),
+                data_type=self._data_type(role),
+                rules=get_modality(role).values,
+            )
         here = np.flatnonzero(rows >= 0)
         owner = np.empty(len(here), dtype=np.int64)
         owner[np.argsort(np.argsort(rows[here]))] = here
@@ -100,7 +110,7 @@ class FeaturesMixin(ModelState):
         if self._obsm_key is not None and role in self._frozen_roles:
             given = obsm_features(adata, self._obsm_key)
         reader = RowReader(adata, self._layer(role), order)
-        normalised = self._data_type(role) == "lognorm"
+        normalised = self._data_type(role) != "counts"
         return Measured(role, reader, owner, normalised, self.gene_names[role], self.links[role], niche, given)
 
     # ---- codes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,12 @@ from anndata import AnnData
 from mudata import MuData
 
 from more_scvi.data import check_indices, check_option
+from more_scvi.modalities import get_modality
 from more_scvi.model._inference import INFERENCE_BATCH
-from more_scvi.model._prepare import MatrixPass, scatter
+from more_scvi.model._prepare import scatter
 from more_scvi.model._state import ModelState
 from more_scvi.module import MIN_PAIRS, Imputer, batch_means
 from more_scvi.train import TrainingArrays
-
-LEAST_OPEN = 0.01
-"""Expected accessibility below this is left out of the sparse result."""
 
 
 class ImputeMixin(ModelState):
@@ -41,7 +39,7 @@ class ImputeMixin(ModelState):
         Parameters
         ----------
         modality
-            ``"rna"``, ``"atac"`` or ``"protein"``, one of the model's.
+            Name of a modality, one of the model's.
         data, indices
             As ``adata`` and ``indices`` of :meth:`get_latent_representation`.
         features
@@ -87,14 +85,11 @@ class ImputeMixin(ModelState):
         chosen = check_indices(indices, len(cell_names))
         u = self._coordinates(modality, inputs)[chosen]
         imputer = self._imputer(modality)
-        if modality == "atac":
-            blocks = []
-            for start in range(0, len(u), 512):
-                block = np.clip(imputer.decode(u[start : start + 512], columns), 0.0, 1.0)
-                block[block < LEAST_OPEN] = 0.0
-                blocks.append(sp.csr_matrix(block.astype(np.float32)))
-            return sp.vstack(blocks, "csr")
-        values = np.expm1(np.maximum(imputer.decode(u, columns), 0.0)).astype(np.float32)
+        kind = get_modality(modality)
+        if kind.imputes_sparse:
+            blocks = [imputer.decode(u[start : start + 512], columns) for start in range(0, max(len(u), 1), 512)]
+            return sp.vstack([sp.csr_matrix(kind.expected(block)) for block in blocks], "csr")
+        values = kind.expected(imputer.decode(u, columns))
         return pd.DataFrame(values, index=cell_names[chosen], columns=names[columns])
 
     def _imputer(self, modality: str) -> Imputer:
@@ -143,12 +138,13 @@ class ImputeMixin(ModelState):
         measured = self._measured(self._cells_of(self.adata), role, registered=True)
         rows, n = measured.cells, len(arrays.base)
         batch = arrays.batch[rows]
-        matrix = MatrixPass(measured, module.base(role))
-        if role == "protein":
-            logs = np.concatenate([np.log1p(x.toarray()) for _, x in measured.reader.chunks()])
-            imputer.decoder.copy_(torch.eye(logs.shape[1]))
-            imputer.mean.copy_(torch.from_numpy(batch_means(logs, batch, module.n_batch)[np.unique(batch)].mean(0)))
-            return scatter((logs - batch_means(logs, batch, module.n_batch)[batch]).astype(np.float32), rows, n)
+        kind, path = get_modality(role), module.base(role).direct
+        if kind.imputes_directly:
+            y = np.concatenate([kind.imputed(x, path) for _, x in measured.reader.chunks()])
+            means = batch_means(y, batch, module.n_batch)
+            imputer.decoder.copy_(torch.eye(y.shape[1]))
+            imputer.mean.copy_(torch.from_numpy(means[np.unique(batch)].mean(0)))
+            return scatter((y - means[batch]).astype(np.float32), rows, n)
         last = module.base(role).path_widths[-1]
         columns = module.columns(role)
         u = arrays.base[rows, columns.stop - last : columns.stop]
@@ -156,7 +152,7 @@ class ImputeMixin(ModelState):
         n_features = len(self.features[role])
         cross, total = np.zeros((u.shape[1], n_features)), np.zeros(n_features)
         for block, x in measured.reader.chunks():
-            y: Any = (x > 0).astype(np.float32) if role == "atac" else matrix.normalised_block(x)
+            y = kind.imputed(x, path)
             cross += (y.T @ u[block]).T
             total += np.asarray(y.sum(0)).ravel()
         gram = u.T @ u

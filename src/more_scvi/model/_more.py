@@ -13,6 +13,7 @@ from scvi import REGISTRY_KEYS, settings
 
 from more_scvi.backbones import Backbone, get_backbone, list_backbones
 from more_scvi.data import (
+    RNA,
     CovariateDesign,
     check_integer,
     check_mapping,
@@ -23,6 +24,7 @@ from more_scvi.data import (
     match_genes,
     read_links,
 )
+from more_scvi.modalities import get_modality
 from more_scvi.model._diagnose import DiagnoseMixin
 from more_scvi.model._distill import DistillMixin
 from more_scvi.model._features import FeaturesMixin, obsm_features
@@ -187,8 +189,8 @@ class MoRE(
             self._attach_inside()
         self._arrays, self._added_before = None, None
         sizes = ", ".join(
-            f"{len(self.features[role])} {FEATURE_WORDS[role]} ({self.overlaps[role]:.0%} known to the backbone)"
-            for role in self.roles
+            f"{len(names)} {get_modality(role).features} ({self.overlaps[role]:.0%} known to the backbone)"
+            for role, names in self.features.items()
         )
         self._model_summary_string = (
             f"MoRE with backbone {backbone!r}, {self.summary_stats.n_cells} cells, {sizes}, "
@@ -201,7 +203,7 @@ class MoRE(
         self._setup_args = self.registry_["setup_args"]
         state = {key: field["state_registry"] for key, field in self.registry_["field_registries"].items()}
         self.is_mudata = "modalities" in self._setup_args
-        self.roles = list(self._setup_args["modalities"]) if self.is_mudata else ["rna"]
+        self.roles = list(self._setup_args["modalities"]) if self.is_mudata else [RNA]
         of = {role: state[features_key(role)] for role in self.roles}
         self.features = {role: np.asarray(of[role]["column_names"], dtype=object) for role in self.roles}
         self.gene_names = {role: list(of[role]["gene_names"]) for role in self.roles}
@@ -210,8 +212,8 @@ class MoRE(
         labels = state.get(REGISTRY_KEYS.LABELS_KEY)
         self.labels = np.array([]) if labels is None else np.asarray(labels["categorical_mapping"])[:-1]
         self.covariates = CovariateDesign(**self._setup_args["covariate_design"])
-        domains = self._setup_args["domains"] if self.is_mudata else [[batch, ["rna"]] for batch in self.batches]
-        patterns = self._setup_args["patterns"] if self.is_mudata else [["rna"]]
+        domains = self._setup_args["domains"] if self.is_mudata else [[batch, [RNA]] for batch in self.batches]
+        patterns = self._setup_args["patterns"] if self.is_mudata else [[RNA]]
         self.domains = [(batch, tuple(roles)) for batch, roles in domains]
         self.patterns = np.array([[role in pattern for role in self.roles] for pattern in patterns])
 
@@ -227,10 +229,8 @@ class MoRE(
         n_niche = 0
         if self._setup_args.get("spatial_key") is not None and role == self.roles[0]:
             n_niche = n_frozen + min(n_components, n_features, self.summary_stats.n_cells - 1)
-        kind = self._data_type(role)
-        likelihood = {"atac": "bernoulli", "protein": "nb_mixture"}.get(role, "nb" if kind == "counts" else "gaussian")
         n_blocks = self.backbone.n_pooled if self.backbone is not None and n_frozen else 1
-        return ModalitySizes(role, n_features, n_frozen, n_niche, likelihood, n_blocks)
+        return ModalitySizes(role, n_features, n_frozen, n_niche, self._data_type(role), n_blocks)
 
     def _attach_backbone(self, name: str | None, kwargs: dict[str, Any]) -> tuple[Backbone | None, str | None]:
         """The frozen backbone and, for precomputed features, their key in ``obsm``."""
@@ -247,7 +247,7 @@ class MoRE(
             for role in self.roles:
                 match = match_genes(self.gene_names[role], backbone.vocabulary)
                 self.overlaps[role] = match.overlap
-                if role == "rna":
+                if self.links[role] is None:  # features are genes
                     check_vocabulary(
                         match.n_matched, self.gene_names[role], backbone.vocabulary.human_symbol, str(name)
                     )
@@ -273,9 +273,6 @@ class MoRE(
             adata = self.adata.mod[self._setup_args["modalities"][self.roles[0]]] if self.is_mudata else self.adata
             kwargs["n_features"] = obsm_features(adata, key).shape[1]
         return key
-
-
-FEATURE_WORDS = {"rna": "genes", "atac": "peaks", "protein": "antibodies"}
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class Measured:
     cells
         (rows,) position of each row's cell among all cells.
     normalised
-        The matrix holds log-normalised values; otherwise counts.
+        The matrix holds values that the backbone takes as they are; otherwise counts.
     gene_names
         Genes that the backbone reads.
     links
@@ -156,13 +156,13 @@ class MatrixPass:
 
         def chunks() -> Iterator[tuple[Any, np.ndarray]]:
             for rows, x in self.reader.chunks():
-                yield self._normalise(x), batch[rows]
+                yield self.path.normalise(x), batch[rows]
 
         self.path.fit(chunks, n_batch)
 
     def features(self) -> tuple[np.ndarray, np.ndarray]:
         """Direct features, (rows, components), and the wide view, (rows, n_wide)."""
-        blocks = (self._normalise(x) for _, x in self.reader.chunks())
+        blocks = (self.path.normalise(x) for _, x in self.reader.chunks())
         full, wide = zip(*((self.path.transform(x), self.path.transform_wide(x)) for x in blocks), strict=True)
         return np.concatenate(full), np.concatenate(wide)
 
@@ -178,11 +178,11 @@ class MatrixPass:
         totals: list[np.ndarray] = []
         share = self._visible_share(panels)
         for _, x in self.reader.chunks():
-            normalised = self._normalise(x)
+            normalised = self.path.normalise(x)
             full.append(path.transform(normalised))
             wide.append(path.transform_wide(normalised))
             per_view = [
-                path.transform(self._normalise(x, panel, s), panel) for panel, s in zip(panels, share, strict=True)
+                path.transform(self.path.normalise(x, panel, s), panel) for panel, s in zip(panels, share, strict=True)
             ]
             views.append(
                 np.stack(per_view, 1) if per_view else np.zeros((x.shape[0], 0, full[-1].shape[1]), np.float32)
@@ -192,14 +192,10 @@ class MatrixPass:
         dense = [np.concatenate(parts) for parts in (full, wide, views, totals)]
         return dense[0], dense[1], dense[2], sp.vstack(target, "csr"), dense[3]
 
-    def normalised_block(self, x: sp.csr_matrix) -> Any:
-        """A block of the matrix as the direct path reads it."""
-        return self._normalise(x)
-
     def gene_values(self, links: sp.csr_matrix) -> np.ndarray:
         """Normalised features summed up to genes, (rows, genes) float32; ``links``: csr (features, genes)."""
         links = sp.csr_matrix(links, dtype=np.float32)
-        blocks = [self._normalise(x) @ links for _, x in self.reader.chunks()]
+        blocks = [self.path.normalise(x) @ links for _, x in self.reader.chunks()]
         return np.concatenate([b.toarray() if sp.issparse(b) else np.asarray(b) for b in blocks]).astype(np.float32)
 
     def _visible_share(self, panels: np.ndarray) -> np.ndarray:
@@ -208,9 +204,6 @@ class MatrixPass:
             return np.ones(len(panels))
         per_feature = np.sum([np.asarray(x.sum(0)).ravel() for _, x in self.reader.chunks()], axis=0)
         return panels @ per_feature / per_feature.sum()
-
-    def _normalise(self, x: sp.csr_matrix, panel: np.ndarray | None = None, share: float = 1.0) -> Any:
-        return x if self.normalised else self.path.normalise(x, panel, share)
 
 
 def masked_views(

@@ -11,6 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
 
+from more_scvi.data import RNA
 from more_scvi.model._state import ModelState
 
 
@@ -71,7 +72,7 @@ class RegistryMixin(ModelState):
     def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray | dict[str, np.ndarray]:
         """Names of the registered features: of an AnnData an array, of a MuData one per modality, by its name there."""
         if not self.is_mudata:
-            return self.features["rna"]
+            return self.features[RNA]
         names = {self._setup_args["modalities"][role]: self.features[role] for role in self.roles}
         return np.concatenate(list(names.values())) if legacy_mudata_format else names
 

@@ -1,17 +1,16 @@
 """The trained part of MoRE, one file per stage."""
 
 from more_scvi._spread import SpreadStep
+from more_scvi.modalities.atac import AccessibilityDecoder, AccessibilityPath
+from more_scvi.modalities.protein import ProteinDecoder, ProteinPath
+from more_scvi.modalities.rna import DirectPath, ExpressionDecoder, log_normalise
 from more_scvi.module._adapter import GatedAdapter
 from more_scvi.module._base import PathBase, batch_means
 from more_scvi.module._bridge import MIN_PAIRS, ridge
-from more_scvi.module._clr import ProteinPath
-from more_scvi.module._decoders import AccessibilityDecoder, ExpressionDecoder, ProteinDecoder
-from more_scvi.module._direct import DirectPath, log_normalise
 from more_scvi.module._fusion import Fusion
 from more_scvi.module._heads import Classifier, Projection, WideClassifier
 from more_scvi.module._imputer import Imputer
 from more_scvi.module._inside import Inside, InsideAdapter
-from more_scvi.module._lsi import AccessibilityPath
 from more_scvi.module._modality import ModalityBase, ModalitySizes
 from more_scvi.module._module import LOSS_WEIGHTS, MoREModule
 from more_scvi.module._refinement import Refinement

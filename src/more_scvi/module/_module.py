@@ -13,9 +13,9 @@ from torch import Tensor
 
 from more_scvi import losses
 from more_scvi._spread import SpreadStep
+from more_scvi.modalities import Decoder, get_modality
 from more_scvi.module._adapter import GatedAdapter
 from more_scvi.module._bridge import N_CANONICAL, linked_coordinates
-from more_scvi.module._decoders import ExpressionDecoder, make_decoder
 from more_scvi.module._fusion import Fusion
 from more_scvi.module._heads import Classifier, Projection, WideClassifier
 from more_scvi.module._imputer import Imputer
@@ -160,7 +160,7 @@ class MoREModule(BaseModuleClass):
         self.projection = Projection(self.n_latent)
         self.decoders = torch.nn.ModuleDict(
             {
-                s.name: make_decoder(s.likelihood, self.n_latent, len(b.targets))
+                s.name: cast(torch.nn.Module, get_modality(s.name).decoder(s.data_type, self.n_latent, len(b.targets)))
                 for s, b in zip(modalities, bases, strict=True)
             }
         )
@@ -169,7 +169,7 @@ class MoREModule(BaseModuleClass):
         if len(modalities) > 1:
             n_inputs, n_sets = self.n_latent + sum(self.widths), 2 ** (len(modalities) - 1)
             for s, b in zip(modalities, bases, strict=True):
-                n_coordinates = s.n_features if s.name == "protein" else b.path_widths[-1]
+                n_coordinates = s.n_features if get_modality(s.name).imputes_directly else b.path_widths[-1]
                 self.imputers[s.name] = Imputer(n_inputs, n_coordinates, s.n_features, n_sets)
 
     def add_soft_tokens(self, modality: str, read: Callable[[Tensor], Tensor], width: int) -> None:
@@ -449,7 +449,7 @@ class MoREModule(BaseModuleClass):
         for at, name in enumerate(self.modalities):
             if f"target_{name}" not in tensors:
                 continue
-            decoder = cast(ExpressionDecoder, self.decoders[name])
+            decoder = cast(Decoder, self.decoders[name])
             rows = tensors["present"][:, at]
             loss = decoder.loss(
                 source[rows],
