@@ -25,7 +25,7 @@ from sklearn.linear_model import Ridge
 import more_scvi as more
 from more_scvi.evaluation import load_dataset, make_tasks
 from more_scvi.metrics import fidelity, macro_f1
-from more_scvi.module._direct import log_normalise
+from more_scvi.modalities import log_normalise
 
 RESULTS = Path(__file__).parent / "results"
 SETS = ("pbmc_kang", "snareseq", "bm_vangalen", "pbmc_4batch", "pbmc_cite")

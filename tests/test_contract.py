@@ -21,6 +21,7 @@ PUBLIC = {
         imputation knn_novelty knn_overlap knn_predict knn_probe linear_probe macro_f1 neighbour_novelty novelty_auroc
         per_type_f1
         probe_probabilities purity recall_at sc_graph scib scorable structure""",
+    "modalities": "Modality get_modality list_modalities match_antibodies peak_to_gene register_modality",
     "model": "MoRE",
     "module": """LOSS_WEIGHTS Classifier DirectPath ExpressionDecoder GatedAdapter MoREModule PathBase Projection
         Refinement""",

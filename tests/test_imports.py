@@ -9,10 +9,13 @@ import more_scvi
 
 ROOT = Path(more_scvi.__file__).parent
 ORDER = [
+    "losses",
     "data",
+    "modalities",
     "metrics",
     "backbones",
-    "losses",
+    "base",
+    "annotate",
     "module",
     "student",
     "train",

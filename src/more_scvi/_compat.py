@@ -11,6 +11,7 @@ from scvi.data._constants import _SETUP_ARGS_KEY as SETUP_ARGS_KEY
 from scvi.data._constants import _STATE_REGISTRY_KEY as STATE_REGISTRY_KEY
 from scvi.model._utils import parse_device_args
 from scvi.train import TrainingPlan
+from scvi.train._logger import SimpleLogger
 
 compute_and_log_metrics = TrainingPlan.compute_and_log_metrics.__wrapped__
 """``TrainingPlan.compute_and_log_metrics`` without its ``torch.inference_mode``.
@@ -25,6 +26,7 @@ __all__ = [
     "MODEL_NAME_KEY",
     "SCVI_UUID_KEY",
     "SETUP_ARGS_KEY",
+    "SimpleLogger",
     "STATE_REGISTRY_KEY",
     "compute_and_log_metrics",
     "parse_device_args",

@@ -1,6 +1,7 @@
 """Cells are found by name in every modality, columns wherever they are, and nothing of the MuData changes."""
 
 import warnings
+from functools import partial
 
 import anndata as ad
 import mudata
@@ -9,10 +10,13 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from more_scvi.data._mudata import check_mudata, read_cells
+from more_scvi.data import _mudata
+from more_scvi.data._mudata import read_cells
+from more_scvi.modalities import get_modality, list_modalities
 
 pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
 ALL = {"rna": "rna", "atac": "peaks", "protein": "prot"}
+check_mudata = partial(_mudata.check_mudata, known={name: get_modality(name).values for name in list_modalities()})
 WIDTH = {"rna": 6, "peaks": 9, "prot": 4}
 
 
@@ -111,7 +115,7 @@ def test_disjoint_cells():
 
 @pytest.mark.parametrize("order", [["protein", "atac", "rna"], ["atac", "rna", "protein"]], ids="-".join)
 def test_the_order_of_the_argument_does_not_matter(order):
-    cells = read_cells(mosaic(), {role: ALL[role] for role in order})
+    cells, _ = check_mudata(mosaic(), modalities={role: ALL[role] for role in order})
     assert list(cells.adatas) == list(cells.rows) == ["rna", "atac", "protein"]
     np.testing.assert_array_equal(cells.present, read_cells(mosaic(), ALL).present)
 

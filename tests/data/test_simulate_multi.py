@@ -1,4 +1,5 @@
 import warnings
+from functools import partial
 
 import mudata
 import numpy as np
@@ -8,10 +9,12 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import cross_val_score
 
-from more_scvi.data._mudata import check_mudata
+from more_scvi.data import _mudata
 from more_scvi.data._simulate_multi import simulate_multiomics
+from more_scvi.modalities import get_modality, list_modalities
 
 ALL = ("rna", "atac", "protein")
+check_mudata = partial(_mudata.check_mudata, known={name: get_modality(name).values for name in list_modalities()})
 
 
 def log_shares(adata) -> np.ndarray:

@@ -160,7 +160,7 @@ def test_one_modality_has_a_fusion_without_weights():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_reach_the_weights_of_attention_only(kind):
-    sizes = [ModalitySizes("rna", 40), ModalitySizes("protein", 12, likelihood="nb_mixture")]
+    sizes = [ModalitySizes("rna", 40), ModalitySizes("protein", 12)]
     module = MoREModule(sizes, n_batch=2, n_labels=0, n_latent=8, n_components=5, n_variable=30, fusion=kind)
     base = torch.randn(6, sum(module.widths))
     module.adapt(base, torch.ones(6, 2, dtype=torch.bool)).pow(2).sum().backward()

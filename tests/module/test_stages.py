@@ -6,6 +6,7 @@ import scanpy as sc
 import scipy.sparse as sp
 import torch
 
+from more_scvi.modalities.rna import BatchMoments
 from more_scvi.module import (
     Classifier,
     DirectPath,
@@ -18,7 +19,6 @@ from more_scvi.module import (
     SpreadStep,
     log_normalise,
 )
-from more_scvi.module._variable_genes import BatchMoments
 
 RNG = np.random.default_rng(0)
 
@@ -165,8 +165,8 @@ def make_module(*names):
     torch.manual_seed(1)
     sizes = {
         "rna": ModalitySizes("rna", 40, 6),
-        "atac": ModalitySizes("atac", 60, 0, likelihood="bernoulli"),
-        "protein": ModalitySizes("protein", 12, 0, likelihood="nb_mixture"),
+        "atac": ModalitySizes("atac", 60, 0),
+        "protein": ModalitySizes("protein", 12, 0),
     }
     module = MoREModule([sizes[n] for n in names], n_batch=2, n_labels=3, n_latent=8, n_components=5, n_variable=30)
     parts = [*module.refinement.embedding, *(d.map.write for d in module.decoders.values())]

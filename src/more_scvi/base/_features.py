@@ -37,7 +37,7 @@ def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> Non
 
     def chunks() -> Iterator[tuple[Any, np.ndarray]]:
         for rows, x in measured.reader.chunks():
-            yield normalised(measured, base, x), batch[rows]
+            yield base.direct.normalise(x), batch[rows]
 
     base.direct.fit(chunks, base.n_batch)
     base.targets.copy_(base.direct.features[: len(base.targets)])
@@ -45,7 +45,7 @@ def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> Non
 
 def read_features(measured: Measured, base: ModalityBase, frozen: np.ndarray | None) -> Features:
     """Features of all paths; ``frozen``: (rows, features) of the backbone, None where it does not read the modality."""
-    blocks = (normalised(measured, base, x) for _, x in measured.reader.chunks())
+    blocks = (base.direct.normalise(x) for _, x in measured.reader.chunks())
     full, wide = zip(*((base.direct.transform(x), base.direct.transform_wide(x)) for x in blocks), strict=True)
     paths = {"direct": np.concatenate(full)}
     if frozen is not None:
@@ -95,7 +95,7 @@ def read_masked(
     views: list[np.ndarray] = []
     target, totals = [], []
     for _, x in measured.reader.chunks():
-        shown = [normalised(measured, base, x, panel, s) for panel, s in zip(panels, share, strict=True)]
+        shown = [direct.normalise(x, panel, s) for panel, s in zip(panels, share, strict=True)]
         views.append(np.stack([direct.transform(v, panel) for v, panel in zip(shown, panels, strict=True)], 1))
         target.append(x[:, columns])
         totals.append(np.asarray(x.sum(1), np.float32).ravel())
@@ -115,15 +115,8 @@ def read_masked(
 def gene_values(measured: Measured, base: ModalityBase, links: sp.csr_matrix) -> np.ndarray:
     """Normalised features summed up to genes, (rows, genes) float32; ``links``: csr (features, genes)."""
     links = sp.csr_matrix(links, dtype=np.float32)
-    blocks = [normalised(measured, base, x) @ links for _, x in measured.reader.chunks()]
+    blocks = [base.direct.normalise(x) @ links for _, x in measured.reader.chunks()]
     return np.concatenate([b.toarray() if sp.issparse(b) else np.asarray(b) for b in blocks]).astype(np.float32)
-
-
-def normalised(
-    measured: Measured, base: ModalityBase, x: sp.csr_matrix, panel: np.ndarray | None = None, share: float = 1.0
-) -> Any:
-    """A block of the matrix as the direct path reads it; ``panel``: features that are shown, ``share``: of all counts."""
-    return x if measured.normalised else base.direct.normalise(x, panel, share)
 
 
 def _visible_share(measured: Measured, panels: np.ndarray) -> np.ndarray:

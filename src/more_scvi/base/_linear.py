@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,11 +17,7 @@ from more_scvi.base._bridge import N_CANONICAL, Link, linked_coordinates
 from more_scvi.base._layout import Layout
 from more_scvi.base._path import PathBase, batch_means, typed_offsets
 from more_scvi.data._batches import batch_offsets
-from more_scvi.module._clr import ProteinPath
-from more_scvi.module._direct import DirectPath
-from more_scvi.module._lsi import AccessibilityPath
-
-N_PEAKS, N_WIDE_PEAKS = 25_000, 100
+from more_scvi.modalities._modality import get_modality
 
 
 @dataclass(frozen=True)
@@ -31,15 +27,15 @@ class ModalitySizes:
     Attributes
     ----------
     name
-        ``"rna"``, ``"atac"`` or ``"protein"``.
+        Name of a registered modality.
     n_features
-        Genes, peaks or antibodies of the data.
+        Features of the data: genes, peaks, antibodies.
     n_frozen
         Width of the frozen features (0: no gene is known to the backbone, or no backbone).
     n_niche
         Width of the neighbour means of spatial data (0: none).
-    likelihood
-        Of the decoder: ``"nb"``, ``"gaussian"``, ``"bernoulli"`` or ``"nb_mixture"``.
+    data_type
+        Type of the values, such as ``"counts"``.
     n_blocks
         Blocks that the frozen features consist of, one per layer of the backbone.
     """
@@ -48,19 +44,8 @@ class ModalitySizes:
     n_features: int
     n_frozen: int = 0
     n_niche: int = 0
-    likelihood: str = "nb"
+    data_type: str = "counts"
     n_blocks: int = 1
-
-
-def direct_path(
-    sizes: ModalitySizes, n_variable: int, n_components: int, n_wide: int
-) -> DirectPath | AccessibilityPath | ProteinPath:
-    """The linear view of a modality: PCA of genes, LSI of peaks, CLR of antibodies."""
-    if sizes.name == "atac":
-        return AccessibilityPath(sizes.n_features, N_PEAKS, n_components, min(n_wide, N_WIDE_PEAKS))
-    if sizes.name == "protein":
-        return ProteinPath(sizes.n_features, n_components, n_wide)
-    return DirectPath(sizes.n_features, n_variable, n_components, n_wide)
 
 
 class ModalityBase(nn.Module):
@@ -98,7 +83,9 @@ class ModalityBase(nn.Module):
     ):
         super().__init__()
         self.n_batch = n_batch
-        self.direct = direct_path(sizes, n_variable, n_components, n_wide)
+        modality = get_modality(sizes.name)
+        self.centres_wide = modality.centres_wide
+        self.direct: Any = modality.path(sizes.n_features, sizes.data_type, n_variable, n_components, n_wide)
         widths = {}
         blocks = {"frozen": sizes.n_blocks}
         for name, width in (("frozen", sizes.n_frozen), ("niche", sizes.n_niche)):
@@ -161,13 +148,8 @@ class ModalityBase(nn.Module):
         self.wide_offset.copy_(torch.from_numpy(batch_means(wide, batch, self.n_batch)))
 
     def centre_wide(self, wide: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Wide view freed of its batch means, (cells, n_wide); new batches are centred on their own.
-
-        Not that of RNA: labels of several batches teach a classifier over hundreds of genes what to ignore, and means
-        of batches that hold types in other proportions differ for good reason. A panel of few antibodies has no such
-        choice.
-        """
-        if isinstance(self.direct, DirectPath):
+        """Wide view freed of its batch means if the modality asks for it, (cells, n_wide); new batches of their own."""
+        if not self.centres_wide:
             return wide
         return wide - batch_offsets(wide, batch, self.wide_offset.cpu().numpy())
 

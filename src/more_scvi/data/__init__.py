@@ -1,24 +1,21 @@
 """What comes in: registered fields, input checks, gene vocabularies, simulated datasets with known truth."""
 
-from ._activity import activity, check_peak_genes, genes_of_peaks, peak_to_gene
-from ._antibodies import AntibodyMatch, match_antibodies
 from ._arguments import check_indices, check_integer, check_mapping, check_number, check_option
 from ._batches import batch_codes, batch_offsets
-from ._checks import check_anndata, check_matrix, check_setup, check_vocabulary
+from ._checks import ValueRules, check_anndata, check_matrix, check_setup, check_vocabulary
 from ._columns import as_batch_array, as_label_array, check_categories, check_genes
 from ._covariates import CovariateDesign
 from ._demo import load_demo
-from ._fields import BatchField, FeaturesField, LabelsField, MatrixField, features_key, read_links
+from ._fields import RNA, BatchField, FeaturesField, LabelsField, MatrixField, features_key, read_links
 from ._genes import GeneMatch, GeneVocabulary, match_genes
 from ._manager import DataManager
-from ._mudata import ROLES, Cells, check_mudata, read_cells, speak_of
+from ._mudata import Cells, check_mudata, read_cells, speak_of
 from ._rows import RowReader
 from ._simulate import simulate_batches, simulate_platform
 from ._simulate_multi import simulate_multiomics
 from ._spatial import neighbours, niche_means
 
 __all__ = [
-    "AntibodyMatch",
     "BatchField",
     "Cells",
     "CovariateDesign",
@@ -28,9 +25,9 @@ __all__ = [
     "GeneVocabulary",
     "LabelsField",
     "MatrixField",
-    "ROLES",
+    "RNA",
     "RowReader",
-    "activity",
+    "ValueRules",
     "as_batch_array",
     "as_label_array",
     "batch_codes",
@@ -45,17 +42,13 @@ __all__ = [
     "check_mudata",
     "check_number",
     "check_option",
-    "check_peak_genes",
     "check_setup",
     "check_vocabulary",
     "features_key",
-    "genes_of_peaks",
     "load_demo",
-    "match_antibodies",
     "match_genes",
     "neighbours",
     "niche_means",
-    "peak_to_gene",
     "read_cells",
     "read_links",
     "simulate_batches",

@@ -7,10 +7,11 @@ the object, the value, the legal values and the next step. Matrices are read in 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from anndata import AnnData
 
@@ -18,10 +19,32 @@ from ._arguments import check_option, listing, nearest
 from ._columns import as_batch_array, as_label_array, check_column, check_continuous, check_key_list, value_text
 from ._values import ValueScan, scan_values
 
-DataType = Literal["counts", "lognorm"]
-DATA_TYPES = ("auto", "counts", "lognorm")
+DataType = str
 LOG_MAXIMUM = 20.0
 """log1p of 485 million: log-normalised values stay below, measured counts rarely do."""
+
+
+@dataclass(frozen=True)
+class ValueRules:
+    """Which values a modality may hold, besides that all are finite, none is negative and some are not zero.
+
+    Attributes
+    ----------
+    data_types
+        ``("counts", "lognorm")``, which are told apart by the values, or the name of one type. Values of one type
+        ``"counts"`` are whole.
+    needed
+        What is needed, as messages say it.
+    feature
+        Word for one feature.
+    maximum
+        Largest legal value.
+    """
+
+    data_types: tuple[str, ...] = ("counts", "lognorm")
+    needed: str = "it looks scaled or corrected. Counts or log1p-normalised values are needed"
+    feature: str = "gene"
+    maximum: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -147,7 +170,9 @@ def check_anndata(adata: Any, *, min_cells: int = 1) -> AnnData:
     return adata
 
 
-def check_matrix(adata: AnnData, *, layer: str | None = None, data_type: str = "auto") -> tuple[ValueScan, DataType]:
+def check_matrix(
+    adata: AnnData, *, layer: str | None = None, data_type: str = "auto", rules: ValueRules | None = None
+) -> tuple[ValueScan, DataType]:
     """Read the matrix once: values finite, not negative, and of which kind.
 
     Parameters
@@ -158,10 +183,12 @@ def check_matrix(adata: AnnData, *, layer: str | None = None, data_type: str = "
         Key of ``adata.layers``; None: ``adata.X``.
     data_type
         ``"auto"``, or the kind the values must have: ``"counts"``, ``"lognorm"``.
+    rules
+        What the modality may hold; None: counts or log-normalised values of genes.
 
     Returns
     -------
-    The scan, and ``"counts"`` or ``"lognorm"``.
+    The scan, and the type of data: ``"counts"`` or ``"lognorm"``, or the only one of ``rules``.
 
     Raises
     ------
@@ -170,7 +197,7 @@ def check_matrix(adata: AnnData, *, layer: str | None = None, data_type: str = "
     ValueError
         NaN, infinite or negative values, only zeros, or values that contradict `data_type`.
     """
-    check_option("data_type", data_type, DATA_TYPES)
+    rules = rules or ValueRules()
     name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     others = f" adata.layers holds: {listing(adata.layers.keys())}."
     if layer is not None and not isinstance(layer, str):
@@ -183,6 +210,10 @@ def check_matrix(adata: AnnData, *, layer: str | None = None, data_type: str = "
             f"layer={layer!r} is not in adata.layers.{nearest(layer, adata.layers)}{others} None uses adata.X."
         )
     x = adata.X if layer is None else adata.layers[layer]
+    needed = f"{rules.needed}. Name their layer with layer=.{others}"
+    if data_type not in ("auto", *rules.data_types):
+        check_option("data_type", data_type, ("auto", "counts", "lognorm"))
+        raise ValueError(f"data_type={data_type!r} is not supported for {name}: {needed}")
     if x is None:
         raise ValueError(f"{name} is empty (None); name the layer that holds the counts.{others}")
     try:
@@ -192,7 +223,7 @@ def check_matrix(adata: AnnData, *, layer: str | None = None, data_type: str = "
 
     def at(kind: str) -> str:
         cell, gene, value = scan.first[kind]
-        return f"first {value:g} in cell {adata.obs_names[cell]!r}, gene {adata.var_names[gene]!r}"
+        return f"first {value:g} in cell {adata.obs_names[cell]!r}, {rules.feature} {adata.var_names[gene]!r}"
 
     if scan.n_nonfinite:
         raise ValueError(
@@ -200,13 +231,14 @@ def check_matrix(adata: AnnData, *, layer: str | None = None, data_type: str = "
             "Drop these genes or cells, or use the layer with the raw counts."
         )
     if scan.n_negative:
-        raise ValueError(
-            f"{name} holds {scan.n_negative} negative values, {at('negative')}; it looks scaled or corrected. "
-            f"Counts or log1p-normalised values are needed: name their layer with layer=.{others}"
-        )
+        raise ValueError(f"{name} holds {scan.n_negative} negative values, {at('negative')}; {needed}")
     if scan.n_nonzero == 0:
         raise ValueError(f"{name} holds zeros only; give the matrix or layer with the counts.{others}")
-    found = _decide_type(scan, name, data_type, at)
+    if scan.maximum > rules.maximum:
+        raise ValueError(f"{name} reaches {scan.maximum:g}; {needed}")
+    if rules.data_types == ("counts",) and not scan.is_integer:
+        raise ValueError(f"{name} holds {scan.n_fractional} fractional values, {at('fractional')}; {needed}")
+    found = rules.data_types[0] if len(rules.data_types) == 1 else _decide_type(scan, name, data_type, at)
     if len(scan.empty_cells):
         warnings.warn(
             f"{name}: {len(scan.empty_cells)} of {adata.n_obs} cells have no counts at all (first"

@@ -13,6 +13,9 @@ from scvi.data.fields import BaseAnnDataField, CategoricalObsField, LayerField
 
 from more_scvi.data._columns import as_batch_array, as_label_array, check_categories, value_text
 
+RNA = "rna"
+"""Name of the modality that an AnnData holds."""
+
 
 class MatrixField(LayerField):
     """The count or log-normalised matrix. Unlike upstream's field it never changes the user's array."""
@@ -33,7 +36,7 @@ class FeaturesField(BaseAnnDataField):
     Parameters
     ----------
     role
-        ``"rna"``, ``"atac"`` or ``"protein"``.
+        Name of the modality.
     names
         Names of the features.
     n_cells
@@ -42,6 +45,8 @@ class FeaturesField(BaseAnnDataField):
         Genes that a backbone reads.
     links
         csr (features, genes) from features to these genes; ``None``: features are genes.
+    count
+        Key of the number of features in ``summary_stats``; ``None``: ``n_`` and the role.
     """
 
     attr_name = "obs"
@@ -55,9 +60,11 @@ class FeaturesField(BaseAnnDataField):
         n_cells: int | None,
         gene_names: list[str],
         links: sp.csr_matrix | None = None,
+        count: str | None = None,
     ):
         super().__init__()
         self.role, self.names, self.n_cells, self.gene_names, self.links = role, names, n_cells, gene_names, links
+        self.count = count or f"n_{role}"
 
     @property
     def registry_key(self) -> str:
@@ -89,10 +96,9 @@ class FeaturesField(BaseAnnDataField):
         return dict(state_registry)
 
     def get_summary_stats(self, state_registry: dict) -> dict[str, int]:
-        """Number of cells, and of genes, peaks or antibodies."""
-        count = {"rna": "n_vars", "atac": "n_peaks", "protein": "n_proteins"}[self.role]
+        """Number of cells and of features."""
         cells = {} if state_registry["n_cells"] is None else {"n_cells": state_registry["n_cells"]}
-        return {**cells, count: len(state_registry["column_names"])}
+        return {**cells, self.count: len(state_registry["column_names"])}
 
     def view_state_registry(self, state_registry: dict) -> None:
         """Nothing to show beyond the sizes."""
@@ -100,7 +106,7 @@ class FeaturesField(BaseAnnDataField):
 
 def features_key(role: str) -> str:
     """Key of a modality's features in the registry."""
-    return REGISTRY_KEYS.X_KEY if role == "rna" else f"X_{role}"
+    return REGISTRY_KEYS.X_KEY if role == RNA else f"X_{role}"
 
 
 def read_links(state: dict[str, Any]) -> sp.csr_matrix | None:

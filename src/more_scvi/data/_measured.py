@@ -25,7 +25,7 @@ class Measured:
     cells
         (rows,) position of each row's cell among all cells.
     normalised
-        The matrix holds log-normalised values; otherwise counts.
+        The matrix holds values that the backbone takes as they are; otherwise counts.
     gene_names
         Genes that the backbone reads.
     links

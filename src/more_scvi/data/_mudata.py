@@ -17,8 +17,8 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from ._arguments import check_option, listing, nearest
-from ._checks import DATA_TYPES, DataSummary, DataType, check_anndata, check_matrix
+from ._arguments import listing, nearest
+from ._checks import DataSummary, ValueRules, check_anndata, check_matrix
 from ._columns import (
     as_batch_array,
     as_label_array,
@@ -28,15 +28,8 @@ from ._columns import (
     check_key_list,
     value_text,
 )
-from ._values import ValueScan, scan_values
+from ._fields import RNA
 
-ROLES = ("rna", "atac", "protein")
-"""Kinds of modalities, in canonical order."""
-
-COUNTS_ONLY = {
-    "atac": "raw fragment or insertion counts per peak (or 0/1 for open) are needed",
-    "protein": "raw antibody counts are needed (not DSB, CLR or log-normalised values)",
-}
 EXAMPLE = "modalities={'rna': 'rna', 'protein': 'prot'} (role: name in mdata.mod)"
 T = TypeVar("T")
 
@@ -50,7 +43,7 @@ class Cells:
     names
         (cells,) every cell once, in the order of ``mdata.obs_names``.
     adatas
-        Role -> the user's AnnData of that modality, not copied; in the order of :data:`ROLES`.
+        Role -> the user's AnnData of that modality, not copied.
     rows
         Role -> int64 (cells,): row of the cell in that AnnData, -1 where it was not measured.
     obs
@@ -93,10 +86,9 @@ def read_cells(
     Parameters
     ----------
     data
-        A MuData whose modalities share cells, views included, or an AnnData, which is read as the role ``"rna"``.
+        A MuData whose modalities share cells, views included, or an AnnData, which is read as RNA.
     modalities
-        Role (``"rna"``, ``"atac"``, ``"protein"``) -> name in ``mdata.mod``, any subset and order. Not read for an
-        AnnData.
+        Role -> name in ``mdata.mod``. Not read for an AnnData.
     keys
         Columns to look up.
     labels_key
@@ -133,6 +125,7 @@ def check_mudata(
     categorical_covariate_keys: Sequence[str] | None = None,
     continuous_covariate_keys: Sequence[str] | None = None,
     data_types: Mapping[str, str] | None = None,
+    known: Mapping[str, ValueRules] | None = None,
 ) -> tuple[Cells, dict[str, DataSummary]]:
     """Check everything ``setup_mudata`` is given; the arguments are those of ``MoRE.setup_mudata``.
 
@@ -143,7 +136,10 @@ def check_mudata(
     layers
         Role -> layer of that modality; roles left out, and None, use ``X``.
     data_types
-        Role -> ``"auto"``, ``"counts"`` or ``"lognorm"``; default ``"auto"``. ATAC and protein must be counts.
+        Role -> ``"auto"``, ``"counts"`` or ``"lognorm"``; default ``"auto"``.
+    known
+        Legal roles, in the order in which they are returned, and the values of each; None: any, as given, with counts
+        or log-normalised values.
 
     Returns
     -------
@@ -171,7 +167,8 @@ def check_mudata(
             f"batch_key and labels_key are both {batch_key!r}; aligning batches would remove the labels. Give two"
             " columns."
         )
-    chosen = _check_modalities(mdata, modalities)
+    chosen = _check_modalities(mdata, modalities, known)
+    modalities = chosen
     _refuse_views(mdata, chosen)
     layers = _check_roles("layers", layers, chosen)
     data_types = _check_roles("data_types", data_types, chosen)
@@ -200,7 +197,15 @@ def check_mudata(
 
     summaries = {}
     for role, adata in cells.adatas.items():
-        scan, kind = _check_values(role, chosen[role], adata, layers.get(role), data_types.get(role, "auto"))
+        scan, kind = speak_of(
+            f"mdata[{chosen[role]!r}]",
+            check_matrix,
+            adata,
+            role=role,
+            layer=layers.get(role),
+            data_type=data_types.get(role, "auto"),
+            rules=(known or {}).get(role),
+        )
         measured = cells.rows[role] >= 0
         known = np.zeros(0, dtype=object)
         if labels is not None:
@@ -235,8 +240,8 @@ def _read(
         columns = {key: check_column(data.obs, key, arguments[key]) for key in keys}
         return Cells(
             data.obs_names,
-            {"rna": data},
-            {"rna": np.arange(data.n_obs, dtype=np.int64)},
+            {RNA: data},
+            {RNA: np.arange(data.n_obs, dtype=np.int64)},
             pd.DataFrame(columns, index=data.obs_names),
             dict.fromkeys(keys, "adata.obs"),
         )
@@ -270,8 +275,8 @@ def _check_key(key: Any, argument: str) -> None:
         )
 
 
-def _check_modalities(mdata: Any, modalities: Any) -> dict[str, str]:
-    """`modalities` in canonical order, once the MuData and each modality named can be worked with."""
+def _check_modalities(mdata: Any, modalities: Any, known: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """`modalities` in the order of `known`, once the MuData and each modality named can be worked with."""
     if not isinstance(mdata, MuData):
         step = "read it first: mudata.read_h5mu(path)." if isinstance(mdata, str) or hasattr(mdata, "open") else (
             "put the modalities together: mudata.MuData({'rna': rna, 'prot': protein})."
@@ -291,9 +296,9 @@ def _check_modalities(mdata: Any, modalities: Any) -> dict[str, str]:
         raise ValueError(f"modalities is empty; name at least one, e.g. {EXAMPLE}.{has}")
     by_name: dict[str, str] = {}
     for role, name in modalities.items():
-        if role not in ROLES:
+        if known is not None and role not in known:
             raise ValueError(
-                f"modalities has the role {role!r}; roles are {listing(ROLES)}.{nearest(role, ROLES)} Write"
+                f"modalities has the role {role!r}; roles are {listing(known)}.{nearest(role, known)} Write"
                 f" {EXAMPLE}.{has}"
             )
         if not isinstance(name, str) or name not in mdata.mod:
@@ -313,7 +318,7 @@ def _check_modalities(mdata: Any, modalities: Any) -> dict[str, str]:
             f"mdata.obs_names holds {len(twice)} names more than once: {listing(twice, 5)}. Cells are matched by name;"
             " make the names unique in the modalities (mdata.mod[...].obs_names), then call mdata.update()."
         )
-    return {role: modalities[role] for role in ROLES if role in modalities}
+    return {role: modalities[role] for role in known or modalities if role in modalities}
 
 
 def _check_modality(adata: Any, name: str) -> None:
@@ -461,45 +466,6 @@ def _not_found(mdata: MuData, chosen: Mapping[str, str], key: str, argument: str
     return f"{argument}={key!r} is a column of neither mdata.obs nor a modality's obs.{hint} Available: {has}."
 
 
-def _check_values(role: str, name: str, adata: AnnData, layer: Any, data_type: Any) -> tuple[ValueScan, DataType]:
-    """:func:`check_matrix` of one modality; ATAC and protein must hold counts."""
-    where = f"mdata[{name!r}]"
-    if role not in COUNTS_ONLY:
-        return speak_of(where, check_matrix, adata, role=role, layer=layer, data_type=data_type)
-    check_option(f"data_types[{role!r}]", data_type, DATA_TYPES)
-    if data_type == "lognorm":
-        raise ValueError(
-            f"data_types[{role!r}]='lognorm' is not supported: {COUNTS_ONLY[role]}. Name their layer with"
-            f" layers={{{role!r}: ...}}."
-        )
-    try:
-        scan, kind = speak_of(where, check_matrix, adata, role=role, layer=layer, data_type="auto")
-    except ValueError as error:
-        _refuse_no_counts(role, where, adata, layer)
-        raise error from None
-    if kind != "counts":
-        _refuse_no_counts(role, where, adata, layer)
-    return scan, kind
-
-
-def _refuse_no_counts(role: str, where: str, adata: AnnData, layer: str | None) -> None:
-    """ValueError if the values are finite, but negative or fractional; reads the matrix once more to tell where."""
-    x = adata.X if layer is None else adata.layers[layer]
-    if x is None:
-        return
-    scan = scan_values(x)
-    kinds = [kind for kind in ("negative", "fractional") if kind in scan.first]
-    if scan.n_nonfinite or not kinds:
-        return
-    cell, feature, value = scan.first[kinds[0]]
-    matrix = f"{where}.X" if layer is None else f"{where}.layers[{layer!r}]"
-    raise ValueError(
-        f"{matrix} holds {getattr(scan, f'n_{kinds[0]}')} {kinds[0]} values (first {value:g} in cell"
-        f" {adata.obs_names[cell]!r}, feature {adata.var_names[feature]!r}); {COUNTS_ONLY[role]}. Name their layer with"
-        f" layers={{{role!r}: ...}}. {where}.layers holds: {listing(adata.layers.keys())}."
-    )
-
-
 def speak_of(where: str, function: Callable[..., T], *args: Any, role: str = "", **kwargs: Any) -> T:
     """Call a check written for one AnnData; its errors and warnings then speak of `where` instead of ``adata``."""
 
@@ -514,5 +480,5 @@ def speak_of(where: str, function: Callable[..., T], *args: Any, role: str = "",
         except (KeyError, TypeError, ValueError) as error:
             raise type(error)(words(error.args[0])) from None
     for warning in caught:
-        warnings.warn(words(warning.message), warning.category, stacklevel=4)
+        warnings.warn(words(warning.message), warning.category, stacklevel=3)
     return result

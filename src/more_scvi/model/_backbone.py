@@ -12,7 +12,7 @@ from more_scvi.backbones._base import Backbone
 from more_scvi.backbones._registry import get_backbone
 from more_scvi.data._checks import check_vocabulary
 from more_scvi.data._genes import match_genes
-from more_scvi.data._schema import Schema, obsm_features
+from more_scvi.base._schema import Schema, obsm_features
 
 MIN_LINKED_GENES = 10
 """A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens."""
@@ -70,7 +70,7 @@ def attach_backbone(
         assert backbone.vocabulary is not None
         match = match_genes(schema.gene_names[modality], backbone.vocabulary)
         overlaps[modality] = match.overlap
-        if modality == "rna":
+        if schema.links[modality] is None:  # features are genes
             genes = schema.gene_names[modality]
             check_vocabulary(match.n_matched, genes, backbone.vocabulary.human_symbol, str(name))
             backbone.check_match(match)

@@ -13,6 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import ArrayLike
 
+from more_scvi.data import RNA
 from more_scvi.data._arguments import check_indices, check_integer, check_number
 from more_scvi.data._columns import as_batch_array, as_label_array
 from more_scvi.metrics._annotation import macro_f1
@@ -105,7 +106,7 @@ def distill(
     )
     data = registered(self, "distill")
     cells = self.reader.cells(data)
-    measured = cells.measured["rna"]
+    measured = cells.measured[RNA]
     rng = np.random.default_rng(settings.seed)
     usable = np.isin(measured.cells, check_indices(indices, len(cells)))
     held = usable & (rng.random(len(usable)) < share)
@@ -121,32 +122,32 @@ def distill(
     at = measured.cells[learned]
     lessons = [_lesson(measured.reader, learned, batch[at], said[at], probs[at][:, open_labels])]
     for other in further:
-        if "rna" not in self.schema.cells(other).adatas:
+        if RNA not in self.schema.cells(other).adatas:
             raise ValueError("extra has no RNA, which is all that a student reads; leave these data out.")
         more = self.reader.cells(other)
-        part = more.measured["rna"]
+        part = more.measured[RNA]
         said, probs = say(self, other)
         rows, at = np.arange(len(part.cells)), part.cells
         lessons.append(_lesson(part.reader, rows, more.batch[at], said[at], probs[at][:, open_labels]))
     normalised = measured.normalised
-    names = self.schema.gene_names["rna"]
-    direct = self.module.base("rna").direct
+    names = self.schema.gene_names[RNA]
+    direct = self.module.base(RNA).direct
     tables = [getattr(direct, name).cpu().numpy() for name in ("features", "mean", "std")]
     genes = Genes(len(names), *tables)
     network = fit_student(lessons, genes, len(self.batches), len(open_labels), normalised, settings)
     args = self.schema.setup
     card = {
         "data_type": "lognorm" if normalised else "counts",
-        "layer": self.schema.layer("rna"),
+        "layer": self.schema.layer(RNA),
         "batch_key": args["batch_key"],
         "gene_key": args.get("gene_key"),
         "batches": [str(b) for b in self.batches],
         "labels": [str(label) for label in self.labels[open_labels]] if len(open_labels) else [],
-        "genes": [str(g) for g in self.features["rna"][network.front.variable.numpy()]],
+        "genes": [str(g) for g in self.features[RNA][network.front.variable.numpy()]],
         "fidelity": None,
     }
     vocabulary = None if self.backbone is None else self.backbone.vocabulary
-    student = Student(network, card, student_vocabulary(names, self.features["rna"].tolist(), vocabulary))
+    student = Student(network, card, student_vocabulary(names, self.features[RNA].tolist(), vocabulary))
     if held.sum() >= FEWEST_HELD:
         card["fidelity"] = self.student_fidelity(student, indices=np.sort(measured.cells[held]).tolist())
     return student
@@ -246,7 +247,7 @@ def _check_teacher(model: MoRE) -> None:
     """Refuse what no student of expression can follow."""
     if not model.is_trained_:
         raise ValueError("The model is not trained, there is nothing to distill; call model.train() first.")
-    if "rna" not in model.modalities:
+    if RNA not in model.modalities:
         raise ValueError(f"A student reads RNA; the model has {', '.join(model.modalities)} only.")
     if model.schema.setup.get("spatial_key") is not None:
         raise ValueError(
@@ -265,10 +266,10 @@ def _rna_of(model: MoRE, data: AnnData | MuData) -> tuple[AnnData, pd.DataFrame,
     if isinstance(data, AnnData):
         return data, data.obs, np.arange(data.n_obs)
     cells = model.schema.cells(data)
-    if "rna" not in cells.adatas:
+    if RNA not in cells.adatas:
         raise ValueError("adata has no RNA, which is all that a student reads.")
-    here = np.flatnonzero(cells.rows["rna"] >= 0)
-    rna, obs = cells.adatas["rna"][cells.rows["rna"][here]].copy(), cells.obs.iloc[here]
+    here = np.flatnonzero(cells.rows[RNA] >= 0)
+    rna, obs = cells.adatas[RNA][cells.rows[RNA][here]].copy(), cells.obs.iloc[here]
     key = model.schema.setup["batch_key"]
     if key is not None and key in obs:
         rna.obs[key] = obs[key].to_numpy()

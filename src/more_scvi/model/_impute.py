@@ -12,14 +12,12 @@ from anndata import AnnData
 from mudata import MuData
 
 from more_scvi.data._arguments import check_indices, check_option
+from more_scvi.modalities._modality import get_modality
 from more_scvi.model._checks import check_trained, registered
 from more_scvi.model._imputers import coordinates, imputer_of
 
 if TYPE_CHECKING:
     from more_scvi.model._more import MoRE
-
-LEAST_OPEN = 0.01
-"""Expected accessibility below this is left out of the sparse result."""
 
 
 def impute(
@@ -36,7 +34,7 @@ def impute(
     Parameters
     ----------
     modality
-        ``"rna"``, ``"atac"`` or ``"protein"``, one of the model's.
+        Name of a modality, one of the model's.
     data, indices
         As ``adata`` and ``indices`` of :meth:`get_latent_representation`.
     features
@@ -82,12 +80,9 @@ def impute(
     chosen = check_indices(indices, len(source.obs_names))
     u = coordinates(self.module, modality, arrays)[chosen]
     imputer = imputer_of(self.module, modality)
-    if modality == "atac":
-        blocks = []
-        for start in range(0, len(u), 512):
-            block = np.clip(imputer.decode(u[start : start + 512], columns), 0.0, 1.0)
-            block[block < LEAST_OPEN] = 0.0
-            blocks.append(sp.csr_matrix(block.astype(np.float32)))
-        return sp.vstack(blocks, "csr")
-    values = np.expm1(np.maximum(imputer.decode(u, columns), 0.0)).astype(np.float32)
+    kind = get_modality(modality)
+    if kind.imputes_sparse:
+        blocks = [imputer.decode(u[start : start + 512], columns) for start in range(0, max(len(u), 1), 512)]
+        return sp.vstack([sp.csr_matrix(kind.expected(block)) for block in blocks], "csr")
+    values = kind.expected(imputer.decode(u, columns))
     return pd.DataFrame(values, index=source.obs_names[chosen], columns=names[columns])

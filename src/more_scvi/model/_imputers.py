@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,9 +13,9 @@ from mudata import MuData
 
 from more_scvi.base._arrays import Arrays, scatter
 from more_scvi.base._bridge import MIN_PAIRS
-from more_scvi.base._features import normalised
 from more_scvi.base._path import batch_means
 from more_scvi.data._measured import Measured
+from more_scvi.modalities._modality import get_modality
 from more_scvi.model._forward import forward
 from more_scvi.model._reader import Reader
 from more_scvi.module._imputer import Imputer
@@ -89,19 +89,20 @@ def _fit_decoder(module: MoREModule, measured: Measured, arrays: Arrays) -> np.n
     """Fit features on low-rank coordinates; return these, centred within batches, (cells, coordinates)."""
     modality, rows = measured.modality, measured.cells
     imputer, base, batch = imputer_of(module, modality), module.base(modality), arrays.batch[rows]
-    if modality == "protein":
-        logs = np.concatenate([np.log1p(x.toarray()) for _, x in measured.reader.chunks()])
-        means = batch_means(logs, batch, module.n_batch)
-        imputer.decoder.copy_(torch.eye(logs.shape[1]))
+    kind = get_modality(modality)
+    if kind.imputes_directly:
+        values = np.concatenate([kind.imputed(x, base.direct) for _, x in measured.reader.chunks()])
+        means = batch_means(values, batch, module.n_batch)
+        imputer.decoder.copy_(torch.eye(values.shape[1]))
         imputer.mean.copy_(torch.from_numpy(means[np.unique(batch)].mean(0)))
-        return scatter((logs - means[batch]).astype(np.float32), rows, len(arrays))
+        return scatter((values - means[batch]).astype(np.float32), rows, len(arrays))
     columns, last = module.layout.columns(modality), base.path_widths[-1]
     u = arrays.base[rows, columns.stop - last : columns.stop]
     u = u - batch_means(u, batch, module.n_batch)[batch]
     n_features = imputer.decoder.shape[1]
     cross, total = np.zeros((u.shape[1], n_features)), np.zeros(n_features)
     for block, x in measured.reader.chunks():
-        y: Any = (x > 0).astype(np.float32) if modality == "atac" else normalised(measured, base, x)
+        y = kind.imputed(x, base.direct)
         cross += (y.T @ u[block]).T
         total += np.asarray(y.sum(0)).ravel()
     gram = u.T @ u

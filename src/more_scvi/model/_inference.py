@@ -43,7 +43,7 @@ def get_latent_representation(
     obsm_key
         Where to write the embedding when all cells are asked for; ``None`` writes nothing.
     modality
-        ``"rna"``, ``"atac"`` or ``"protein"``: where the cells lie by this modality alone, in the same space;
+        Name of a modality: where the cells lie by this modality alone, in the same space;
         written to ``f"{obsm_key}_{modality}"``. ``None``: by all that were measured.
 
     Returns

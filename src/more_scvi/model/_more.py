@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import settings
 
+from more_scvi.backbones._registry import list_backbones
 from more_scvi.base._linear import ModalitySizes
 from more_scvi.base._prepare import FrozenReader
+from more_scvi.base._schema import Schema
+from more_scvi.data import RNA
 from more_scvi.data._arguments import check_integer, check_mapping, check_number, check_option
-from more_scvi.data._schema import Schema
+from more_scvi.modalities._modality import get_modality
 from more_scvi.model._backbone import attach_backbone
 from more_scvi.model._diagnose import diagnose
 from more_scvi.model._distill import distill, student_fidelity
@@ -28,8 +32,6 @@ from more_scvi.model._setup import SetupMixin
 from more_scvi.model._train import train
 from more_scvi.module._module import MoREModule
 from more_scvi.train._plan import MoRETrainingPlan
-
-FEATURE_WORDS = {"rna": "genes", "atac": "peaks", "protein": "antibodies"}
 
 
 class MoRE(SaveLoadMixin, SetupMixin):
@@ -188,7 +190,7 @@ class MoRE(SaveLoadMixin, SetupMixin):
         depth = 0 if inside is None or inside.adapter is None else inside_depth(frozen, arguments)
         self.reader = Reader(schema, frozen, self.module, attached.given, depth)
         sizes = ", ".join(
-            f"{len(schema.features[name])} {FEATURE_WORDS[name]} ({attached.overlaps[name]:.0%} known to the backbone)"
+            f"{len(schema.features[name])} {get_modality(name).features} ({attached.overlaps[name]:.0%} known to the backbone)"
             for name in schema.modalities
         )
         self._model_summary_string = (
@@ -234,7 +236,7 @@ class MoRE(SaveLoadMixin, SetupMixin):
     def get_var_names(self, legacy_mudata_format: bool = False) -> np.ndarray | dict[str, np.ndarray]:
         """Names of the registered features: of an AnnData an array, of a MuData one per modality, by its name there."""
         if not self.schema.is_mudata:
-            return self.features["rna"]
+            return self.features[RNA]
         names = {self.schema.names[name]: self.features[name] for name in self.modalities}
         return np.concatenate(list(names.values())) if legacy_mudata_format else names
 
@@ -245,9 +247,7 @@ def _sizes(schema: Schema, frozen: FrozenReader, modality: str, n_components: in
     reads = frozen.backbone is not None and modality in frozen.modalities
     n_frozen, n_blocks = (frozen.backbone.n_features, frozen.backbone.n_pooled) if frozen.backbone and reads else (0, 1)
     n_niche = n_frozen + min(n_components, n_features) if modality == schema.spatial else 0
-    kind = schema.data_type(modality)
-    likelihood = {"atac": "bernoulli", "protein": "nb_mixture"}.get(modality, "nb" if kind == "counts" else "gaussian")
-    return ModalitySizes(modality, n_features, n_frozen, n_niche, likelihood, n_blocks)
+    return ModalitySizes(modality, n_features, n_frozen, n_niche, schema.data_type(modality), n_blocks)
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:

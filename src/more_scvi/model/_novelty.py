@@ -57,15 +57,15 @@ def get_novelty(self: MoRE, adata: AnnData | MuData | None = None) -> pd.Series:
             "get_novelty compares cells with labelled ones, but the model was set up without labels; call "
             "MoRE.setup_anndata(adata, labels_key=...) with at least one known label, and train."
         )
-    registered = registered(self, "get_novelty")
-    visible = self.schema.label_codes(registered) >= 0
+    known = registered(self, "get_novelty")
+    visible = self.schema.label_codes(known) >= 0
     if not visible.any():
         raise ValueError("get_novelty: no registered cell has a label; give labels to some cells and train again.")
     check_trained(self)
-    arrays = self.reader.arrays(registered)
+    arrays = self.reader.arrays(known)
     z, base, group = _embed(self, arrays), arrays.base, arrays.domain
-    data = registered if adata is None else adata
-    if data is not registered:
+    data = known if adata is None else adata
+    if data is not known:
         more = self.reader.arrays(data)
         z, base = np.concatenate([_embed(self, more), z]), np.concatenate([more.base, base])
         # of a known batch, too, these are other cells, of which none is labelled

@@ -14,6 +14,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from more_scvi.data import (
+    RNA,
     BatchField,
     Cells,
     CovariateDesign,
@@ -25,16 +26,14 @@ from more_scvi.data import (
     check_mapping,
     check_mudata,
     check_number,
-    check_peak_genes,
+    check_option,
     check_setup,
     features_key,
-    genes_of_peaks,
-    match_antibodies,
-    niche_weights,
-    peak_to_gene,
     read_cells,
     read_links,
 )
+from more_scvi.data._spatial import niche_weights
+from more_scvi.modalities import get_modality, list_modalities
 from more_scvi.model._registry import RegistryMixin
 
 logger = logging.getLogger("more_scvi")
@@ -154,6 +153,7 @@ class SetupMixin(RegistryMixin):
         section_key: str | None = None,
         n_neighbors: int | None = None,
         radius: float | None = None,
+        feature_genes: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Register a MuData: say which modality is what, and where counts, batches and labels are.
@@ -166,8 +166,8 @@ class SetupMixin(RegistryMixin):
         mdata
             The modalities, sparse or dense, with raw counts (RNA may be log-normalised).
         modalities
-            Which modality is what, e.g. ``{"rna": "rna", "atac": "peaks", "protein": "adt"}``: roles ``"rna"``,
-            ``"atac"``, ``"protein"``, any of them, to names in ``mdata.mod``.
+            Which modality is what, e.g. ``{"rna": "rna", "atac": "peaks", "protein": "adt"}``: any of
+            :func:`more_scvi.modalities.list_modalities` to names in ``mdata.mod``.
         batch_key, labels_key
             Columns of ``mdata.obs`` or of the modalities' own ``obs``, which must agree where several hold a value.
         layers
@@ -184,13 +184,16 @@ class SetupMixin(RegistryMixin):
             DataFrame or path (peaks in the gene's body or 2 kb upstream count for it); or ``(matrix, genes)`` with a
             peaks × genes matrix. ``None``: not known.
         antibody_genes
-            Gene symbol per antibody, for antibodies that :func:`more_scvi.data.match_antibodies` does not know;
+            Gene symbol per antibody, for antibodies that :func:`more_scvi.modalities.match_antibodies` does not know;
             ``""`` for none.
         data_type
             Of the RNA: ``"counts"``, ``"lognorm"`` or ``"auto"``.
         spatial_key, section_key, n_neighbors, radius
             As in :meth:`setup_anndata`; coordinates are in ``obsm`` of the RNA modality (of the first modality
             without RNA).
+        feature_genes
+            Of a modality of your own (:func:`more_scvi.modalities.register_modality`), by its name: what genes its
+            features speak of, as a column of its ``var`` or a pair (features × genes matrix, genes).
 
         Raises
         ------
@@ -218,8 +221,13 @@ class SetupMixin(RegistryMixin):
             unlabeled_category=unlabeled_category,
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
-            data_types={"rna": data_type} if isinstance(modalities, Mapping) and "rna" in modalities else None,
+            data_types={RNA: data_type} if isinstance(modalities, Mapping) and RNA in modalities else None,
+            known={name: get_modality(name).values for name in list_modalities()},
         )
+        genes_given = check_mapping("feature_genes", feature_genes)
+        own = [role for role in cells.adatas if get_modality(role).genes_argument is None]
+        for role in genes_given:
+            check_option("a key of feature_genes", role, own)
         first = next(iter(cells.adatas))
         where, adata = f"mdata[{modalities[first]!r}]", cells.adatas[first]
         check_niche(adata, where, spatial_key, section_key if spatial_key is None else None, n_neighbors, radius)
@@ -232,7 +240,6 @@ class SetupMixin(RegistryMixin):
         arguments["modalities"] = {role: modalities[role] for role in cells.adatas}
         arguments["layers"] = {role: (layers or {}).get(role) for role in cells.adatas}
         arguments["data_types"] = {role: summary.data_type for role, summary in summaries.items()}
-        arguments["peak_genes"] = arguments["antibody_genes"] = None  # resolved into the features' links
         design = CovariateDesign.fit(
             frame, list(categorical_covariate_keys or []), list(continuous_covariate_keys or [])
         )
@@ -242,8 +249,12 @@ class SetupMixin(RegistryMixin):
         arguments |= {key: source["setup_args"][key] for key in RESOLVED if source}
         fields: list[Any] = []
         for role, adata in cells.adatas.items():
-            names, links = _genes_of(role, adata, gene_key, peak_genes, antibody_genes, cells, source)
-            fields.append(FeaturesField(role, adata.var_names.to_numpy(), None if fields else len(cells), names, links))
+            kind = get_modality(role)
+            given = genes_given.get(role) if kind.genes_argument is None else arguments[kind.genes_argument]
+            names, links = _genes_of(role, adata, given, cells, source)
+            n_cells = None if fields else len(cells)
+            fields.append(FeaturesField(role, adata.var_names.to_numpy(), n_cells, names, links, kind.count))
+        arguments["peak_genes"] = arguments["antibody_genes"] = arguments["feature_genes"] = None  # now in the links
         fields.append(batch_field)
         if labels_key is not None and (any(s.labels for s in summaries.values()) or source):
             fields.append(LabelsField(labels_key, unlabeled_category))
@@ -262,69 +273,13 @@ def find_domains(cells: Cells, batch: np.ndarray) -> tuple[list[list[Any]], list
 
 
 def _genes_of(
-    role: str,
-    adata: AnnData,
-    gene_key: str | None,
-    peak_genes: Any,
-    antibody_genes: Mapping[str, str] | None,
-    cells: Cells,
-    source: dict[str, Any],
+    role: str, adata: AnnData, given: Any, cells: Cells, source: dict[str, Any]
 ) -> tuple[list[str], sp.csr_matrix | None]:
     """Genes that a modality speaks of, and the links of its features to them (None: features are genes)."""
     if source:
         state = source["field_registries"][features_key(role)]["state_registry"]
         return list(state["gene_names"]), read_links(state)
-    if role == "rna":
-        if gene_key is None:
-            return adata.var_names.astype(str).tolist(), None
-        if gene_key not in adata.var:
-            raise KeyError(
-                f"gene_key={gene_key!r} is not in var of the RNA modality; it has {list(adata.var.columns)}."
-            )
-        return adata.var[gene_key].astype(str).tolist(), None
-    if role == "protein":
-        known = cells.adatas["rna"].var_names if "rna" in cells.adatas else None
-        match = match_antibodies(adata.var_names, known_genes=known)
-        links, genes = sp.lil_matrix(match.matrix), list(match.genes)
-        for antibody, gene in check_mapping("antibody_genes", antibody_genes).items():
-            if antibody not in adata.var_names:
-                raise KeyError(
-                    f"antibody_genes names {antibody!r}, which is no antibody of the protein modality; it has"
-                    f" {adata.var_names[:5].tolist()} and {max(adata.n_vars - 5, 0)} more."
-                )
-            if gene and gene not in genes:
-                genes.append(gene)
-                links.resize((links.shape[0], len(genes)))
-            row = adata.var_names.get_loc(antibody)
-            links[row, :] = 0
-            if gene:
-                links[row, genes.index(gene)] = 1.0
-        links = sp.csr_matrix(links)
-        links.eliminate_zeros()
-        n = int((np.diff(links.indptr) > 0).sum())
-        logger.info("%d of %d antibodies have a gene.", n, adata.n_vars)
-        return genes, links
-    if peak_genes is None:
-        return [], sp.csr_matrix((adata.n_vars, 0), dtype=np.float32)
-    is_pair = isinstance(peak_genes, tuple) and len(peak_genes) == 2
-    if not is_pair and not isinstance(peak_genes, str | os.PathLike | pd.DataFrame):
-        raise TypeError(
-            f"peak_genes={peak_genes!r} is a {type(peak_genes).__name__}; give a column of the ATAC modality's var, a"
-            " gene annotation (DataFrame or path), or (matrix, genes) with a peaks × genes matrix."
-        )
-    if is_pair:
-        matrix, genes = peak_genes
-        return [str(g) for g in genes], check_peak_genes(matrix, list(genes), adata.n_vars)
-    if isinstance(peak_genes, str) and peak_genes in adata.var:
-        matrix, found = genes_of_peaks(adata.var[peak_genes])
-    elif isinstance(peak_genes, str) and not os.path.exists(peak_genes):
-        raise KeyError(
-            f"peak_genes={peak_genes!r} is neither a column of the ATAC modality's var ({list(adata.var.columns)}) nor"
-            " a file with a gene annotation."
-        )
-    else:
-        matrix, found = peak_to_gene(adata.var, peak_genes)
-    return [str(g) for g in found], matrix
+    return get_modality(role).genes(adata, given, cells.adatas)
 
 
 def check_niche(

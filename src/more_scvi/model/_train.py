@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from scvi.train import SaveCheckpoint, SimpleLogger, TrainRunner
+from scvi.train import SaveCheckpoint, TrainRunner
 from threadpoolctl import threadpool_limits
 
-from more_scvi._compat import parse_device_args
+from more_scvi._compat import SimpleLogger, parse_device_args
 from more_scvi.data._arguments import check_integer, check_mapping
 from more_scvi.model._checks import registered
 from more_scvi.model._fit import finish, make_training_set
@@ -109,11 +109,11 @@ def train(
         )
     self.schema.check_unchanged(data, self.adata_manager.adata)
     _, _, device = parse_device_args(accelerator=accelerator, devices=devices, return_device="torch")
-    views = self.init_arguments["n_views"] if needs_views(plan.weights, bool(len(self.labels))) else 0
+    views = self.init_arguments["n_views"] if needs_views(plan.loss_kwargs["weights"], bool(len(self.labels))) else 0
     earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}
     with _restoring(self), torch.random.fork_rng(), _quiet():
         torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))
-        with _one_thread(self.module.is_small):
+        with _one_thread(not self.module.passes_backbone):
             cells = make_training_set(self.reader, data, sets[0], views, self.seed, str(device))
             self.reader.remember(self.reader.key(data), cells.arrays)
             done = partial(finish, self.reader, data, cells, sets[0])

@@ -3,9 +3,10 @@
 from more_scvi._spread import SpreadStep
 from more_scvi.base._linear import ModalitySizes
 from more_scvi.base._path import PathBase
+from more_scvi.modalities.atac import AccessibilityDecoder
+from more_scvi.modalities.protein import ProteinDecoder
+from more_scvi.modalities.rna import DirectPath, ExpressionDecoder, log_normalise
 from more_scvi.module._adapter import GatedAdapter
-from more_scvi.module._decoders import AccessibilityDecoder, ExpressionDecoder, ProteinDecoder
-from more_scvi.module._direct import DirectPath, log_normalise
 from more_scvi.module._fusion import Fusion
 from more_scvi.module._heads import Classifier, Projection
 from more_scvi.module._imputer import Imputer

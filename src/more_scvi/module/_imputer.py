@@ -6,7 +6,8 @@ that have both, batch means removed; :math:`D` decodes :math:`u` to features:
 
 .. math:: \hat y = \mu + D^\top (B_S^\top x) .
 
-:math:`y` is log1p of counts per 10,000 (RNA), log1p of counts (protein, where :math:`u = y`) or "open" (ATAC). Where no
+:math:`y` are values on the scale that the modality chooses (:meth:`more_scvi.modalities.Modality.imputed`): log1p of
+counts per 10,000 (RNA), log1p of counts (protein, where :math:`u = y`), "open" (ATAC). Where no
 cell has both :math:`S` and the modality, :math:`B` is fitted on the cells that have the modality, from their own
 embedding: the shared space is then the only bridge. The penalty is the one with the least leave-one-out error.
 """

@@ -14,8 +14,8 @@ from more_scvi._spread import SpreadStep
 from more_scvi.annotate._annotator import Annotator, mix
 from more_scvi.base._linear import LinearBase, ModalityBase, ModalitySizes
 from more_scvi.base._shared_space import SharedSpace
+from more_scvi.modalities._modality import get_modality
 from more_scvi.module._adapter import GatedAdapter
-from more_scvi.module._decoders import make_decoder
 from more_scvi.module._fusion import Fusion
 from more_scvi.module._heads import Classifier, Projection
 from more_scvi.module._imputer import Imputer
@@ -124,13 +124,19 @@ class MoREModule(BaseModuleClass):
             self.spread = SpreadStep(self.n_latent, n_domains, n_labels)
         self.projection = Projection(self.n_latent)
         self.decoders = torch.nn.ModuleDict(
-            {s.name: make_decoder(s.likelihood, self.n_latent, len(self.base(s.name).targets)) for s in modalities}
+            {
+                s.name: cast(
+                    torch.nn.Module,
+                    get_modality(s.name).decoder(s.data_type, self.n_latent, len(self.base(s.name).targets)),
+                )
+                for s in modalities
+            }
         )
         self.imputers = torch.nn.ModuleDict()
         if len(modalities) > 1:
             n_inputs, n_sets = self.n_latent + layout.width, 2 ** (len(modalities) - 1)
             for s in modalities:
-                n_coordinates = s.n_features if s.name == "protein" else self.base(s.name).path_widths[-1]
+                n_coordinates = s.n_features if get_modality(s.name).imputes_directly else self.base(s.name).path_widths[-1]
                 self.imputers[s.name] = Imputer(n_inputs, n_coordinates, s.n_features, n_sets)
 
     def add_soft_tokens(self, modality: str, read: Callable[[Tensor], Tensor], width: int) -> None:
@@ -145,6 +151,11 @@ class MoREModule(BaseModuleClass):
     def modalities(self) -> tuple[str, ...]:
         """Names, in order."""
         return self.layout.modalities
+
+    @property
+    def passes_backbone(self) -> bool:
+        """Whether a step passes layers of the backbone, so that it is not small."""
+        return bool(len(self.soft_tokens)) or (self.inside is not None and self.inside.adapter is not None)
 
     def base(self, modality: str) -> ModalityBase:
         """Direct path and linear base of a modality."""

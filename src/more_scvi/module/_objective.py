@@ -11,7 +11,7 @@ from scvi.module.base import LossOutput
 from torch import Tensor
 
 from more_scvi import losses
-from more_scvi.module._decoders import ExpressionDecoder
+from more_scvi.modalities._modality import Decoder
 
 if TYPE_CHECKING:
     from more_scvi.module._module import MoREModule
@@ -165,7 +165,7 @@ def _reconstruct(module: MoREModule, tensors: dict[str, Tensor], source: Tensor)
     """Negative log-likelihood of what the view hides, mean over the measured modalities, (cells,)."""
     total, n = torch.zeros(2, len(source), device=source.device)
     for at, name in enumerate(module.modalities):
-        decoder = cast(ExpressionDecoder, module.decoders[name])
+        decoder = cast(Decoder, module.decoders[name])
         rows = tensors["present"][:, at]
         loss = decoder.loss(
             source[rows], tensors[f"target_{name}"][rows], tensors[f"totals_{name}"][rows], tensors[f"hidden_{name}"]

@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._palette import style
+from more_scvi.modalities import list_modalities
 
-MODALITY_ORDER = ("rna", "atac", "protein")
-"""Colours follow this order, so that a modality keeps its colour in models that lack another one."""
+from ._palette import style
 
 
 def modality_weights(model: Any, groupby: str | pd.Series | None = None, *, ax: Axes | None = None) -> Axes:
@@ -109,11 +108,12 @@ def _groups(groupby: str | pd.Series | None, cells: pd.Index, obs: pd.DataFrame 
 
 
 def _colors(modalities: pd.Index) -> dict[str, str]:
-    """Colour of each modality, in the order in which they are stacked."""
-    known = [name for name in MODALITY_ORDER if name in modalities]
-    others = [name for name in modalities if name not in MODALITY_ORDER]
-    at = {name: position for position, name in enumerate((*MODALITY_ORDER, *others))}
-    return {name: style(at[name])[0] for name in (*known, *others)}
+    """Colour of each modality, in the order in which they are stacked.
+
+    Colours follow the registered modalities, so that one keeps its colour in models that lack another.
+    """
+    names = list(dict.fromkeys([*list_modalities(), *modalities]))
+    return {name: style(at)[0] for at, name in enumerate(names) if name in modalities}
 
 
 def _axis_name(groupby: str | pd.Series | None) -> str:

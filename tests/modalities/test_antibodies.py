@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from more_scvi.data import _antibodies
-from more_scvi.data._antibodies import match_antibodies
+from more_scvi.modalities._antibodies import match_antibodies
 
 
 def genes(name, species="human", known=None):

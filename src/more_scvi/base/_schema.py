@@ -15,15 +15,17 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
-from ._batches import batch_codes
-from ._checks import check_anndata, check_matrix
-from ._columns import as_batch_array, check_genes
-from ._covariates import CovariateDesign
-from ._fields import LabelsField, features_key, read_links
-from ._measured import CellSet, Measured
-from ._mudata import Cells, read_cells, speak_of
-from ._rows import RowReader
-from ._spatial import niche_weights
+from more_scvi.data import RNA
+from more_scvi.data._batches import batch_codes
+from more_scvi.data._checks import check_anndata, check_matrix
+from more_scvi.data._columns import as_batch_array, check_genes
+from more_scvi.data._covariates import CovariateDesign
+from more_scvi.data._fields import LabelsField, features_key, read_links
+from more_scvi.data._measured import CellSet, Measured
+from more_scvi.data._mudata import Cells, read_cells, speak_of
+from more_scvi.data._rows import RowReader
+from more_scvi.data._spatial import niche_weights
+from more_scvi.modalities._modality import get_modality
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +66,12 @@ class Schema:
         """Read a registry as scvi-tools keeps it."""
         setup = registry["setup_args"]
         state = {key: field["state_registry"] for key, field in registry["field_registries"].items()}
-        modalities = list(setup["modalities"]) if "modalities" in setup else ["rna"]
+        modalities = list(setup["modalities"]) if "modalities" in setup else [RNA]
         of = {name: state[features_key(name)] for name in modalities}
         batches = np.asarray(state[REGISTRY_KEYS.BATCH_KEY]["categorical_mapping"], dtype=object)
         labels = state.get(REGISTRY_KEYS.LABELS_KEY)
-        domains = setup["domains"] if "modalities" in setup else [[batch, ["rna"]] for batch in batches]
-        patterns = setup["patterns"] if "modalities" in setup else [["rna"]]
+        domains = setup["domains"] if "modalities" in setup else [[batch, [RNA]] for batch in batches]
+        patterns = setup["patterns"] if "modalities" in setup else [[RNA]]
         return cls(
             setup,
             modalities,
@@ -91,7 +93,7 @@ class Schema:
     @property
     def names(self) -> dict[str, str]:
         """Modality → its name in a MuData."""
-        return dict(self.setup["modalities"]) if self.is_mudata else {"rna": "rna"}
+        return dict(self.setup["modalities"]) if self.is_mudata else {RNA: RNA}
 
     @cached_property
     def spatial(self) -> str | None:
@@ -112,11 +114,11 @@ class Schema:
         """Cells of any data; of a MuData those modalities that the model knows and the data have."""
         if not isinstance(data, MuData):
             check_anndata(data)
-            if self.modalities[0] != "rna":
+            if self.modalities[0] != RNA:
                 known = ", ".join(self.names.values())
                 raise TypeError(f"The model has no RNA modality; give a MuData with one of {known}, not an AnnData.")
-            rows = {"rna": np.arange(data.n_obs, dtype=np.int64)}
-            return Cells(data.obs_names, {"rna": data}, rows, data.obs, {})
+            rows = {RNA: np.arange(data.n_obs, dtype=np.int64)}
+            return Cells(data.obs_names, {RNA: data}, rows, data.obs, {})
         here = {modality: name for modality, name in self.names.items() if name in data.mod}
         if not here:
             raise ValueError(
@@ -213,7 +215,8 @@ class Schema:
         adata, rows, kind = cells.adatas[modality], cells.rows[modality], self.data_type(modality)
         where = "adata" if cells.obs is adata.obs else f"mdata[{self.names[modality]!r}]"
         order = speak_of(where, check_genes, adata.var_names, self.features[modality].tolist())
-        speak_of(where, check_matrix, adata, role=modality, layer=self.layer(modality), data_type=kind)
+        rules = get_modality(modality).values
+        speak_of(where, check_matrix, adata, role=modality, layer=self.layer(modality), data_type=kind, rules=rules)
         here = np.flatnonzero(rows >= 0)
         owner = np.empty(len(here), dtype=np.int64)
         owner[np.argsort(np.argsort(rows[here]))] = here
@@ -221,7 +224,7 @@ class Schema:
             modality,
             RowReader(adata, self.layer(modality), order),
             owner,
-            kind == "lognorm",
+            kind != "counts",
             self.gene_names[modality],
             self.links[modality],
             niche_weights(adata, cells.obs.iloc[owner], self.setup) if modality == self.spatial else None,

@@ -1,4 +1,4 @@
-"""Gene activity: which peaks count for which genes, and gene-level pseudo-counts of chromatin accessibility.
+"""Gene activity: which peaks count for which genes.
 
 A peak counts for a gene if it overlaps the gene's body or the region upstream of its start, as in
 ``Signac::GeneActivity`` (2,000 bases upstream, gene body).
@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from ._arguments import check_integer, listing
+from more_scvi.data import check_integer
+from more_scvi.data._arguments import listing
 
 PEAK = re.compile(r"^\s*(?P<chrom>.+?)[:_-](?P<start>\d[\d,]*)[-_](?P<end>\d[\d,]*)\s*$")
 SEPARATORS = re.compile(r"[,;]")
@@ -104,13 +105,15 @@ def peak_to_gene(
     return _matrix(rows, codes[columns], len(peak_chrom), np.asarray(symbols, dtype=object))
 
 
-def genes_of_peaks(names: Sequence) -> tuple[sp.csr_matrix, np.ndarray]:
+def genes_of_peaks(names: Sequence, features: str = "peaks") -> tuple[sp.csr_matrix, np.ndarray]:
     """Peaks that count for each gene, by the names given per peak.
 
     Parameters
     ----------
     names
         (peaks,): gene symbols, several separated by ``,`` or ``;``; missing values and ``""`` are peaks without a gene.
+    features
+        Word for what is not peaks, for messages.
 
     Returns
     -------
@@ -129,14 +132,16 @@ def genes_of_peaks(names: Sequence) -> tuple[sp.csr_matrix, np.ndarray]:
     parts = parts[~parts.str.lower().isin(NO_GENE)]
     if parts.empty:
         raise ValueError(
-            f"genes_of_peaks: none of {len(series)} peaks has a gene name. Give the column of var that holds gene "
+            f"genes_of_peaks: none of {len(series)} {features} has a gene name. Give the column of var that holds gene "
             "symbols, or positions to peak_to_gene()."
         )
     codes, genes = pd.factorize(parts, sort=True)
     return _matrix(parts.index.to_numpy(), codes, len(series), np.asarray(genes, dtype=object))
 
 
-def check_peak_genes(matrix: sp.spmatrix | np.ndarray, genes: Sequence[str], n_peaks: int) -> sp.csr_matrix:
+def check_peak_genes(
+    matrix: sp.spmatrix | np.ndarray, genes: Sequence[str], n_peaks: int, features: str = "peaks"
+) -> sp.csr_matrix:
     """A peaks × genes matrix given by the user, as csr float32.
 
     Raises
@@ -146,29 +151,19 @@ def check_peak_genes(matrix: sp.spmatrix | np.ndarray, genes: Sequence[str], n_p
         are zero.
     """
     if not sp.issparse(matrix) and not isinstance(matrix, np.ndarray):
-        raise TypeError(f"peaks × genes matrix is a {type(matrix).__name__}; it must be a sparse matrix or an array.")
+        raise TypeError(f"{features} × genes matrix is a {type(matrix).__name__}; give a sparse matrix or an array.")
     if matrix.shape != (n_peaks, len(genes)):
         hint = " It seems to be transposed." if matrix.shape == (len(genes), n_peaks) else ""
         raise ValueError(
-            f"peaks × genes matrix has shape {matrix.shape}; expected ({n_peaks}, {len(genes)}): one row per peak of "
-            f"the data, one column per gene name.{hint}"
+            f"{features} × genes matrix has shape {matrix.shape}; expected ({n_peaks}, {len(genes)}): one row per"
+            f" feature of the data, one column per gene name.{hint}"
         )
     out = sp.csr_matrix(matrix, dtype=np.float32)
     if not np.isfinite(out.data).all() or (out.data < 0).any():
-        raise ValueError("peaks × genes matrix holds negative or non-finite weights; weights must be 0 or more.")
+        raise ValueError(f"{features} × genes matrix holds negative or non-finite weights; weights must be 0 or more.")
     if not out.data.any():
-        raise ValueError("peaks × genes matrix is all zero: no peak counts for any gene.")
+        raise ValueError(f"{features} × genes matrix is all zero: none of them counts for any gene.")
     return out
-
-
-def activity(x: sp.csr_matrix, matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """Gene-level pseudo-counts: csr (cells, peaks) and csr (peaks, genes) -> csr (cells, genes), float32."""
-    if x.shape[1] != matrix.shape[0]:
-        raise ValueError(
-            f"activity: the data have {x.shape[1]} peaks, the matrix {matrix.shape[0]}. "
-            "Build the matrix from the peaks of these data."
-        )
-    return sp.csr_matrix(sp.csr_matrix(x, dtype=np.float32) @ matrix)
 
 
 def _matrix(rows: np.ndarray, columns: np.ndarray, n_peaks: int, genes: np.ndarray) -> tuple[sp.csr_matrix, np.ndarray]:

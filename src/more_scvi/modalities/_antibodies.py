@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import scipy.sparse as sp
 
-from ._arguments import check_option
+from more_scvi.data import check_option
 
 SPECIES = ("human", "mouse")
 
@@ -198,7 +198,7 @@ def _key(name: str) -> str:
 @cache
 def _table() -> dict[str, dict[str, tuple[str, ...]]]:
     """Key → genes, per species: names and synonyms first, then the gene symbols of both species themselves."""
-    text = files("more_scvi.data").joinpath("antibodies.tsv").read_text(encoding="utf-8")
+    text = files("more_scvi.modalities").joinpath("antibodies.tsv").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     out: dict[str, dict[str, tuple[str, ...]]] = {species: {} for species in SPECIES}

@@ -1,4 +1,4 @@
-r"""Direct path of chromatin accessibility: latent semantic indexing of the user's own peaks, fitted without labels.
+r"""Chromatin accessibility. Its direct path: latent semantic indexing of the user's own peaks, fitted without labels.
 
 With :math:`x` the counts of a cell, :math:`\bar m` the mean number of open peaks per cell, :math:`N` the cells and
 :math:`n_p` those in which peak :math:`p` is open,
@@ -25,16 +25,26 @@ by a few copies of a sparse chunk, its dense scores (cells × ``BLOCK``) and two
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
-from torch import nn
+from anndata import AnnData
+from torch import Tensor, nn
 
-from more_scvi.module._direct import RIDGE
+from more_scvi.data import ValueRules
+from more_scvi.losses import masked_bernoulli
+from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
+from more_scvi.modalities._parts import RIDGE, LowRankMap, array
+from more_scvi.modalities._peaks import peak_to_gene
 
-Chunks = Callable[[], Iterable[tuple[sp.csr_matrix, np.ndarray]]]
+N_PEAKS, N_WIDE_PEAKS = 25_000, 100
+LEAST_OPEN = 0.01
+"""Expected accessibility below this is left out of the sparse result of imputation."""
 
 CONTRAST = 10.0
 """Value of a single count of an average cell before the logarithm."""
@@ -70,12 +80,12 @@ class AccessibilityPath(nn.Module):
         Width of the wide view, which has more of the same components, scaled to the total variance ``WIDE_VARIANCE``.
     """
 
-    features: torch.Tensor
-    scale: torch.Tensor
-    wide_scale: torch.Tensor
-    idf: torch.Tensor
-    mean: torch.Tensor
-    loadings: torch.Tensor
+    features: Tensor
+    scale: Tensor
+    wide_scale: Tensor
+    idf: Tensor
+    mean: Tensor
+    loadings: Tensor
 
     def __init__(self, n_features: int, n_variable: int = 25_000, n_components: int = 50, n_wide: int = 100):
         super().__init__()
@@ -142,9 +152,9 @@ class AccessibilityPath(nn.Module):
         ``visible`` is the boolean (features,) mask that :meth:`normalise` was given; hidden peaks are missing, not
         zero.
         """
-        t, mean, v = self._tf_idf(x), _array(self.mean), _array(self.loadings)[:, : self.n_components]
+        t, mean, v = self._tf_idf(x), array(self.mean), array(self.loadings)[:, : self.n_components]
         if visible is not None:
-            seen = np.flatnonzero(np.asarray(visible, bool)[_array(self.features)])
+            seen = np.flatnonzero(np.asarray(visible, bool)[array(self.features)])
             v_seen = v[seen]
             v = np.linalg.solve(v_seen.T @ v_seen + RIDGE * np.eye(v.shape[1], dtype=v.dtype), v_seen.T).T
             t, mean = t[:, seen], mean[seen]
@@ -152,8 +162,8 @@ class AccessibilityPath(nn.Module):
 
     def transform_wide(self, x: sp.csr_matrix) -> np.ndarray:
         """Wide view of term frequencies: csr (cells, features) -> (cells, n_wide) float32."""
-        v = _array(self.loadings)[:, : self.n_wide]
-        return (float(self.wide_scale) * (self._tf_idf(x) @ v - _array(self.mean) @ v)).astype(np.float32)
+        v = array(self.loadings)[:, : self.n_wide]
+        return (float(self.wide_scale) * (self._tf_idf(x) @ v - array(self.mean) @ v)).astype(np.float32)
 
     def inverse(self, u: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
         """Best linear guess of TF-IDF: (cells, components) -> (cells, len(columns)) float32.
@@ -168,18 +178,18 @@ class AccessibilityPath(nn.Module):
         """
         columns = np.arange(self.n_features) if columns is None else np.asarray(columns)
         place = np.full(self.n_features, -1)
-        place[_array(self.features)] = np.arange(len(self.features))
+        place[array(self.features)] = np.arange(len(self.features))
         place = place[columns]
         used = place >= 0
         out = np.full((len(u), len(columns)), np.nan, np.float32)
-        v = _array(self.loadings)[place[used], : self.n_components]
-        out[:, used] = u @ v.T + _array(self.mean)[place[used]]
+        v = array(self.loadings)[place[used], : self.n_components]
+        out[:, used] = u @ v.T + array(self.mean)[place[used]]
         return out
 
     def _tf_idf(self, x: sp.csr_matrix) -> sp.csr_matrix:
         """Term frequencies of all peaks -> TF-IDF of the peaks used, in the order of ``features``."""
-        t = sp.csr_matrix(x[:, _array(self.features)])
-        t.data = np.log1p(float(self.scale) * t.data) * _array(self.idf)[t.indices]
+        t = sp.csr_matrix(x[:, array(self.features)])
+        t.data = np.log1p(float(self.scale) * t.data) * array(self.idf)[t.indices]
         return t
 
     def _weighted(self, chunks: Chunks) -> Iterator[tuple[sp.csr_matrix, np.ndarray, np.ndarray]]:
@@ -244,5 +254,77 @@ def _member(batch: np.ndarray, n_batch: int) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(cells), (batch, np.arange(cells))), shape=(n_batch, cells))
 
 
-def _array(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
+class AccessibilityDecoder(nn.Module):
+    """Decoder of peaks: the probability that a peak is seen open.
+
+    Parameters
+    ----------
+    n_latent, n_features
+        Width of the embedding and number of target peaks.
+    """
+
+    average: Tensor
+    mean_total: Tensor
+
+    def __init__(self, n_latent: int, n_features: int):
+        super().__init__()
+        self.map = LowRankMap(n_latent, n_features)
+        self.register_buffer("average", torch.zeros(n_features))
+        self.register_buffer("mean_total", torch.ones(()))
+
+    def fit_average(self, target: sp.csr_matrix, totals: np.ndarray) -> None:
+        """Set the logit of each peak's share of open cells, and the mean total."""
+        share = (np.asarray((target > 0).sum(0)).ravel() + 0.5) / (target.shape[0] + 1.0)
+        self.average.copy_(torch.from_numpy(np.log(share / (1 - share)).astype(np.float32)))
+        self.mean_total.fill_(max(float(totals.mean()), 1.0))
+
+    def logits(self, z: Tensor, totals: Tensor) -> Tensor:
+        """Logit of "open": (cells, n_latent), (cells, 1) -> (cells, peaks)."""
+        return self.average + self.map(z) + torch.log(totals.clamp_min(1.0) / self.mean_total)
+
+    def forward(self, z: Tensor, totals: Tensor) -> Tensor:
+        """Probability that a peak is open: (cells, n_latent), (cells, 1) -> (cells, peaks)."""
+        return self.logits(z, totals).sigmoid()
+
+    def loss(self, z: Tensor, target: Tensor, totals: Tensor, hidden: Tensor) -> Tensor:
+        """Negative log-likelihood of the hidden target peaks, (cells,)."""
+        return masked_bernoulli(target, self.logits(z, totals), hidden)
+
+
+class Atac(Modality):
+    """Peaks: counts, latent semantic indexing, Bernoulli of "open"."""
+
+    name, title, features = "atac", "ATAC", "peaks"
+    count = "n_peaks"
+    values = ValueRules(
+        ("counts",), "raw fragment or insertion counts per peak (or 0/1 for open) are needed", feature="peak"
+    )
+    genes_argument = "peak_genes"
+    genes_words = ", or a gene annotation (DataFrame or file)"
+    imputes_sparse = True
+
+    def path(self, n_features: int, data_type: str, n_variable: int, n_components: int, n_wide: int) -> LinearPath:
+        """:class:`AccessibilityPath`."""
+        return AccessibilityPath(n_features, N_PEAKS, n_components, min(n_wide, N_WIDE_PEAKS))
+
+    def decoder(self, data_type: str, n_latent: int, n_features: int) -> Decoder:
+        """:class:`AccessibilityDecoder`."""
+        return AccessibilityDecoder(n_latent, n_features)
+
+    def genes(self, adata: AnnData, given: Any, others: Any) -> tuple[list[str], sp.csr_matrix]:
+        """Also by position: ``given`` may be a gene annotation, as a table or the path of one."""
+        is_path = isinstance(given, str) and given not in adata.var and os.path.exists(given)
+        if not is_path and not isinstance(given, os.PathLike | pd.DataFrame):
+            return super().genes(adata, given, others)
+        matrix, genes = peak_to_gene(adata.var, given)
+        return [str(g) for g in genes], matrix
+
+    def imputed(self, x: sp.csr_matrix, path: LinearPath) -> sp.csr_matrix:
+        """Which peaks are open."""
+        return (x > 0).astype(np.float32)
+
+    def expected(self, values: np.ndarray) -> np.ndarray:
+        """Probability that a peak is seen open; below ``LEAST_OPEN`` it is 0."""
+        values = np.clip(values, 0.0, 1.0)
+        values[values < LEAST_OPEN] = 0.0
+        return values.astype(np.float32)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from more_scvi.data._activity import activity, check_peak_genes, genes_of_peaks, peak_to_gene
+from more_scvi.modalities._peaks import check_peak_genes, genes_of_peaks, peak_to_gene
 
 GENES = pd.DataFrame(
     {
@@ -109,14 +109,6 @@ def test_names_per_peak():
     matrix, genes = genes_of_peaks(pd.Series(["B", "A, B;C", None, "", "nan", "B;B"]))
     assert genes.tolist() == ["A", "B", "C"]
     assert matrix.toarray().tolist() == [[0, 1, 0], [1, 1, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0]]
-
-
-def test_activity_adds_up_the_peaks_of_a_gene():
-    matrix, _ = genes_of_peaks(["A", "A;B", ""])
-    out = activity(sp.csr_matrix([[1, 2, 5], [0, 0, 3]]), matrix)
-    assert sp.issparse(out) and out.toarray().tolist() == [[3, 2], [0, 0]] and out.dtype == np.float32
-    with pytest.raises(ValueError, match="2 peaks, the matrix 3"):
-        activity(sp.csr_matrix((4, 2)), matrix)
 
 
 def test_a_matrix_of_the_user_is_checked():

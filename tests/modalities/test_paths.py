@@ -8,8 +8,8 @@ import pytest
 import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 
-from more_scvi.module._clr import ProteinPath
-from more_scvi.module._lsi import AccessibilityPath
+from more_scvi.modalities.atac import AccessibilityPath
+from more_scvi.modalities.protein import ProteinPath
 
 
 def chunked(x, batch, size):

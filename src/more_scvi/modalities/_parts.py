@@ -1,0 +1,140 @@
+"""What the paths and decoders of several modalities share."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from more_scvi.modalities._modality import Chunks
+
+RIDGE = 0.1
+"""Variance of the noise in the posterior mean of components where features are hidden."""
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """A tensor as NumPy array."""
+    return tensor.detach().cpu().numpy()
+
+
+class LowRankMap(nn.Module):
+    """Linear map through a bottleneck, zero at the start: (cells, n_in) -> (cells, n_out)."""
+
+    def __init__(self, n_in: int, n_out: int, rank: int = 32):
+        super().__init__()
+        self.read = nn.Linear(n_in, min(rank, n_in), bias=False)
+        self.write = nn.Linear(min(rank, n_in), n_out, bias=False)
+        nn.init.zeros_(self.write.weight)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(cells, n_in) -> (cells, n_out)."""
+        return self.write(self.read(z))
+
+
+class PrincipalComponents(nn.Module):
+    """PCA of standardised values of all features, dense; fitted once, then a fixed linear map.
+
+    Meant for some thousand features at most: a features × features matrix is held in memory. A modality derives its
+    path from it and says in :meth:`values` on which scale its components are taken.
+
+    Parameters
+    ----------
+    n_features
+        Features of the data set; all are used. ``features`` lists them, the one that varies most first.
+    n_components
+        Width of the path (at most ``n_features``).
+    n_wide
+        Width of the wide view (at most ``n_features``). From ``n_features`` on it is a rotation of the standardised
+        values and loses nothing.
+    """
+
+    features: Tensor
+    mean: Tensor
+    std: Tensor
+    loadings: Tensor
+    wide_loadings: Tensor
+
+    def __init__(self, n_features: int, n_components: int = 50, n_wide: int = 400):
+        super().__init__()
+        self.n_features = n_features
+        self.n_components = min(n_components, n_features)
+        self.n_wide = min(n_wide, n_features)
+        self.register_buffer("features", torch.arange(n_features))
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("std", torch.ones(n_features))
+        self.register_buffer("loadings", torch.zeros(n_features, self.n_components))
+        self.register_buffer("wide_loadings", torch.zeros(n_features, self.n_wide))
+
+    def values(self, x: np.ndarray) -> np.ndarray:
+        """Measured values on the scale of the components, elementwise: dense (cells, features) float32."""
+        return np.asarray(x, np.float32)
+
+    def normalise(
+        self, x: sp.csr_matrix | np.ndarray, visible: np.ndarray | None = None, share: float = 1.0
+    ) -> np.ndarray:
+        """Measured values to what the other methods read: dense (cells, features) float32, hidden features 0.
+
+        ``share`` is that of a cell's total that is visible; values that do not depend on a total have no use for it.
+        """
+        out = self.values(x.toarray() if sp.issparse(x) else np.asarray(x))
+        return out if visible is None else np.where(visible, out, np.float32(0.0))
+
+    def fit(self, chunks: Chunks, n_batch: int) -> None:
+        """Fit mean, scale and components on ``chunks()``, an iterator of (normalised values, batch codes)."""
+        n, total = np.zeros(n_batch), np.zeros((n_batch, self.n_features))
+        gram = np.zeros((self.n_features, self.n_features))
+        for x, batch in chunks():
+            x = np.asarray(x, np.float64)
+            n += np.bincount(batch, minlength=n_batch)
+            np.add.at(total, batch, x)
+            gram += x.T @ x
+        gram -= (total / np.maximum(n, 1)[:, None]).T @ total
+        gram /= max(n.sum(), 1)
+        std = np.sqrt(np.maximum(np.diag(gram), 0.0))
+        order = np.argsort(-std, kind="stable")
+        std = np.where(std < 1e-5, 1.0, std)[order]
+        correlation = gram[np.ix_(order, order)] / np.outer(std, std)
+        v = np.linalg.eigh(correlation)[1][:, ::-1]
+        v = v * np.sign(v[np.abs(v).argmax(0), np.arange(v.shape[1])])
+        mean = total.sum(0)[order] / max(n.sum(), 1)
+        self.features.copy_(torch.from_numpy(order))
+        self.mean.copy_(torch.from_numpy(mean))
+        self.std.copy_(torch.from_numpy(std))
+        self.loadings.copy_(torch.from_numpy(v[:, : self.n_components].copy()))
+        self.wide_loadings.copy_(torch.from_numpy(v[:, : self.n_wide].copy()))
+
+    def transform(self, x: np.ndarray, visible: np.ndarray | None = None) -> np.ndarray:
+        """Project normalised values: (cells, features) -> (cells, components) float32.
+
+        ``visible`` is the boolean (features,) mask that :meth:`normalise` was given; hidden features are missing, not
+        zero.
+        """
+        if visible is None:
+            return (self._standardise(x) @ array(self.loadings)).astype(np.float32)
+        features, v, mean, std = (array(t) for t in (self.features, self.loadings, self.mean, self.std))
+        seen = np.asarray(visible, bool)[features]
+        if not seen.any():
+            return np.zeros((x.shape[0], self.n_components), np.float32)
+        std = std[seen, None]
+        a, mean = self._seen(v[seen], mean[seen], std)
+        solve = np.linalg.solve(a.T @ a + RIDGE * np.eye(a.shape[1]), a.T)
+        z = (x[:, features[seen]] - mean) / std.T
+        return (z @ solve.T).astype(np.float32)
+
+    def transform_wide(self, x: np.ndarray) -> np.ndarray:
+        """Wide view of normalised values: (cells, features) -> (cells, n_wide) float32."""
+        return (self._standardise(x) @ array(self.wide_loadings)).astype(np.float32)
+
+    def inverse(self, u: np.ndarray) -> np.ndarray:
+        """Best linear guess of the normalised values: (cells, components) -> (cells, features) float32."""
+        out = np.empty((len(u), self.n_features), np.float32)
+        out[:, array(self.features)] = u @ array(self.loadings).T * array(self.std) + array(self.mean)
+        return out
+
+    def _seen(self, loadings: np.ndarray, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Loadings and mean of the visible features, where these alone are normalised."""
+        return loadings, mean
+
+    def _standardise(self, x: np.ndarray) -> np.ndarray:
+        return (x[:, array(self.features)] - array(self.mean)) / array(self.std)

@@ -1,0 +1,302 @@
+r"""RNA. Its direct path: a low-rank linear view of the user's own data, fitted without labels.
+
+Let :math:`x` be log-normalised expression (cells × genes) of the most variable genes (chosen within batches),
+centred, scaled by their standard deviation and clipped. With :math:`V` the leading eigenvectors of their covariance,
+
+.. math:: u = V^\top \, \mathrm{clip}\!\left(\frac{x - \mu}{\sigma}, \pm c\right) .
+
+Where a panel hides genes, :math:`u` is the posterior mean given the visible ones (probabilistic PCA,
+Tipping and Bishop 1999): :math:`u_S = (V_S^\top V_S + \rho I)^{-1} V_S^\top x_S`.
+
+Beside it stands a *wide view*, more components of the same genes that are centred but not scaled, so that genes keep
+the weight of their expression; the wide classifier reads it.
+
+Everything is accumulated over chunks of rows: memory is bounded by the chunk and a genes × genes matrix.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from scipy.linalg import eigh
+from scipy.sparse.linalg import eigsh
+from torch import Tensor, nn
+
+from more_scvi.data import RNA, ValueRules
+from more_scvi.losses import masked_gaussian, masked_negative_binomial
+from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
+from more_scvi.modalities._parts import RIDGE, LowRankMap, array
+
+CLIP = 10.0
+SIZE = 1e4
+N_BINS = 20
+
+
+def log_normalise(counts: sp.csr_matrix, totals: np.ndarray | None = None, size: float = SIZE) -> sp.csr_matrix:
+    """log1p of counts scaled to ``size`` per cell: csr (cells, genes), float32."""
+    out = sp.csr_matrix(counts, dtype=np.float32, copy=True)
+    totals = np.asarray(out.sum(1)).ravel() if totals is None else totals
+    out.data *= np.repeat(size / np.maximum(totals, 1e-12), np.diff(out.indptr)).astype(np.float32)
+    np.log1p(out.data, out=out.data)
+    return out
+
+
+class DirectPath(nn.Module):
+    """PCA of log-normalised, highly variable genes; fitted once, then a fixed linear map.
+
+    Parameters
+    ----------
+    n_genes
+        Genes of the data set.
+    n_variable
+        Highly variable genes used (fewer if the data hold fewer); ``features`` lists them, most variable first.
+    n_components
+        Width of the path; 0 leaves only the choice of genes.
+    n_wide
+        Width of the wide view that the wide classifier reads: components of the same genes, not scaled, so that
+        genes keep the weight of their expression.
+    normalised
+        The values are log-normalised already.
+    """
+
+    features: Tensor
+    mean: Tensor
+    std: Tensor
+    loadings: Tensor
+    wide_loadings: Tensor
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_variable: int = 2000,
+        n_components: int = 50,
+        n_wide: int = 400,
+        normalised: bool = False,
+    ):
+        super().__init__()
+        self.n_genes, self.normalised = n_genes, normalised
+        n_variable = min(n_variable, n_genes)
+        self.n_components = min(n_components, n_variable)
+        self.n_wide = min(n_wide, n_variable)
+        self.register_buffer("features", torch.zeros(n_variable, dtype=torch.long))
+        self.register_buffer("mean", torch.zeros(n_variable))
+        self.register_buffer("std", torch.ones(n_variable))
+        self.register_buffer("loadings", torch.zeros(n_variable, self.n_components))
+        self.register_buffer("wide_loadings", torch.zeros(n_variable, self.n_wide))
+
+    def normalise(self, x: sp.csr_matrix, visible: np.ndarray | None = None, share: float = 1.0) -> sp.csr_matrix:
+        """Counts to log-normalised expression: csr (cells, genes); totals are of visible genes over their ``share``."""
+        if self.normalised:
+            return x
+        if visible is None:
+            return log_normalise(x)
+        return log_normalise(x, (x @ visible.astype(np.float32)) / share)
+
+    def inverse(self, u: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
+        """Best linear guess of log-normalised expression: (cells, components) -> (cells, columns) float32.
+
+        Genes that the path does not use are NaN.
+        """
+        columns = np.arange(self.n_genes) if columns is None else np.asarray(columns)
+        place = np.full(self.n_genes, -1)
+        place[array(self.features)] = np.arange(len(self.features))
+        used = place[columns] >= 0
+        at = place[columns][used]
+        out = np.full((len(u), len(columns)), np.nan, np.float32)
+        out[:, used] = u @ array(self.loadings)[at].T * array(self.std)[at] + array(self.mean)[at]
+        return out
+
+    def fit(self, chunks: Chunks, n_batch: int) -> None:
+        """Choose genes and components from ``chunks()``, an iterator of (log-normalised csr, batch codes)."""
+        moments = BatchMoments(n_batch, self.n_genes)
+        for x, batch in chunks():
+            moments.add(x, batch)
+        genes = moments.variable_genes(len(self.features))
+        mean, std = moments.mean_std(genes)
+        scaled, plain = np.zeros((2, len(genes), len(genes)))
+        for x, _ in chunks():
+            chosen = x[:, genes]
+            plain += (chosen.T @ chosen).toarray()
+            dense = np.clip((chosen.toarray() - mean.astype(np.float32)) / std.astype(np.float32), -CLIP, CLIP)
+            scaled += dense.T @ dense
+        plain -= moments.n.sum() * np.outer(mean, mean)
+        for gram, loadings in ((scaled, self.loadings), (plain, self.wide_loadings)):
+            if loadings.shape[1]:
+                loadings.copy_(torch.from_numpy(_leading_eigenvectors(gram, loadings.shape[1])))
+        self.features.copy_(torch.from_numpy(genes))
+        self.mean.copy_(torch.from_numpy(mean))
+        self.std.copy_(torch.from_numpy(std))
+
+    def transform_wide(self, x: sp.csr_matrix) -> np.ndarray:
+        """Wide view of log-normalised expression: (cells, genes) -> (cells, n_wide) float32."""
+        return ((x[:, array(self.features)].toarray() - array(self.mean)) @ array(self.wide_loadings)).astype(
+            np.float32
+        )
+
+    def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
+        """Project log-normalised expression: (cells, genes) -> (cells, components) float32.
+
+        ``visible`` is a boolean (genes,) mask; hidden genes are missing, not zero.
+        """
+        genes, v = array(self.features), array(self.loadings)
+        dense = np.clip((x[:, genes].toarray() - array(self.mean)) / array(self.std), -CLIP, CLIP)
+        if visible is None:
+            return (dense @ v).astype(np.float32)
+        seen = np.asarray(visible)[genes]
+        v_seen = v[seen]
+        solve = np.linalg.solve(v_seen.T @ v_seen + RIDGE * np.eye(v.shape[1]), v_seen.T)
+        return (dense[:, seen] @ solve.T).astype(np.float32)
+
+
+class BatchMoments:
+    """Cells, sums and sums of squares per batch and gene, of log-normalised and of normalised expression.
+
+    Chooses genes as :func:`scanpy.pp.highly_variable_genes` does with ``flavor="seurat"`` and ``batch_key`` (Satija et
+    al. 2015; a test holds both to the same genes), which needs all cells at once; here blocks of rows are added up.
+
+    Parameters
+    ----------
+    n_batch, n_genes
+        Number of batches and genes.
+    """
+
+    def __init__(self, n_batch: int, n_genes: int):
+        self.n = np.zeros(n_batch)
+        self.log_sum, self.log_squares, self.sum, self.squares = np.zeros((4, n_batch, n_genes))
+        self.detected = np.zeros((n_batch, n_genes), dtype=bool)
+
+    def add(self, x: sp.csr_matrix, batch: np.ndarray) -> None:
+        """Add a block of log-normalised cells (csr) with their batch codes."""
+        cells = len(batch)
+        member = sp.csr_matrix((np.ones(cells), (batch, np.arange(cells))), shape=(len(self.n), cells))
+        linear = sp.csr_matrix((np.expm1(x.data, dtype=np.float64), x.indices, x.indptr), shape=x.shape)
+        self.n += np.bincount(batch, minlength=len(self.n))
+        for total, squares, values in ((self.log_sum, self.log_squares, x), (self.sum, self.squares, linear)):
+            total += (member @ values).toarray()
+            squares += (member @ values.multiply(values)).toarray()
+        self.detected |= (member @ (x > 0)).toarray() > 0
+
+    def mean_std(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of log-normalised expression over all cells; 1 for constant genes."""
+        n = max(self.n.sum(), 1.0)
+        mean = self.log_sum[:, genes].sum(0) / n
+        std = np.sqrt(np.maximum(self.log_squares[:, genes].sum(0) / n - mean**2, 0.0))
+        return mean, np.where(std < 1e-5, 1.0, std)
+
+    def variable_genes(self, n_top: int) -> np.ndarray:
+        """Positions of the ``n_top`` genes: chosen in most batches first, then by mean normalised dispersion."""
+        chosen = np.zeros(self.detected.shape[1])
+        dispersions = np.full(self.detected.shape, np.nan)
+        for b in np.flatnonzero(self.n > 1).tolist():
+            genes = np.flatnonzero(self.detected[b])
+            norm = self._normalised_dispersion(b, genes)
+            dispersions[b, genes] = norm
+            finite = np.sort(norm[np.isfinite(norm)])[::-1]
+            if finite.size:
+                chosen[genes] += norm >= finite[min(n_top, finite.size) - 1]
+        seen = np.isfinite(dispersions)
+        mean = np.where(seen, dispersions, 0.0).sum(0) / np.maximum(seen.sum(0), 1)
+        mean[~seen.any(0)] = -np.inf
+        return np.lexsort((-mean, -chosen))[:n_top]
+
+    def _normalised_dispersion(self, b: int, genes: np.ndarray) -> np.ndarray:
+        mean = self.sum[b, genes] / self.n[b]
+        variance = (self.squares[b, genes] - self.n[b] * mean**2) / (self.n[b] - 1)
+        dispersion = np.where(variance > 0, variance / np.maximum(mean, 1e-12), np.nan)
+        table = pd.DataFrame({"dispersion": np.log(dispersion), "bin": pd.cut(np.log1p(mean), bins=N_BINS)})
+        stats = table.groupby("bin", observed=True)["dispersion"].agg(centre="mean", spread="std")
+        alone = stats["spread"].isna()
+        stats.loc[alone, "spread"] = stats.loc[alone, "centre"]
+        stats.loc[alone, "centre"] = 0.0
+        stats = stats.loc[table["bin"]]
+        return (table["dispersion"].to_numpy() - stats["centre"].to_numpy()) / stats["spread"].to_numpy()
+
+
+def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
+    """Eigenvectors of the k largest eigenvalues, largest first, signs fixed for reproducibility."""
+    n = len(gram)
+    if 10 * k >= n:  # Lanczos pays for a few vectors only
+        v = eigh(gram.astype(np.float32), subset_by_index=[n - k, n - 1])[1][:, ::-1]
+    else:
+        values, v = eigsh(gram, k=k, which="LA", v0=np.ones(gram.shape[0]))
+        v = v[:, np.argsort(-values)]
+    return v * np.sign(v[np.abs(v).argmax(0), np.arange(v.shape[1])])
+
+
+class ExpressionDecoder(nn.Module):
+    """Decoder of genes.
+
+    Parameters
+    ----------
+    n_latent
+        Width of the embedding.
+    n_features
+        Number of target genes.
+    likelihood
+        ``"nb"`` for counts, ``"gaussian"`` for log-normalised values.
+    """
+
+    average: Tensor
+
+    def __init__(self, n_latent: int, n_features: int, likelihood: str = "nb"):
+        super().__init__()
+        self.likelihood = likelihood
+        self.map = LowRankMap(n_latent, n_features)
+        self.register_buffer("average", torch.zeros(n_features))
+        self.log_dispersion = nn.Parameter(torch.zeros(n_features))
+
+    def fit_average(self, target: sp.csr_matrix, totals: np.ndarray) -> None:
+        """Set the average of each gene: log share of all counts, or mean and scale of log-normalised values."""
+        if self.likelihood == "nb":
+            share = (np.asarray(target.sum(0)).ravel() + 0.5) / max(float(totals.sum()), 1.0)
+            self.average.copy_(torch.from_numpy(np.log(share).astype(np.float32)))
+            return
+        mean = np.asarray(target.mean(0)).ravel()
+        variance = np.asarray(target.multiply(target).mean(0)).ravel() - mean**2
+        self.average.copy_(torch.from_numpy(mean.astype(np.float32)))
+        with torch.no_grad():
+            self.log_dispersion.copy_(torch.from_numpy(0.5 * np.log(np.maximum(variance, 1e-3)).astype(np.float32)))
+
+    def forward(self, z: Tensor, totals: Tensor) -> Tensor:
+        """Expected expression of the target genes: (cells, n_latent), (cells, 1) -> (cells, genes)."""
+        shift = self.average + self.map(z)
+        return totals * torch.exp(shift.clamp_max(15.0)) if self.likelihood == "nb" else shift
+
+    def loss(self, z: Tensor, target: Tensor, totals: Tensor, hidden: Tensor) -> Tensor:
+        """Negative log-likelihood of the hidden target genes, (cells,)."""
+        term = masked_negative_binomial if self.likelihood == "nb" else masked_gaussian
+        return term(target, self(z, totals), self.log_dispersion, hidden)
+
+
+class Rna(Modality):
+    """Genes: counts or log-normalised values, principal components, negative binomial or Gaussian."""
+
+    name, title, features, count = RNA, "RNA", "genes", "n_vars"
+    values = ValueRules()
+    genes_argument = "gene_key"
+    # labels of several batches teach a classifier over hundreds of genes what to ignore, and means of batches that hold
+    # types in other proportions differ for good reason; a panel of few antibodies has no such choice
+    centres_wide = False
+
+    def path(self, n_features: int, data_type: str, n_variable: int, n_components: int, n_wide: int) -> LinearPath:
+        """:class:`DirectPath`."""
+        return DirectPath(n_features, n_variable, n_components, n_wide, data_type == "lognorm")
+
+    def decoder(self, data_type: str, n_latent: int, n_features: int) -> Decoder:
+        """:class:`ExpressionDecoder`."""
+        return ExpressionDecoder(n_latent, n_features, "nb" if data_type == "counts" else "gaussian")
+
+    def genes(self, adata: AnnData, given: Any, others: Any) -> tuple[list[str], None]:
+        """Features are genes, named by ``var_names`` or by the column ``given``."""
+        if given is not None and given not in adata.var:
+            raise KeyError(f"gene_key={given!r} is not in var of the RNA modality; it has {list(adata.var.columns)}.")
+        return (adata.var_names if given is None else adata.var[given]).astype(str).tolist(), None
+
+    def expected(self, values: np.ndarray) -> np.ndarray:
+        """Counts per 10,000."""
+        return np.expm1(np.maximum(values, 0.0)).astype(np.float32)
