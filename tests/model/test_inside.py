@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import more_scvi as more
+from more_scvi.base import prepare
+from more_scvi.model._fit import make_training_set
 
 MINI = {
     "bottleneck": {"adapter": "bottleneck"},
@@ -45,6 +47,18 @@ def inside_state(model) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in model.module.state_dict().items() if k.startswith("inside.")}
 
 
+def tokens_of(model):
+    """What the trained part inside the backbone reads of the registered cells."""
+    return make_training_set(model.reader, model.adata, np.arange(model.adata.n_obs), 0, model.seed, "cpu").inside
+
+
+def bases_of(model):
+    """Bases of the registered cells without and with what is trained inside the backbone."""
+    cells = model.reader.cells(model.adata)
+    features = model.reader.features(cells, model.reader.caches(cells, "cpu"))
+    return prepare(cells, model.module.linear, features).base, model.reader.arrays(model.adata).base
+
+
 @dataclass
 class Trained:
     """A model that was trained for four steps, and what it was before."""
@@ -68,12 +82,15 @@ def trained(request, make_model):
     if way == "bert lora":
         pytest.importorskip("peft")
     default, model = make_model(WAYS[way].get("backbone", "tiny-mini")), make_model(**WAYS[way])
+    for untrained in (default, model):
+        untrained.train(max_epochs=0, **FIT)
     frozen = {k: v.clone() for k, v in model.module.inside.named_parameters() if not v.requires_grad}
     start, default_start = model.get_latent_representation(), default.get_latent_representation()
     names, before, fingerprint = set(default.module.state_dict()), inside_state(model), model.backbone.fingerprint()
-    arrays, inside = model._training_arrays().inside, model.module.train().inside
+    arrays, inside = tokens_of(model), model.module.train().inside
     tokens, keep = torch.from_numpy(arrays.tokens).float(), torch.from_numpy(arrays.keep)
     passes = [inside.adapter(tokens, keep).detach() for _ in range(2)], arrays.frozen
+    model.module.eval()
     model.train(max_epochs=2, **FIT)
     return Trained(way, model, start, default_start, names, before, frozen, fingerprint, passes)
 
@@ -99,8 +116,9 @@ def test_every_adapter_parameter_learns_and_the_backbone_does_not(trained):
 
 
 def test_what_was_learned_inside_moves_the_frozen_columns_and_the_embedding(trained):
-    model, base = trained.model, trained.model._training_arrays().base
-    moved, columns = model._inputs(None)[0], slice(0, model.module.base("rna").path_widths[0])
+    model = trained.model
+    base, moved = bases_of(model)
+    columns = slice(0, model.module.base("rna").path_widths[0])
     assert np.abs(moved[:, columns] - base[:, columns]).max() > 1e-3
     assert np.array_equal(moved[:, columns.stop :], base[:, columns.stop :])
     z = model.get_latent_representation()
@@ -133,7 +151,7 @@ def test_the_saved_file_holds_only_the_adapter_and_gives_the_same_model(trained,
 
 
 def test_cells_of_other_length_do_not_matter(trained):
-    arrays = trained.model._training_arrays().inside
+    arrays = tokens_of(trained.model)
     lengths = arrays.keep.sum(1)
     assert ("bert" in trained.way) == (lengths.min() < lengths.max())
     adapter, short = trained.model.module.inside.adapter, np.argsort(lengths)[:3]
@@ -149,9 +167,9 @@ def test_cells_of_other_length_do_not_matter(trained):
 
 def test_more_training_is_seen_at_once(make_model):
     model = make_model(epochs=1, adapter="bottleneck")
-    first = model._inputs(None)[0]
+    first = model.reader.arrays(model.adata).base
     model.train(max_epochs=1, **FIT)
-    assert np.abs(model._inputs(None)[0] - first).max() > 1e-4
+    assert np.abs(model.reader.arrays(model.adata).base - first).max() > 1e-4
 
 
 def test_full_fine_tuning_is_gentle(make_model):
@@ -166,7 +184,6 @@ def test_full_fine_tuning_is_gentle(make_model):
 
 def test_another_backbone_is_refused(make_model, tmp_path):
     model = make_model(adapter="lora")
-    model._training_arrays()
     model.save(tmp_path / "m")
     card = json.loads((tmp_path / "m" / "model.json").read_text())
     card["arguments"]["backbone_kwargs"] = {"seed": 1}
@@ -203,10 +220,10 @@ def test_cells_without_rna_are_left_alone(few_genes):
     more.MoRE.setup_mudata(mdata, modalities, batch_key="batch", labels_key="cell_type")
     model = more.MoRE(mdata, backbone="tiny-mini", adapter="lora", n_components=10, n_wide=20, seed=0)
     model.train(max_epochs=2, **FIT)
-    arrays = model._training_arrays()
-    moved = (model._inputs(None)[0] != arrays.base).any(1)
-    assert 0 < arrays.present[:, 0].sum() < len(moved)
-    assert np.array_equal(moved, arrays.present[:, 0])
+    present = model.reader.arrays(mdata).present[:, 0]
+    moved = np.not_equal(*bases_of(model)).any(1)
+    assert 0 < present.sum() < len(moved)
+    assert np.array_equal(moved, present)
     assert np.isfinite(model.get_latent_representation()).all()
 
 
@@ -217,7 +234,8 @@ def test_the_mix_starts_even_and_finds_the_layer_that_tells_types(make_model, tm
     model = make_model("blocks")
     assert model.get_layer_weights().tolist() == [0.25] * 4
     assert model.module.base("rna").paths["frozen"].rotation.shape == (10, 10)
-    blocks, base = model._training_arrays().inside.blocks, model._training_arrays().base[:, :10]
+    model.train(max_epochs=0, **FIT)
+    blocks, base = tokens_of(model).blocks, bases_of(model)[0][:, :10]
     np.testing.assert_allclose(blocks.astype(np.float32).mean(1), base, atol=2e-2)
     model = make_model("blocks", epochs=15)
     weights = model.get_layer_weights()

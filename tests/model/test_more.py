@@ -12,10 +12,11 @@ from scvi.train import Trainer  # noqa: F401  imported early: the first import t
 import more_scvi as more
 from more_scvi.backbones import Backbone, register_backbone
 from more_scvi.metrics import cilisi, linear_probe, macro_f1, structure
-from more_scvi.model._training import default_epochs
+from more_scvi.train._split import default_epochs
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 SHORT = {"max_epochs": 3, **QUIET}
+UNTRAINED = {"max_epochs": 0, **QUIET}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def trained(cells):
 
 def test_embedding_annotates_hidden_cells_mixes_batches_and_keeps_structure(cells, trained):
     z, truth, hidden = trained.get_latent_representation(), cells.obs["truth"], cells.obs["hidden"].to_numpy()
-    base = build(cells, train=None).get_latent_representation()
+    base = build(cells, train=UNTRAINED).get_latent_representation()
     batch = cells.obs["batch"]
     assert z.shape == (cells.n_obs, trained.module.n_latent) and z.dtype == np.float32
     predicted = trained.predict()
@@ -56,10 +57,10 @@ def test_embedding_annotates_hidden_cells_mixes_batches_and_keeps_structure(cell
     assert structure(z, base, truth, batch) > 0.8
 
 
-def test_before_training_the_embedding_is_the_linear_base(cells):
-    model = build(cells, train=None)
+def test_without_a_step_the_embedding_is_the_linear_base(cells):
+    model = build(cells, train=UNTRAINED, setup={"batch_key": "batch"})
     z = model.get_latent_representation()
-    base = model._training_arrays().base
+    base = model.reader.arrays(model.adata).base
     between = np.corrcoef(
         np.linalg.norm(z[:200, None] - z[None, :200], axis=-1).ravel(),
         np.linalg.norm(base[:200, None] - base[None, :200], axis=-1).ravel(),
@@ -100,7 +101,8 @@ def test_trained_parameters_are_few(trained):
     table = trained.parameter_counts()
     assert table.loc["backbone", "trained"] == 0
     assert table.loc["total", "trained"] < 0.05 * table.loc["total", "frozen"]
-    fitted = trained.module.wide.weight.numel() + trained.module.wide.bias.numel()
+    experts = trained.module.annotator.experts
+    fitted = sum(tensor.numel() for tensor in (experts.weight, experts.bias))
     by_gradient = sum(p.numel() for p in trained.module.parameters() if p.requires_grad)
     assert table.loc["total", "trained"] == by_gradient + fitted
 
@@ -230,8 +232,8 @@ def test_covariates_are_removed_from_the_base(cells):
     adata.obs["phase"] = np.where(np.arange(adata.n_obs) % 2, "G1", "S")
     adata.obs["score"] = np.random.default_rng(0).normal(size=adata.n_obs)
     setup = {"batch_key": "batch", "categorical_covariate_keys": ["phase"], "continuous_covariate_keys": ["score"]}
-    model = build(adata, train=None, setup=setup)
-    base = model._training_arrays().base
+    model = build(adata, train=UNTRAINED, setup=setup)
+    base = model.reader.arrays(model.adata).base
     assert np.abs(np.corrcoef(base[:, 0], adata.obs["score"])[0, 1]) < 0.05
     with pytest.raises(KeyError, match="score"):
         build(adata, setup=setup).get_latent_representation(cells, obsm_key=None)

@@ -40,7 +40,7 @@ def build(mdata, epochs=3, setup=None, **kwargs):
     default = {"batch_key": "batch", "peak_genes": "gene" if "atac" in roles else None}
     more.MoRE.setup_mudata(mdata, roles, **{**default, **(setup or {})})
     model = more.MoRE(mdata, seed=0, **{"backbone": None, "n_views": 1, **kwargs})
-    if epochs:
+    if epochs is not None:
         model.train(max_epochs=epochs, batch_size=64, **QUIET)
     return model
 
@@ -143,7 +143,7 @@ def test_the_spread_within_types_is_not_carried_to_other_modalities(mosaic, monk
     """The discriminant analysis speaks where labelled cells were measured alike, and leaves the others alone."""
     mdata, _, model, _ = mosaic
     soft = model.predict(soft=True)
-    monkeypatch.setattr("more_scvi.module._module.GAUSSIAN_SHARE", 0.0)
+    monkeypatch.setattr("more_scvi.annotate._annotator.GAUSSIAN_SHARE", 0.0)
     change = np.abs(model.predict(soft=True) - soft).max(axis=1).to_numpy()
     assert change[rows(mdata, "batch1")].max() > 1e-3
     assert change[rows(mdata, "batch0")].max() < 1e-5 and change[rows(mdata, "batch2")].max() < 1e-5

@@ -37,7 +37,7 @@ def make_adata(n_cells=160, seed=0):
 def build(adata, epochs=2, **setup):
     more.MoRE.setup_anndata(adata, **{**SETUP, **setup})
     model = more.MoRE(adata, backbone=None, n_views=1, seed=0)
-    if epochs:
+    if epochs is not None:
         model.train(max_epochs=epochs, **QUIET)
     return model
 
@@ -46,7 +46,7 @@ def build_multi(mdata, epochs=2, modalities=None, **setup):
     modalities = {"rna": "rna", "protein": "protein"} if modalities is None else modalities
     more.MoRE.setup_mudata(mdata, modalities, **{**SETUP, **setup})
     model = more.MoRE(mdata, backbone=None, n_views=1, seed=0)
-    if epochs:
+    if epochs is not None:
         model.train(max_epochs=epochs, **QUIET)
     return model
 
@@ -146,7 +146,7 @@ def test_niche_features_of_a_section_before_training():
         widths = dict(zip(base.path_names, base.path_widths, strict=True))
         start = list(widths).index("niche")
         start = sum(list(widths.values())[:start])
-        niche = model._training_arrays().base[:, start : start + widths["niche"]]
+        niche = model.reader.arrays(data).base[:, start : start + widths["niche"]]
         distance = np.linalg.norm(niche[:, None] - niche[None], axis=2)  # axes may be rotated
         bases.append(distance / distance[:80, :80].mean())
     change = np.abs(bases[0] - bases[1])

@@ -134,10 +134,11 @@ def test_closed_classes_are_never_predicted():
 def minibatch(module, n=24):
     batch, labels = torch.arange(n) % 2, torch.arange(n) % 3
     out = {
-        "base": torch.randn(n, sum(module.widths)),
+        "base": torch.randn(n, module.layout.width),
         "present": torch.ones(n, len(module.modalities), dtype=torch.bool),
-        "wide": torch.randn(n, sum(module.wide_widths)),
-        "view": torch.randn(n, sum(module.widths)),
+        "guess": torch.randn(n, 3).log_softmax(1),
+        "share": torch.full((n, 1), 0.5),
+        "view": torch.randn(n, module.layout.width),
         "batch": batch[:, None],
         "labels": torch.where(batch == 0, labels, -1)[:, None],
     }

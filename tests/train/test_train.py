@@ -5,7 +5,9 @@ import pytest
 import scipy.sparse as sp
 
 from more_scvi.module import LOSS_WEIGHTS, ModalitySizes, MoREModule
-from more_scvi.train import BalancedBatchSampler, CachedCells, MaskedTargets, MoRETrainingPlan, TrainingArrays
+from more_scvi.annotate import Lessons
+from more_scvi.base import Arrays, MaskedTargets, MaskedViews
+from more_scvi.train import BalancedBatchSampler, CachedCells, MoRETrainingPlan, TrainingSet
 
 
 def test_batches_are_drawn_evenly_and_every_cell_of_a_large_batch_once():
@@ -40,28 +42,20 @@ def test_a_minibatch_larger_than_the_data_holds_the_data():
 
 def test_cached_cells_keep_rows_together():
     n = 10
-    arrays = TrainingArrays(
-        base=np.arange(n, dtype=np.float32)[:, None],
-        wide=np.arange(n, dtype=np.float32)[:, None],
-        views=np.arange(n, dtype=np.float32)[:, None, None] + np.array([100.0, 200.0], np.float32)[None, :, None],
-        present=np.ones((n, 1), bool),
-        targets={
-            "rna": MaskedTargets(
-                hidden=np.array([[True], [False]]),
-                target=sp.csr_matrix(np.arange(n, dtype=np.float32)[:, None]),
-                totals=np.arange(n, dtype=float),
-            )
-        },
-        batch=np.zeros(n, dtype=int),
-        domain=np.arange(n) % 2,
-        labels=np.arange(n) % 3,
+    row = np.arange(n, dtype=np.float32)[:, None]
+    arrays = Arrays(
+        base=row, present=np.ones((n, 1), bool), wide=row, batch=np.zeros(n, dtype=int), domain=np.arange(n) % 2
     )
-    got = CachedCells(arrays)[[7, 2]]
+    lessons = Lessons(np.arange(n) % 3, np.arange(n) % 3, -row, row / n, keeps_niche=True)
+    hidden = MaskedTargets(np.array([[True], [False]]), sp.csr_matrix(row), np.arange(n, dtype=np.float32))
+    views = row[:, None] + np.array([100.0, 200.0], np.float32)[None, :, None]
+    got = CachedCells(TrainingSet(arrays, lessons, MaskedViews(views.astype(np.float16), {"rna": hidden})))[[7, 2]]
     k = 100.0 if got["hidden_rna"].item() else 200.0
     assert got["view"][:, 0].tolist() == [7 + k, 2 + k]
     for name in ("base", "target_rna", "totals_rna"):
         assert got[name][:, 0].tolist() == [7.0, 2.0]
-    assert got["batch"][:, 0].tolist() == [1, 0] and got["labels"][:, 0].tolist() == [1, 2]
+    assert got["guess"][:, 0].tolist() == [-7.0, -2.0] and got["batch"][:, 0].tolist() == [1, 0]
+    assert got["labels"][:, 0].tolist() == [1, 2]
 
 
 @pytest.fixture

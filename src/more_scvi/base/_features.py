@@ -8,12 +8,20 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from more_scvi.base._arrays import MaskedTargets
 from more_scvi.base._linear import ModalityBase
 from more_scvi.base._path import batch_means
 from more_scvi.data._measured import Measured
 from more_scvi.data._spatial import niche_means
+
+
+EXPECTED = 30.0
+"""Counts at which a feature that is empty was not measured rather than not expressed."""
+
+SILENT_SHARE = 0.05
+"""Share of common features that may be empty by composition."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +48,21 @@ def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> Non
             yield base.direct.normalise(x), batch[rows]
 
     base.direct.fit(chunks, base.n_batch)
+    base.level.copy_(torch.from_numpy((sums := _sums(measured)) / max(float(sums.sum()), 1e-12)))
     base.targets.copy_(base.direct.features[: len(base.targets)])
 
 
 def read_features(measured: Measured, base: ModalityBase, frozen: np.ndarray | None) -> Features:
     """Features of all paths; ``frozen``: (rows, features) of the backbone, None where it does not read the modality."""
-    blocks = (base.direct.normalise(x) for _, x in measured.reader.chunks())
-    full, wide = zip(*((base.direct.transform(x), base.direct.transform_wide(x)) for x in blocks), strict=True)
+    direct, visible = base.direct, measured.visible
+    if visible is None:
+        blocks = (direct.normalise(x) for _, x in measured.reader.chunks())
+        parts = [(direct.transform(x), direct.transform_wide(x)) for x in blocks]
+    else:
+        share = float(base.level.cpu().numpy()[visible].sum())
+        blocks = (direct.normalise(x, visible, share) for _, x in measured.reader.chunks())
+        parts = [(direct.transform(x, visible), direct.transform_wide(x, visible)) for x in blocks]
+    full, wide = zip(*parts, strict=True)
     paths = {"direct": np.concatenate(full)}
     if frozen is not None:
         paths["frozen"] = np.asarray(frozen, np.float32)
@@ -90,7 +106,7 @@ def read_masked(
     -------
     (rows, views, width) float16, and targets with one row per row.
     """
-    direct, share = base.direct, _visible_share(measured, panels)
+    direct, share = base.direct, _visible_share(measured, base, panels)
     columns = base.targets.cpu().numpy()
     views: list[np.ndarray] = []
     target, totals = [], []
@@ -119,12 +135,31 @@ def gene_values(measured: Measured, base: ModalityBase, links: sp.csr_matrix) ->
     return np.concatenate([b.toarray() if sp.issparse(b) else np.asarray(b) for b in blocks]).astype(np.float32)
 
 
-def _visible_share(measured: Measured, panels: np.ndarray) -> np.ndarray:
+def silent_features(measured: Measured, base: ModalityBase) -> np.ndarray | None:
+    """Features that are empty in all cells as if they had not been measured, bool (features,); None: there are none.
+
+    Padding with zeros is told by features that should be common: of those of which :data:`EXPECTED` counts would be
+    seen at the level they have in the training data, hardly one is empty by composition alone. If more than
+    :data:`SILENT_SHARE` of them are, all features are taken as missing that are empty here and were not in training.
+    """
+    sums, level = _sums(measured), base.level.cpu().numpy()
+    common = level * sums.sum() >= EXPECTED
+    if not common.any() or (sums[common] == 0).mean() <= SILENT_SHARE:
+        return None
+    return (sums == 0) & (level > 0)
+
+
+def _sums(measured: Measured) -> np.ndarray:
+    """Sum of each feature over all cells, of counts, or of how often it was seen: (features,) float32."""
+    total = np.zeros(measured.reader.shape[1])
+    for _, x in measured.reader.chunks():
+        total += np.asarray((x > 0 if measured.normalised else x).sum(0)).ravel()
+    return total.astype(np.float32)
+
+
+def _visible_share(measured: Measured, base: ModalityBase, panels: np.ndarray) -> np.ndarray:
     """Share of all counts that each panel shows, (views,)."""
-    if measured.normalised or not len(panels):
-        return np.ones(len(panels))
-    per_feature = np.sum([np.asarray(x.sum(0)).ravel() for _, x in measured.reader.chunks()], axis=0)
-    return panels @ per_feature / per_feature.sum()
+    return np.ones(len(panels)) if measured.normalised else panels @ base.level.cpu().numpy()
 
 
 def _recentre(view: np.ndarray, full: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:

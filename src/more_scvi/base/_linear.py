@@ -69,6 +69,7 @@ class ModalityBase(nn.Module):
     targets: torch.Tensor
     composition: torch.Tensor
     wide_offset: torch.Tensor
+    level: torch.Tensor
 
     def __init__(
         self,
@@ -110,6 +111,7 @@ class ModalityBase(nn.Module):
         self.register_buffer("shares", torch.full((len(widths),), 1.0 / max(len(widths), 1)))
         self.register_buffer("targets", torch.zeros(min(n_targets, sizes.n_features), dtype=torch.long))
         self.register_buffer("wide_offset", torch.zeros(n_batch, self.direct.n_wide))
+        self.register_buffer("level", torch.zeros(sizes.n_features))
         self.register_buffer("composition", torch.zeros(n_batch, self.width))
 
     @property

@@ -6,8 +6,9 @@ returns follows from its arguments, and it changes none of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,12 +17,15 @@ from more_scvi.backbones._base import Backbone
 from more_scvi.backbones._cache import FeatureCache, compute_features, make_panels
 from more_scvi.base._arrays import Arrays, MaskedTargets, MaskedViews, scatter, scatter_rows
 from more_scvi.base._bridge import MIN_PAIRS
-from more_scvi.base._features import Features, fit_direct, gene_values, read_features, read_masked, wide_view
+from more_scvi.base._features import Features, fit_direct, gene_values, read_features, read_masked, silent_features, wide_view
 from more_scvi.base._linear import LinearBase
 from more_scvi.base._shared_space import SharedSpace, fit_shared_space
 from more_scvi.base._shares import covered, path_shares
 from more_scvi.data._genes import match_genes
 from more_scvi.data._measured import CellSet, Measured
+from more_scvi.modalities._modality import get_modality
+
+logger = logging.getLogger("more_scvi")
 
 N_LINKED_GENES = 2000
 """Genes at most that link modalities which share no cell."""
@@ -58,7 +62,7 @@ class FrozenReader:
         return compute_features(
             self.backbone,
             measured.source,
-            measured.gene_names,
+            measured.source_genes,
             panels=panels,
             normalised=measured.normalised,
             cache_dir=self.cache_dir,
@@ -142,6 +146,23 @@ def join_bases(cells: CellSet, linear: LinearBase, features: Mapping[str, Featur
         own = linear.base(modality).transform(features[modality].paths, cells.batch[rows], cells.covariates[rows])
         out[rows, linear.layout.columns(modality)] = own
     return out
+
+
+def without_silent(cells: CellSet, linear: LinearBase) -> CellSet:
+    """Cells in which features that look as if they had not been measured are missing instead of zero; this is said."""
+    measured = {}
+    for name, part in cells.measured.items():
+        silent = silent_features(part, linear.base(name))
+        if silent is not None:
+            logger.warning(
+                "%d of %d %s are zero in every cell given, though they are common in the training data: they look as if"
+                " they had not been measured, and are taken as missing.",
+                silent.sum(), len(silent), get_modality(name).features,
+            )  # fmt: skip
+            seen = ~silent if part.visible is None else part.visible & ~silent
+            part = replace(part, visible=seen)
+        measured[name] = part
+    return replace(cells, measured=measured)
 
 
 def prepare(cells: CellSet, linear: LinearBase, features: Mapping[str, Features]) -> Arrays:

@@ -229,6 +229,7 @@ class Schema:
             self.links[modality],
             niche_weights(adata, cells.obs.iloc[owner], self.setup) if modality == self.spatial else None,
             None if given is None else obsm_features(adata, given),
+            None if order is None or (order >= 0).all() else order >= 0,
         )
 
     def fingerprint(self, data: AnnData | MuData, given: Mapping[str, str]) -> str:

@@ -53,7 +53,19 @@ class Measured:
         """What the backbone reads: given features, genes, or features summed up to genes; sliced by rows."""
         if self.given is not None:
             return self.given
-        return self.reader if self.links is None else LinkedReader(self.reader, self.links)
+        genes = self.reader if self.links is None else LinkedReader(self.reader, self.links)
+        return genes if self.visible is None else ColumnReader(genes, self._shown)
+
+    @property
+    def source_genes(self) -> list[str]:
+        """Names of the columns of :attr:`source`: genes of which the data hold no feature are missing, not zero."""
+        return self.gene_names if self.visible is None else [self.gene_names[at] for at in self._shown]
+
+    @property
+    def _shown(self) -> np.ndarray:
+        """Positions of the genes of which the data hold a feature."""
+        visible = np.asarray(self.visible, dtype=np.float32)
+        return np.flatnonzero(visible if self.links is None else self.links.T @ visible)
 
     def feature_panels(self, gene_panels: np.ndarray, seed: int) -> np.ndarray:
         """Panels of features that show the same genes, (views, features); those without a gene are shown at random."""
@@ -65,6 +77,17 @@ class Measured:
         panels[:, unlinked] = rng.random((len(panels), int(unlinked.sum()))) < 0.5
         panels[~panels.any(1), 0] = True
         return panels
+
+
+class ColumnReader:
+    """Some columns of a reader: slices are csr (rows, columns)."""
+
+    def __init__(self, reader: Any, columns: np.ndarray):
+        self._reader, self._columns = reader, columns
+        self.shape = (reader.shape[0], len(columns))
+
+    def __getitem__(self, rows: slice) -> sp.csr_matrix:
+        return self._reader[rows][:, self._columns]
 
 
 class LinkedReader:

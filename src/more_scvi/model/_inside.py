@@ -121,7 +121,7 @@ def _token_chunks(
     """Tokens of the rows of a modality and what the frozen layers make of them, chunk by chunk."""
     frozen = backbone.top_layers(depth).to(device)
     chunks = token_chunks(
-        backbone, measured.source, measured.gene_names, depth=depth, normalised=measured.normalised, device=device
+        backbone, measured.source, measured.source_genes, depth=depth, normalised=measured.normalised, device=device
     )
     for rows, tokens, keep in chunks:
         yield rows, InsideArrays(tokens, keep, _replay(frozen, tokens, keep, device))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import numpy as np
 from anndata import AnnData
 from mudata import MuData
 
 from more_scvi.backbones._cache import FeatureCache
 from more_scvi.base._arrays import Arrays
 from more_scvi.base._features import Features, read_features
-from more_scvi.base._prepare import FrozenReader, prepare
+from more_scvi.base._prepare import FrozenReader, prepare, without_silent
 from more_scvi.data._measured import CellSet
 from more_scvi.base._schema import Schema
 from more_scvi.model._inside import moved_streaming
@@ -70,7 +71,7 @@ class Reader:
             raise RuntimeError("The model is not trained; call model.train() first.")
         key = self.key(data)
         if key not in self._kept:
-            cells = self.cells(data)
+            cells = without_silent(self.cells(data), self.module.linear)
             device = next(self.module.parameters()).device
             features = self.features(cells, self.caches(cells, str(device)))
             arrays = prepare(cells, self.module.linear, features)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from typing import Any, ClassVar
 
-import numpy as np
 import rich.pretty  # noqa: F401 scvi-tools prints with it and does not import it
 from anndata import AnnData
 from mudata import MuData

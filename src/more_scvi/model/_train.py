@@ -46,7 +46,8 @@ def train(
     Parameters
     ----------
     max_epochs
-        Passes over the data; ``None`` gives about 800 optimiser steps, at least one pass and at most 100.
+        Passes over the data; ``None`` gives about 800 optimiser steps, at least one pass and at most 100. 0: only what
+        is fitted in closed form; the embedding is the linear base.
     accelerator, devices
         As in Lightning; ``"auto"`` uses a GPU if there is one, for features and training.
     train_size, validation_size
@@ -88,7 +89,7 @@ def train(
     >>> model.train(max_epochs=20, loss_weights={"keep": 10.0})
     """
     if max_epochs is not None:
-        max_epochs = check_integer("max_epochs", max_epochs)
+        max_epochs = check_integer("max_epochs", max_epochs, 0)
     data = registered(self, "train")
     plan_kwargs = check_mapping("plan_kwargs", plan_kwargs)
     if loss_weights is not None:
@@ -118,12 +119,13 @@ def train(
             self.reader.remember(self.reader.key(data), cells.arrays)
             done = partial(finish, self.reader, data, cells, sets[0])
             loader = CellDataModule(cells, *sets, batch_size=batch_size)
+            max_epochs = default_epochs(loader.n_train, batch_size) if max_epochs is None else max_epochs
             arguments = _trainer_arguments(trainer_kwargs, self, done, early_stopping, bool(len(sets[1])))
             runner = TrainRunner(
                 self,
                 training_plan=plan,
                 data_splitter=loader,
-                max_epochs=default_epochs(loader.n_train, batch_size) if max_epochs is None else max_epochs,
+                max_epochs=max_epochs,
                 accelerator=accelerator,
                 devices=devices,
                 benchmark=False,
@@ -133,7 +135,8 @@ def train(
             self.is_trained_, self.history_ = False, None
             interrupted = False
             try:
-                runner()
+                if max_epochs:
+                    runner()
             except (KeyboardInterrupt, SystemExit):  # Lightning ends the process; a session wants to go on
                 if not runner.trainer.global_step:
                     raise KeyboardInterrupt from None

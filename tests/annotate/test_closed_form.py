@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from more_scvi.module._probes import GaussianClassifier, ProbeClassifier
+from more_scvi.annotate import GaussianClassifier, ProbeClassifier
 
 ONE = np.ones((1, 1), bool)  # one modality, measured in every cell
 
