@@ -16,7 +16,7 @@ from more_scvi.modalities import get_modality, list_modalities
 from .conftest import digest, make_data, state
 
 pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
-check_mudata = partial(_mudata.check_mudata, known={name: get_modality(name).values for name in list_modalities()})
+check_mudata = partial(_mudata.check_mudata, rules={name: get_modality(name).values for name in list_modalities()})
 TWO = {"rna": "rna", "protein": "prot"}
 
 

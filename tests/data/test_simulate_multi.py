@@ -14,7 +14,7 @@ from more_scvi.data._simulate_multi import simulate_multiomics
 from more_scvi.modalities import get_modality, list_modalities
 
 ALL = ("rna", "atac", "protein")
-check_mudata = partial(_mudata.check_mudata, known={name: get_modality(name).values for name in list_modalities()})
+check_mudata = partial(_mudata.check_mudata, rules={name: get_modality(name).values for name in list_modalities()})
 
 
 def log_shares(adata) -> np.ndarray:

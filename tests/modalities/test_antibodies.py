@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from more_scvi.data import _antibodies
+from more_scvi.modalities import _antibodies
 from more_scvi.modalities._antibodies import match_antibodies
 
 
@@ -177,7 +177,7 @@ def test_what_is_refused():
 
 
 def test_the_table_gives_every_name_one_meaning():
-    text = _antibodies.files("more_scvi.data").joinpath("antibodies.tsv").read_text(encoding="utf-8")
+    text = _antibodies.files("more_scvi.modalities").joinpath("antibodies.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")][1:]
     assert len(rows) > 300 and {len(r) for r in rows} == {4}
     meaning = {}

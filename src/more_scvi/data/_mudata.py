@@ -125,7 +125,7 @@ def check_mudata(
     categorical_covariate_keys: Sequence[str] | None = None,
     continuous_covariate_keys: Sequence[str] | None = None,
     data_types: Mapping[str, str] | None = None,
-    known: Mapping[str, ValueRules] | None = None,
+    rules: Mapping[str, ValueRules] | None = None,
 ) -> tuple[Cells, dict[str, DataSummary]]:
     """Check everything ``setup_mudata`` is given; the arguments are those of ``MoRE.setup_mudata``.
 
@@ -137,7 +137,7 @@ def check_mudata(
         Role -> layer of that modality; roles left out, and None, use ``X``.
     data_types
         Role -> ``"auto"``, ``"counts"`` or ``"lognorm"``; default ``"auto"``.
-    known
+    rules
         Legal roles, in the order in which they are returned, and the values of each; None: any, as given, with counts
         or log-normalised values.
 
@@ -167,7 +167,7 @@ def check_mudata(
             f"batch_key and labels_key are both {batch_key!r}; aligning batches would remove the labels. Give two"
             " columns."
         )
-    chosen = _check_modalities(mdata, modalities, known)
+    chosen = _check_modalities(mdata, modalities, rules)
     modalities = chosen
     _refuse_views(mdata, chosen)
     layers = _check_roles("layers", layers, chosen)
@@ -204,7 +204,7 @@ def check_mudata(
             role=role,
             layer=layers.get(role),
             data_type=data_types.get(role, "auto"),
-            rules=(known or {}).get(role),
+            rules=(rules or {}).get(role),
         )
         measured = cells.rows[role] >= 0
         known = np.zeros(0, dtype=object)

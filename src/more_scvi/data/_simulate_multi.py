@@ -156,23 +156,26 @@ def simulate_multiomics(
     annotation = _place_genes(genes, n_peaks)
     followed = _variable_genes(expression, n_proteins, depths["rna"])
     given = _check_names("protein_names", protein_names, [f"prot_{genes[g]}" for g in followed])
+
+    def rna(cell_depth: np.ndarray, own: np.random.Generator) -> tuple[np.ndarray, pd.DataFrame]:
+        return _share_counts(expression, batch, batch_sd, cell_depth, own), pd.DataFrame(index=genes)
+
+    def atac(cell_depth: np.ndarray, own: np.random.Generator) -> tuple[np.ndarray, pd.DataFrame]:
+        var, gene = _place_peaks(annotation, n_peaks)
+        basic = 0.5 * mean[gene] + own.normal(0, 0.7, n_peaks)
+        weight = own.uniform(0.5, 1.5, n_peaks)
+        centred = (expression - expression.mean(0))[:, gene]
+        return _share_counts(basic + weight * centred, batch, batch_sd, cell_depth, own), var
+
+    def protein(cell_depth: np.ndarray, own: np.random.Generator) -> tuple[np.ndarray, pd.DataFrame]:
+        var = pd.DataFrame({"gene": [genes[g] for g in followed]}, index=given)
+        return _protein_counts(expression[:, followed], batch, batch_sd, background, cell_depth, own), var
+
     parts = {}
-    for k, name in enumerate(MODALITIES):
-        own = np.random.default_rng([seed, k])
-        cell_depth = depths[name] * own.lognormal(0, 0.3, (n_cells, 1))
-        if name == "rna":
-            var = pd.DataFrame(index=genes)
-            counts = _share_counts(expression, batch, batch_sd, cell_depth, own)
-        elif name == "atac":
-            var, gene = _place_peaks(annotation, n_peaks)
-            basic = 0.5 * mean[gene] + own.normal(0, 0.7, n_peaks)
-            weight = own.uniform(0.5, 1.5, n_peaks)
-            centred = (expression - expression.mean(0))[:, gene]
-            counts = _share_counts(basic + weight * centred, batch, batch_sd, cell_depth, own)
-        else:
-            var = pd.DataFrame({"gene": [genes[g] for g in followed]}, index=given)
-            counts = _protein_counts(expression[:, followed], batch, batch_sd, background, cell_depth, own)
+    for k, (name, draw) in enumerate(zip(MODALITIES, (rna, atac, protein), strict=True)):
         if name in chosen:
+            own = np.random.default_rng([seed, k])
+            counts, var = draw(depths[name] * own.lognormal(0, 0.3, (n_cells, 1)), own)
             parts[name] = AnnData(csr_matrix(counts, dtype=np.float32), obs=obs.copy(), var=var)
 
     has = {name: np.array([name in measured[batch_names[b]] for b in batch]) for name in chosen}

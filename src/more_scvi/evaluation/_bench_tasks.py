@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from mudata import MuData
 
-from ._data import batches_of, hide_modalities, pattern
+from more_scvi.data import RNA
+
+from ._data import ATAC, batches_of, hide_modalities, pattern
 from ._splits import Split
 from ._tasks import Task
 
@@ -54,9 +56,9 @@ def _split_libraries(mdata: MuData, protocol: str, seed: int, dataset: str) -> I
     n_paired = np.unique(batches_of(mdata)).size // 3 if protocol == "S6-third" else 0
     masked = mosaic_libraries(mdata, n_paired, seed)
     kinds, everywhere = pattern(masked), np.ones(mdata.n_obs, dtype=bool)
-    hidden = kinds != "rna"
+    hidden = kinds != RNA
     split = Split(dataset, protocol, seed, 0, hidden, "atac")
-    yield Task(split, masked, hidden, kinds == "atac", kinds, everywhere, full=mdata, transfer=True)
+    yield Task(split, masked, hidden, kinds == ATAC, kinds, everywhere, full=mdata, transfer=True)
 
 
 def _between(mdata: MuData, protocol: str, seed: int, dataset: str) -> Iterator[Task]:

@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.decomposition import PCA, TruncatedSVD
 
+from more_scvi.data import RNA
+
 BATCH_KEY, LABELS_KEY, UNLABELED = "batch", "cell_type", "Unknown"
 N_GENES, N_PCS = 2000, 50
 
@@ -31,6 +33,9 @@ ALIASES = {
     "prot": ("prot", "protein", "proteins", "adt", "antibody capture"),
 }
 """Names under which a modality is looked for in a MuData, without regard to case."""
+
+ATAC, PROTEIN = "atac", "prot"
+"""What tasks and peers call the modalities beside the RNA."""
 
 
 def standardise(
@@ -113,7 +118,7 @@ def _roles(mdata: MuData, given: Mapping[str, str] | None) -> dict[str, str]:
         lower = {name.lower(): name for name in mdata.mod}
         given = {role: lower[a] for role, names in ALIASES.items() if (a := next((n for n in names if n in lower), ""))}
     wrong = [role for role in given if role not in ALIASES] + [name for name in given.values() if name not in mdata.mod]
-    if wrong or "rna" not in given:
+    if wrong or RNA not in given:
         what = f"{wrong[0]!r} is unknown" if wrong else "no RNA is found"
         raise KeyError(
             f"modalities: {what}. Map 'rna', 'atac', 'prot' to names of mdata.mod ({', '.join(mdata.mod)}), the RNA at"
@@ -144,7 +149,7 @@ def _features(adata: AnnData) -> pd.DataFrame:
 
 def modalities(data: Data) -> Mapping[str, AnnData]:
     """Modalities by name; an AnnData is RNA."""
-    return data.mod if isinstance(data, MuData) else {"rna": data}
+    return data.mod if isinstance(data, MuData) else {RNA: data}
 
 
 def present(data: Data, modality: str) -> NDArray[np.bool_]:
@@ -246,18 +251,18 @@ def prepare(data: Data, n_genes: int = N_GENES, n_pcs: int = N_PCS) -> Data:
     for name, adata in modalities(data).items():
         if "view" in adata.obsm:
             continue
-        if name == "rna":
+        if name == RNA:
             _prepare_rna(adata, data.obs.loc[adata.obs_names, BATCH_KEY].to_numpy(), n_genes, n_pcs)
         else:
             start = time.process_time()
-            adata.obsm["view"] = lsi(adata.X) if name == "atac" else clr(adata.X)
+            adata.obsm["view"] = lsi(adata.X) if name == ATAC else clr(adata.X)
             adata.uns["prepare_seconds"] = {"view": time.process_time() - start}
     return data
 
 
 def project(query: Data, data: Data) -> Data:
     """Give RNA that was not trained on the features of :func:`prepare`, by the genes and PCs of ``data``; in place."""
-    fitted, adata = modalities(data)["rna"], modalities(query)["rna"]
+    fitted, adata = modalities(data)[RNA], modalities(query)[RNA]
     axes = fitted.uns["pca"]
     adata.layers["lognorm"] = _lognorm(adata, None).X
     adata.var["highly_variable"] = fitted.var["highly_variable"].to_numpy()

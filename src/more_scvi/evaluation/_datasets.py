@@ -17,7 +17,9 @@ from mudata import MuData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ._data import BATCH_KEY, LABELS_KEY, Data, assemble, quiet
+from more_scvi.data import RNA
+
+from ._data import BATCH_KEY, LABELS_KEY, PROTEIN, Data, assemble, quiet
 from .methods._links import link_antibodies
 
 
@@ -108,9 +110,9 @@ def _rna(path: Path) -> AnnData:
 def _multi(path: Path, data_dir: Path) -> MuData:
     with quiet():
         full = mudata.read_h5mu(path)
-    if {"rna", "prot"} <= set(full.mod) and "antibody" in full.mod["prot"].var:
-        prot = full.mod["prot"]
-        genes = full.mod["rna"].var_names
+    if {RNA, PROTEIN} <= set(full.mod) and "antibody" in full.mod[PROTEIN].var:
+        prot = full.mod[PROTEIN]
+        genes = full.mod[RNA].var_names
         prot.var["gene"] = link_antibodies(prot.var["antibody"], genes, data_dir / "annotation")
     return assemble(full.mod, full.obs[[BATCH_KEY, LABELS_KEY]].astype(str))
 

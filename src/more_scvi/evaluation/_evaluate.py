@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from more_scvi.data import RNA
 from more_scvi.metrics import (
     average_precision,
     balanced_accuracy,
@@ -143,7 +144,7 @@ def score_task(task: Task, result: Result, with_scib: bool = False) -> tuple[Sco
         views = {name: (view[keep[of]], of[keep]) for name, (view, of) in task.views().items()}
         scores |= embedding_scores(z[keep], y[keep], b[keep], task.groups[keep], views)
         if with_scib:
-            view, of = views["rna"] if "rna" in views else next(iter(views.values()))
+            view, of = views[RNA] if RNA in views else next(iter(views.values()))
             scores |= scib(z[keep], y[keep], b[keep], task.hidden[keep], reference=view if of.all() else None)
     if task.full is not None:
         scores |= _hidden_modalities(task, result)

@@ -11,6 +11,8 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from more_scvi.data import RNA
+
 from ._data import BATCH_KEY, Data, modalities, present
 
 KINDS = ("scrublet",)
@@ -105,10 +107,10 @@ def prefilter(
 
 def _counts(data: Data) -> tuple[csr_matrix, NDArray[np.int64]]:
     """RNA counts and the rows of ``data`` they belong to."""
-    if "rna" not in modalities(data):
+    if RNA not in modalities(data):
         raise ValueError(f"prefilter: the data have no modality 'rna', only {', '.join(modalities(data))}.")
-    adata = modalities(data)["rna"]
-    rows = np.flatnonzero(present(data, "rna"))
+    adata = modalities(data)[RNA]
+    rows = np.flatnonzero(present(data, RNA))
     counts = csr_matrix(adata.X)
     if adata.n_obs and not np.array_equal(adata.obs_names, data.obs_names[rows]):
         counts = counts[adata.obs_names.get_indexer(data.obs_names[rows])]

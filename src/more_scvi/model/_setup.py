@@ -222,7 +222,7 @@ class SetupMixin(RegistryMixin):
             categorical_covariate_keys=categorical_covariate_keys,
             continuous_covariate_keys=continuous_covariate_keys,
             data_types={RNA: data_type} if isinstance(modalities, Mapping) and RNA in modalities else None,
-            known={name: get_modality(name).values for name in list_modalities()},
+            rules={name: get_modality(name).values for name in list_modalities()},
         )
         genes_given = check_mapping("feature_genes", feature_genes)
         own = [role for role in cells.adatas if get_modality(role).genes_argument is None]

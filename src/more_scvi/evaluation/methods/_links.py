@@ -18,6 +18,9 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
+from more_scvi.data import RNA
+from more_scvi.evaluation._data import PROTEIN
+
 _CLIP = 10.0
 
 _MOUSE_NAMES = {
@@ -70,14 +73,14 @@ def linked_features(mods: Mapping[str, AnnData]) -> tuple[NDArray, NDArray]:
     Log-normalised genes against CLR proteins, or against the log-normalised sum of a gene's peaks (``var["gene"]``).
     Genes that are constant on either side are left out; z-scores are clipped at 10, as Seurat does.
     """
-    rna = mods["rna"]
-    name = next(other for other in mods if other != "rna")
+    rna = mods[RNA]
+    name = next(other for other in mods if other != RNA)
     other = mods[name]
     of_gene = other.var["gene"].astype(str).to_numpy()
     genes = sorted(set(of_gene) & set(rna.var_names))
     left = rna.layers["lognorm"][:, rna.var_names.get_indexer(genes)].toarray()
     members = sparse.csr_matrix((of_gene[:, None] == np.array(genes)[None, :]).astype(np.float32))
-    if name == "prot":  # several antibodies against one protein are averaged
+    if name == PROTEIN:  # several antibodies against one protein are averaged
         right = other.obsm["view"] @ (members / np.maximum(members.sum(axis=0), 1)).toarray()
     else:
         activity = (sparse.csr_matrix(other.X) @ members).toarray()

@@ -11,9 +11,12 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from more_scvi.data import RNA
 from more_scvi.evaluation._data import (
+    ATAC,
     BATCH_KEY,
     LABELS_KEY,
+    PROTEIN,
     UNLABELED,
     Data,
     give_labels,
@@ -101,12 +104,12 @@ class MoRE(Method):
 
     @staticmethod
     def _set_up(model: Any, data: Data, used: tuple[str, ...], spatial: bool, keys: dict[str, Any]) -> Data:
-        if isinstance(data, AnnData) or used == ("rna",):
+        if isinstance(data, AnnData) or used == (RNA,):
             registered = _of_rna(data, spatial, keys)
             model.setup_anndata(registered, **keys)
             return registered
         mdata = give_labels(data, data.obs[LABELS_KEY])
-        if "atac" in used and "gene" in mdata.mod["atac"].var:
+        if ATAC in used and "gene" in mdata.mod[ATAC].var:
             keys.setdefault("peak_genes", "gene")
         model.setup_mudata(mdata, modalities={ROLES[name]: name for name in used}, **keys)
         return mdata
@@ -115,10 +118,10 @@ class MoRE(Method):
     def _hidden_modalities(given: Given, data: Data, used: tuple[str, ...], result: Result, watch: Stopwatch) -> None:
         """Impute proteins where they are missing, and embed the counterparts one modality at a time."""
         model = result.model
-        if isinstance(data, MuData) and "prot" in used and not present(data, "prot").all():
+        if isinstance(data, MuData) and PROTEIN in used and not present(data, PROTEIN).all():
             with watch("imputation"):
-                values = model.impute("protein").reindex(index=data.obs_names, columns=data.mod["prot"].var_names)
-            result.imputed["prot"] = np.log1p(values.to_numpy(dtype=np.float32))
+                values = model.impute(ROLES[PROTEIN]).reindex(index=data.obs_names, columns=data.mod[PROTEIN].var_names)
+            result.imputed[PROTEIN] = np.log1p(values.to_numpy(dtype=np.float32))
         if given.counterparts is not None and len(used) == 2:
             for name in used:
                 result.unimodal[name] = model.get_latent_representation(

@@ -15,7 +15,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
-from more_scvi.evaluation._data import UNLABELED, Data, batches_of, dense, modalities, pattern, prepare, present
+from more_scvi.data import RNA
+from more_scvi.evaluation._data import ATAC, UNLABELED, Data, batches_of, dense, modalities, pattern, prepare, present
 
 from ._links import cca, linked_features, transfer_by_anchors
 from ._method import Given, Method, Result, Stopwatch, register_method
@@ -37,10 +38,10 @@ def _view(data: Data, name: str, centred: bool) -> NDArray[np.float32]:
 def _wide(data: Data, name: str, centred: bool = False) -> Any:
     """What a logistic regression reads of a modality: log-normalised HVGs, z-scored CLR, LSI scaled as a whole."""
     adata = modalities(data)[name]
-    if name == "rna":
+    if name == RNA:
         return adata.layers["lognorm"][:, adata.var["highly_variable"].to_numpy()]
     view = _view(data, name, centred)
-    return view / (view.std() if name == "atac" else view.std(axis=0) + 1e-8)
+    return view / (view.std() if name == ATAC else view.std(axis=0) + 1e-8)
 
 
 @register_method
@@ -181,7 +182,7 @@ class Linked(Method):
         """Link the modalities by genes."""
         data, counterparts = given.data, given.counterparts
         watch, (labels, visible) = _watch(data), labels_of(data)
-        names = ["rna", next(name for name in data.mod if name != "rna")]
+        names = [RNA, next(name for name in data.mod if name != RNA)]
         of = {name: present(data, name) for name in names}
         prediction = None
         with watch("training"):

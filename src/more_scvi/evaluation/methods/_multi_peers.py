@@ -34,7 +34,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from more_scvi.evaluation._data import Data, batches_of, dense, frequent, modalities, padded, prepare
+from more_scvi.data import RNA
+from more_scvi.evaluation._data import ATAC, Data, batches_of, dense, frequent, modalities, padded, prepare
 
 from ._method import Given, Method, Result, Stopwatch, register_method
 
@@ -259,10 +260,10 @@ def _features(mdata: mudata.MuData) -> dict[str, NDArray[np.bool_]]:
     prepare(mdata)
     keep = {}
     for name, adata in mdata.mod.items():
-        if name == "rna":
+        if name == RNA:
             keep[name] = adata.var["highly_variable"].to_numpy()
         else:
-            keep[name] = frequent(adata.X) if name == "atac" else np.ones(adata.n_vars, dtype=bool)
+            keep[name] = frequent(adata.X) if name == ATAC else np.ones(adata.n_vars, dtype=bool)
     return keep
 
 
