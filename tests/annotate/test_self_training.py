@@ -34,7 +34,7 @@ def few(truth, n, seed=0):
 def test_told_cells_are_right_in_every_type_and_batch_and_visible_labels_stay(cells, n):
     wide, truth, batch = cells
     labels = few(truth, n)
-    told = self_train(wide, wide[:, :10], labels, batch)
+    told = self_train(wide, wide[:, :10], labels, batch, seed=0)
     assert np.array_equal(told[labels >= 0], labels[labels >= 0])
     new = (told >= 0) & (labels < 0)
     assert 0.4 < new.mean() < 0.75  # three fifths; the rest stays unknown

@@ -26,14 +26,14 @@ def test_the_file_is_short():
 
 def test_modalities_come_in_the_order_of_the_registry(model):
     assert list_modalities()[:3] == ["rna", "atac", "protein"]
-    assert model.roles == ["rna", "methylation"]
+    assert model.modalities == ["rna", "methylation"]
     assert model.summary_stats["n_methylation"] == 60
     assert "60 regions" in str(model._model_summary_string)
 
 
 def test_linked_regions_are_read_by_the_backbone(model):
     assert model.module.base("methylation").path_names == ["frozen", "direct"]
-    assert model.links["methylation"].sum() == 30
+    assert model.schema.links["methylation"].sum() == 30
 
 
 def test_cells_of_one_type_are_neighbours_whatever_was_measured(model, data):

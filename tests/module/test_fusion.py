@@ -153,7 +153,7 @@ def test_absent_cells_do_not_enter_the_shared_space():
 def test_one_modality_has_a_fusion_without_weights():
     module = MoREModule([ModalitySizes("rna", 40)], n_batch=2, n_labels=0, n_latent=8, n_components=5, n_variable=30)
     assert not list(module.fusion.parameters())
-    base = torch.randn(6, module.widths[0])
+    base = torch.randn(6, module.layout.width)
     present = torch.ones(6, 1, dtype=torch.bool)
     assert torch.equal(module.eval().adapt(base, present), module.embeddings(base)[:, 0])
 
@@ -162,7 +162,7 @@ def test_one_modality_has_a_fusion_without_weights():
 def test_gradients_reach_the_weights_of_attention_only(kind):
     sizes = [ModalitySizes("rna", 40), ModalitySizes("protein", 12)]
     module = MoREModule(sizes, n_batch=2, n_labels=0, n_latent=8, n_components=5, n_variable=30, fusion=kind)
-    base = torch.randn(6, sum(module.widths))
+    base = torch.randn(6, module.layout.width)
     module.adapt(base, torch.ones(6, 2, dtype=torch.bool)).pow(2).sum().backward()
     learned = [p for p in module.fusion.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert bool(learned) == (kind == "attention")

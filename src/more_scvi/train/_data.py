@@ -68,15 +68,15 @@ class CachedCells(Dataset):
 
     def __getitem__(self, rows: list[int]) -> dict[str, torch.Tensor]:
         arrays, lessons, masked, i = self.cells.arrays, self.cells.lessons, self.cells.masked, np.asarray(rows)
-        labels = arrays.labels if lessons is None else lessons.labels
         out = {
             "base": arrays.base[i],
             "present": arrays.present[i],
             "batch": arrays.domain[i, None],
-            "labels": labels[i, None],
         }
-        if lessons is not None:
-            out |= {"guess": lessons.guess[i], "share": lessons.share[i]}
+        if lessons is None:
+            out["labels"] = np.full((len(i), 1), -1)
+        else:
+            out |= {"labels": lessons.labels[i, None], "guess": lessons.guess[i], "share": lessons.share[i]}
         if masked is not None:
             k = int(self.rng.integers(masked.base.shape[1]))
             out["view"] = masked.base[i, k].astype(np.float32)
