@@ -100,17 +100,17 @@ def test_predict_when_no_label_is_known(bench, refused):
     refused(bench, model.predict, ValueError, ["labels"])
 
 
-def test_before_training_there_is_a_warning(bench):
+def test_before_training_there_is_nothing_to_ask(bench, refused):
     model = bench.new()
-    with pytest.warns(UserWarning, match="train"):
-        assert np.isfinite(model.get_latent_representation()).all()
+    for method in (model.get_latent_representation, model.predict, model.get_novelty, model.get_path_weights):
+        refused(bench, method, RuntimeError, ["not trained", "train()"])
 
 
 def test_new_data_before_training(bench, refused):
     other = make_data(40, seed=2)
     MoRE.setup_anndata(bench.adata, **SETUP)
     model = MoRE(bench.adata)
-    refused(bench, lambda: model.get_latent_representation(other), ValueError, ["train()"], other)
+    refused(bench, lambda: model.get_latent_representation(other), RuntimeError, ["train()"], other)
 
 
 def test_model_without_data(bench, refused):

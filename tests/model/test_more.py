@@ -209,7 +209,7 @@ def test_gene_key_leads_to_the_same_features(cells):
     adata.var_names = [f"gene_{i}" for i in range(adata.n_vars)]
     setup = {"batch_key": "batch", "labels_key": "label", "gene_key": "symbol"}
     renamed, plain = build(adata, setup=setup), build(cells)
-    assert renamed.overlaps == plain.overlaps
+    assert renamed.reader.frozen.overlaps == plain.reader.frozen.overlaps
     assert np.allclose(renamed.get_latent_representation(), plain.get_latent_representation(), atol=1e-4)
 
 

@@ -271,7 +271,7 @@ def test_a_mudata_for_a_model_of_an_anndata(mosaic):
 
 
 def test_refinement_and_alignment_know_batch_and_pattern(mosaic):
-    assert mosaic[2].domains == [("batch0", TWO), ("batch1", ("rna",)), ("batch2", ("protein",))]
+    assert mosaic[2].schema.domains == [("batch0", TWO), ("batch1", ("rna",)), ("batch2", ("protein",))]
 
 
 # ---- weights
