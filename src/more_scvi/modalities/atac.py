@@ -255,7 +255,7 @@ def _member(batch: np.ndarray, n_batch: int) -> sp.csr_matrix:
 
 
 class AccessibilityDecoder(nn.Module):
-    """Decoder of peaks: the probability that a peak is seen open.
+    r"""Decoder of peaks: a peak is seen open with probability :math:`\sigma(\beta_g + (W z_n)_g + \log l_n / \bar l)`.
 
     Parameters
     ----------

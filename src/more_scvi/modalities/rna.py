@@ -229,7 +229,10 @@ def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
 
 
 class ExpressionDecoder(nn.Module):
-    """Decoder of genes.
+    r"""Decoder of genes.
+
+    Counts have a negative binomial with mean :math:`l_n\, e^{\beta_g + (W z_n)_g}` and a dispersion per gene,
+    log-normalised values a Gaussian with mean :math:`\beta_g + (W z_n)_g` and a scale per gene.
 
     Parameters
     ----------

@@ -1,9 +1,7 @@
 """The trained part of MoRE, one file per stage."""
 
 from more_scvi._spread import SpreadStep
-from more_scvi.modalities.atac import AccessibilityDecoder, AccessibilityPath
-from more_scvi.modalities.protein import ProteinDecoder, ProteinPath
-from more_scvi.modalities.rna import DirectPath, ExpressionDecoder, log_normalise
+from more_scvi.modalities.rna import DirectPath, ExpressionDecoder
 from more_scvi.module._adapter import GatedAdapter
 from more_scvi.module._base import PathBase, batch_means
 from more_scvi.module._bridge import MIN_PAIRS, ridge
@@ -22,8 +20,6 @@ __all__ = [
     "InsideAdapter",
     "LOSS_WEIGHTS",
     "MIN_PAIRS",
-    "AccessibilityDecoder",
-    "AccessibilityPath",
     "Classifier",
     "DirectPath",
     "ExpressionDecoder",
@@ -34,13 +30,10 @@ __all__ = [
     "ModalitySizes",
     "PathBase",
     "Projection",
-    "ProteinDecoder",
-    "ProteinPath",
     "Refinement",
     "SoftTokens",
     "SpreadStep",
     "WideClassifier",
     "batch_means",
-    "log_normalise",
     "ridge",
 ]
