@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from more_scvi.data import _arguments, _checks, _columns, _values
+from more_scvi.data import _arguments, _columns, _values, check_anndata, check_matrix, check_setup, check_vocabulary
 
 CONTAINERS = {
     "dense": np.asarray,
@@ -104,9 +104,9 @@ def test_scan_refuses_what_is_not_a_matrix_of_numbers(x, words):
 
 
 def test_kind_of_data_is_recognised(adata):
-    assert _checks.check_matrix(adata)[1] == "counts"
+    assert check_matrix(adata)[1] == "counts"
     adata.X = adata.X.log1p()
-    assert _checks.check_matrix(adata)[1] == "lognorm"
+    assert check_matrix(adata)[1] == "lognorm"
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_kind_of_data_is_recognised(adata):
 def test_matrix_errors_say_what_and_where(adata, change, data_type, words):
     adata.X = change(adata.X.toarray())
     with pytest.raises(ValueError, match=".*") as error:
-        _checks.check_matrix(adata, data_type=data_type)
+        check_matrix(adata, data_type=data_type)
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_estimated_counts_pass_with_a_warning(adata):
     adata.X = adata.X * 1.5
     with pytest.warns(UserWarning, match="RSEM"):
-        assert _checks.check_matrix(adata, data_type="counts")[1] == "counts"
+        assert check_matrix(adata, data_type="counts")[1] == "counts"
 
 
 def test_empty_cells_are_counted_and_named(adata):
@@ -139,7 +139,7 @@ def test_empty_cells_are_counted_and_named(adata):
     x[[3, 5]] = 0
     adata.X = x
     with pytest.warns(UserWarning, match=r"2 of 40 cells.*'c3'.*filter_cells"):
-        assert _checks.check_setup(adata).n_empty_cells == 2
+        assert check_setup(adata).n_empty_cells == 2
 
 
 def test_one_fraction_among_many_counts_is_always_found(adata):
@@ -149,7 +149,7 @@ def test_one_fraction_among_many_counts_is_always_found(adata):
     state = np.random.get_state()[1].copy()  # noqa: NPY002 the global generator is what must not move
     for _ in range(5):
         with pytest.raises(ValueError, match="'c39', gene 'g14'"):
-            _checks.check_matrix(adata)
+            check_matrix(adata)
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
 
 
@@ -157,7 +157,7 @@ def test_one_fraction_among_many_counts_is_always_found(adata):
 
 
 def test_summary(adata):
-    summary = _checks.check_setup(adata, batch_key="batch", labels_key="ct", continuous_covariate_keys=["score"])
+    summary = check_setup(adata, batch_key="batch", labels_key="ct", continuous_covariate_keys=["score"])
     assert (summary.n_cells, summary.n_genes, summary.is_counts) == (40, 15, True)
     assert summary.batches == ("b1", "b2")
     assert summary.labels == ("t0", "t1"), "neither the unused level nor the unlabelled category is a label"
@@ -168,7 +168,7 @@ def test_setup_changes_nothing(adata):
     before = adata.copy()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _checks.check_setup(adata, batch_key="batch", labels_key="ct")
+        check_setup(adata, batch_key="batch", labels_key="ct")
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     assert (adata.X != before.X).nnz == 0
     assert not adata.uns
@@ -201,7 +201,7 @@ def test_setup_errors_name_object_value_and_way_out(adata, kwargs, error, words)
     adata.obs["gaps"] = pd.Categorical(["x", "y", None, "x"] + ["y"] * 36)
     adata.obs["holes"] = adata.obs["score"].mask(adata.obs_names == "c4")
     with pytest.raises(error) as caught:
-        _checks.check_setup(adata, **kwargs)
+        check_setup(adata, **kwargs)
     assert all(word in str(caught.value) for word in words), caught.value
 
 
@@ -221,13 +221,13 @@ def test_setup_errors_name_object_value_and_way_out(adata, kwargs, error, words)
 )
 def test_objects_that_cannot_be_set_up(adata, make, error, words):
     with pytest.raises(error, match=words):
-        _checks.check_setup(make(adata))
+        check_setup(make(adata))
 
 
 def test_mudata_is_told_to_give_one_modality(adata):
     mudata = pytest.importorskip("mudata")
     with pytest.raises(TypeError, match=r"MuData.*mdata\.mod"):
-        _checks.check_anndata(mudata.MuData({"rna": adata}))
+        check_anndata(mudata.MuData({"rna": adata}))
 
 
 @pytest.mark.parametrize("axis", ["obs", "var"])
@@ -235,13 +235,13 @@ def test_duplicate_names(adata, axis):
     names = getattr(adata, f"{axis}_names").to_numpy(dtype=object)
     setattr(adata, f"{axis}_names", [names[1], *names[1:]])
     with pytest.raises(ValueError, match=rf"adata\.{axis}_names holds 1 names.*{axis}_names_make_unique"):
-        _checks.check_setup(adata)
+        check_setup(adata)
 
 
 def test_no_known_gene():
     with pytest.raises(ValueError, match=r"0 of 2 genes.*'x1'.*'CD3D'.*gene_key="):
-        _checks.check_vocabulary(0, ["x1", "x2"], ["CD3D"], "more-mini")
-    _checks.check_vocabulary(2, ["CD3D", "CD8A"], ["CD3D"], "more-mini")
+        check_vocabulary(0, ["x1", "x2"], ["CD3D"], "more-mini")
+    check_vocabulary(2, ["CD3D", "CD8A"], ["CD3D"], "more-mini")
 
 
 # ---- columns
@@ -267,7 +267,7 @@ def test_labels_of_any_type_are_text(values, expected):
 @pytest.mark.parametrize("mark", [-1, -1.0, "-1"], ids=["int", "float", "text"])
 def test_a_number_can_mark_unlabelled_cells(adata, mark):
     adata.obs["code"] = [-1, 0, 1, 0] * 10
-    summary = _checks.check_setup(adata, labels_key="code", unlabeled_category=mark)
+    summary = check_setup(adata, labels_key="code", unlabeled_category=mark)
     assert summary.labels == ("0", "1")
 
 

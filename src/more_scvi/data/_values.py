@@ -31,6 +31,8 @@ class ValueScan:
         ``{"nonfinite" | "negative" | "fractional": (cell, gene, value)}``: the first of each kind met.
     has_counts
         bool (cells,): the cell holds at least one value other than zero.
+    said
+        What the values were found to be.
     """
 
     has_counts: np.ndarray
@@ -40,6 +42,7 @@ class ValueScan:
     n_nonzero: int = 0
     maximum: float = 0.0
     first: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    said: str = ""
 
     @property
     def is_integer(self) -> bool:
