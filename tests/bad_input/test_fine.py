@@ -113,7 +113,8 @@ def test_precomputed_features():
 def test_covariates_of_both_kinds():
     adata = make_data()
     adata.obs["sex"] = pd.Categorical(["f", "m", "m"] * 40)
-    run(adata, batch_key="batch", categorical_covariate_keys=["sex"], continuous_covariate_keys=["score"])
+    keys = {"categorical_covariate_keys": pd.Index(["sex"]), "continuous_covariate_keys": np.array(["score"])}
+    run(adata, batch_key="batch", **keys)
 
 
 def test_gene_names_in_a_column():

@@ -21,6 +21,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA, TruncatedSVD
 
 from more_scvi.data import RowReader
+from more_scvi.data._columns import warn_of_unlabeled
 
 BATCH_KEY, LABELS_KEY, UNLABELED = "batch", "cell_type", "Unknown"
 N_GENES, N_PCS = 2000, 50
@@ -68,6 +69,7 @@ def standardise(
         )
     labels = _column(data, labels_key, "labels_key")
     known = (labels.notna() & (labels.astype(str) != unlabeled_category)).to_numpy()
+    warn_of_unlabeled(labels[known].astype(str).to_numpy(), labels_key, unlabeled_category)
     types = np.unique(labels[known].astype(str))
     if types.size < 2:
         raise ValueError(
