@@ -84,7 +84,8 @@ def scan_values(x) -> ValueScan:
             """Cells and genes of the values at these positions."""
             if not sp.issparse(piece):
                 return start + at // piece.shape[1], at % piece.shape[1]
-            line, other = start + np.searchsorted(piece.indptr, at, side="right") - 1, piece.indices[at]
+            stored = np.diff(piece.indptr)
+            line, other = start + np.repeat(np.arange(len(stored)), stored)[at], piece.indices[at]
             return (line, other) if lines.by_row else (other, line)
 
         finite = np.isfinite(values)
