@@ -18,7 +18,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from ._arguments import check_option, listing
+from ._arguments import check_option, listing, warn
 from ._cells import Cells, find_cells
 from ._columns import (
     as_batch_array,
@@ -33,7 +33,7 @@ from ._columns import (
 from ._genes import naming_hint
 from ._matrix import DATA_TYPES, DataType, check_matrix
 from ._objects import check_anndata, check_modalities, check_names, check_roles, refuse_views
-from ._values import ValueScan, scan_values
+from ._values import ValueScan
 
 logger = logging.getLogger("more_scvi")
 
@@ -248,7 +248,7 @@ def _batches(column: pd.Series, key: str, argument: str) -> np.ndarray:
         )
         if len(values) < least * n:
             raise ValueError(text)
-        warnings.warn(text, UserWarning, stacklevel=3)
+        warn(text)
     return values
 
 
@@ -272,26 +272,7 @@ def _check_values(role: str, where: str, adata: AnnData, layer: Any, data_type: 
             f"data_types[{role!r}]='lognorm' is not supported: {COUNTS_ONLY[role]}. Name their layer with"
             f" layers={{{role!r}: ...}}."
         )
-    x = None
-    if layer is None or (isinstance(layer, str) and layer in adata.layers):
-        x = adata.X if layer is None else adata.layers[layer]
-    if x is not None and np.dtype(getattr(x, "dtype", object)).kind == "f":
-        _refuse_no_counts(role, where, adata, layer, scan_values(x))
-    return speak_of(where, check_matrix, adata, role=role, layer=layer, data_type="auto")
-
-
-def _refuse_no_counts(role: str, where: str, adata: AnnData, layer: str | None, scan: ValueScan) -> None:
-    """ValueError if the values are finite, but negative or fractional."""
-    kinds = [kind for kind in ("negative", "fractional") if kind in scan.first]
-    if scan.n_nonfinite or not kinds:
-        return
-    cell, feature, value = scan.first[kinds[0]]
-    matrix = f"{where}.X" if layer is None else f"{where}.layers[{layer!r}]"
-    raise ValueError(
-        f"{matrix} holds {getattr(scan, f'n_{kinds[0]}')} {kinds[0]} values (first {value:g} in cell"
-        f" {adata.obs_names[cell]!r}, feature {adata.var_names[feature]!r}); {COUNTS_ONLY[role]}. Name their layer with"
-        f" layers={{{role!r}: ...}}. {where}.layers holds: {listing(key for key in adata.layers if key is not None)}."
-    )
+    return speak_of(where, check_matrix, adata, role=role, layer=layer, needs=COUNTS_ONLY[role])
 
 
 def _warn_of_other_features(adata: AnnData) -> None:
@@ -300,13 +281,11 @@ def _warn_of_other_features(adata: AnnData) -> None:
     kinds = adata.var["feature_types"].astype(str)
     other = kinds[kinds != "Gene Expression"]
     if 0 < len(other) < len(kinds):
-        warnings.warn(
+        warn(
             f"adata.var['feature_types'] says that {len(other)} of {len(kinds)} features are"
             f" {listing(other.unique(), 3)}, e.g. {other.index[0]!r}; here all are read as genes. Keep the genes: adata"
             " = adata[:, adata.var['feature_types'] == 'Gene Expression'].copy(); give the rest as modalities of a"
-            " MuData.",
-            UserWarning,
-            stacklevel=3,
+            " MuData."
         )
 
 
@@ -331,7 +310,7 @@ def speak_of(where: str, function: Callable[..., T], *args: Any, role: str = "",
         except (KeyError, TypeError, ValueError) as error:
             raise type(error)(_words(error.args[0], where, role)) from None
     for warning in caught:
-        warnings.warn(_words(warning.message, where, role), warning.category, stacklevel=4)
+        warn(_words(warning.message, where, role), warning.category)
     return result
 
 

@@ -6,14 +6,13 @@ values like any other.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ._arguments import listing, nearest
+from ._arguments import listing, nearest, warn
 from ._genes import naming_hint
 
 NO_LABEL = {"", "-", "?", "na", "n/a", "nan", "none", "null", "unknown", "unassigned", "not assigned", "unannotated",
@@ -141,12 +140,10 @@ def warn_of_unlabeled(values: np.ndarray, key: str, unlabeled_category: Any) -> 
     mark = value_text(unlabeled_category)
     for value, n in zip(*np.unique(values[values != mark].astype(str), return_counts=True), strict=True):
         if value.strip().casefold() in NO_LABEL:
-            warnings.warn(
+            warn(
                 f"adata.obs[{key!r}] is {str(value)!r} in {n} of {len(values)} cells, which is taken as a cell type."
                 f" If it means that they are not labelled, give unlabeled_category={str(value)!r} (now"
-                f" {unlabeled_category!r}), or set them to {unlabeled_category!r}.",
-                UserWarning,
-                stacklevel=3,
+                f" {unlabeled_category!r}), or set them to {unlabeled_category!r}."
             )
 
 
@@ -234,10 +231,8 @@ def check_categories(
     codes = pd.Index(as_text(list(known))).get_indexer(text).astype(np.int64)
     new = codes < 0
     if new.any():
-        warnings.warn(
+        warn(
             f"adata.obs[{key!r}] holds values the model was not trained on: {listing(sorted(set(text[new])), 5)}"
-            f" ({new.sum()} of {len(text)} cells; known: {listing(known, 8)}). {so}",
-            UserWarning,
-            stacklevel=3,
+            f" ({new.sum()} of {len(text)} cells; known: {listing(known, 8)}). {so}"
         )
     return codes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from ._arguments import check_option, listing, nearest
+from ._arguments import check_option, listing, nearest, warn
 from ._rows import Lines, RowReader
 from ._values import ValueScan, scan_values
 
@@ -27,7 +26,7 @@ EQUAL = 0.01
 
 
 def check_matrix(
-    adata: AnnData, *, layer: str | None = None, data_type: str = "auto", query: bool = False
+    adata: AnnData, *, layer: str | None = None, data_type: str = "auto", query: bool = False, needs: str = ""
 ) -> tuple[ValueScan, DataType]:
     """Read the matrix once: values finite, not negative, and of which kind.
 
@@ -42,6 +41,8 @@ def check_matrix(
     query
         The data are given to a model that was set up with `layer` and `data_type`: messages do not offer these
         arguments, and cells without counts are no error even if there are no others.
+    needs
+        Why only counts will do, for modalities that have no other form; ``""``: log-normalised values will, too.
 
     Returns
     -------
@@ -80,13 +81,18 @@ def check_matrix(
 
     def at(kind: str) -> str:
         cell, gene, value = scan.first[kind]
-        return f"first {value:g} in cell {adata.obs_names[cell]!r}, gene {adata.var_names[gene]!r}"
+        kind = "feature" if needs else "gene"
+        return f"first {value:g} in cell {adata.obs_names[cell]!r}, {kind} {adata.var_names[gene]!r}"
 
     if scan.n_nonfinite:
         raise ValueError(
             f"{name} holds {scan.n_nonfinite} NaN or infinite values, {at('nonfinite')}; every value must be finite. "
             "Drop these genes or cells, or use the raw counts."
         )
+    for kind in ("negative", "fractional") if needs else ():
+        if kind in scan.first:
+            n = getattr(scan, f"n_{kind}")
+            raise ValueError(f"{name} holds {n} {kind} values, {at(kind)}; {needs}. Name it with layer=.{others}")
     if scan.n_negative:
         raise ValueError(
             f"{name} holds {scan.n_negative} negative values, {at('negative')}; it looks scaled or corrected. Counts or"
@@ -96,12 +102,10 @@ def check_matrix(
         raise ValueError(f"{name} holds zeros only; give the matrix or layer with the counts.{others}")
     found = _decide_type(scan, adata, layer, data_type, query, name, others, at)
     if len(scan.empty_cells):
-        warnings.warn(
+        warn(
             f"{name}: {len(scan.empty_cells)} of {adata.n_obs} cells have no counts at all (first"
             f" {adata.obs_names[scan.empty_cells[0]]!r}); their embedding says nothing. Filter them:"
-            " scanpy.pp.filter_cells(adata, min_genes=1).",
-            UserWarning,
-            stacklevel=3,
+            " scanpy.pp.filter_cells(adata, min_genes=1)."
         )
     return scan, found
 
@@ -127,7 +131,7 @@ def _decide_type(
                    "For counts give data_type='counts'; for unlogged normalised values apply scanpy.pp.log1p.")
             )  # fmt: skip
         if scan.is_integer and scan.n_nonzero:
-            _warn(f"{name} is read as log-normalised, but all its values are whole: they look like counts.{others}")
+            warn(f"{name} is read as log-normalised, but all its values are whole: they look like counts.{others}")
         scan.said = "log-normalised values"
         return "lognorm"
     if scan.is_integer:
@@ -141,7 +145,7 @@ def _decide_type(
                 + (" but the model was trained on counts." if query else
                    " but data_type='counts'. Name the layer with the counts, or give data_type='lognorm'.") + others
             )  # fmt: skip
-        _warn(
+        warn(
             f"{share} ({at('fractional')}); they are used as counts. Right for estimated counts (RSEM, SoupX);"
             f" otherwise use the raw counts.{others}"
         )
@@ -154,7 +158,7 @@ def _decide_type(
             f" for estimated counts; or apply scanpy.pp.log1p.{others}"
         )
     if kind == "unsure":
-        _warn(
+        warn(
             f"{share} and the largest is {scan.maximum:g}: {name} is read as log-normalised, but may hold estimated"
             f" counts ({words}). Say which: data_type='lognorm' or data_type='counts'.{others}"
         )
@@ -166,10 +170,6 @@ def _decide_type(
     hint = elsewhere + _raw_counts(adata)
     scan.said = f"log-normalised values ({words})" + (f"; counts carry more.{hint}" if hint else "")
     return "lognorm"
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, UserWarning, stacklevel=5)
 
 
 def _reading(adata: AnnData, layer: str | None) -> tuple[Literal["lognorm", "scaled", "unsure"], str]:
