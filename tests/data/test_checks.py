@@ -386,7 +386,11 @@ def test_antibodies_among_the_genes_are_warned_of(adata):
         ("counts", np.log1p, ["looks log-normalised", "the model was trained on counts", "The model reads adata.X"]),
         ("lognorm", lambda x: x, ["too large", "normalize_total", "scanpy.pp.log1p"]),
         ("counts", lambda x: x - x.mean(0), ["negative", "The model reads adata.X: put counts there"]),
-        ("counts", None, ["'counts' is not in adata.layers", "The model reads this layer"]),
+        (
+            "counts",
+            None,
+            ["'counts' is not in adata.layers", "The model reads adata.layers['counts']: put counts there"],
+        ),
     ],
     ids=["log", "counts", "scaled", "layer"],
 )

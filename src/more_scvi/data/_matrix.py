@@ -58,7 +58,11 @@ def check_matrix(
     check_option("data_type", data_type, DATA_TYPES)
     name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
     layers = [key for key in adata.layers if key is not None]
-    others = f" adata.layers holds: {listing(layers)}.{_raw_counts(adata)}"
+
+    def others() -> str:
+        such = f" The model reads {name}: put {'counts' if data_type == 'counts' else 'such values'} there."
+        return f"{such if query else ''} adata.layers holds: {listing(layers)}.{_raw_counts(adata)}"
+
     if layer is not None and not isinstance(layer, str):
         raise TypeError(
             f"layer is {layer!r} ({type(layer).__name__}); expected the key of a layer as a string, or None for"
@@ -66,14 +70,14 @@ def check_matrix(
         )
     if layer is not None and layer not in layers:
         raise KeyError(
-            f"layer={layer!r} is not in adata.layers.{nearest(layer, layers)}{others}"
-            + (f" The model reads this layer: add adata.layers[{layer!r}]." if query else " None uses adata.X.")
+            f"layer={layer!r} is not in adata.layers.{nearest(layer, layers)}{others()}"
+            + ("" if query else " None uses adata.X.")
         )
     x = adata.X if layer is None else adata.layers[layer]
-    if query:
-        others = f" The model reads {name}: put {'counts' if data_type == 'counts' else 'such values'} there.{others}"
     if x is None:
-        raise ValueError(f"{name} is empty (None); {'' if query else 'name the layer that holds the counts.'}{others}")
+        raise ValueError(
+            f"{name} is empty (None); {'' if query else 'name the layer that holds the counts.'}{others()}"
+        )
     try:
         scan = scan_values(x)
     except TypeError as error:
@@ -92,14 +96,14 @@ def check_matrix(
     for kind in ("negative", "fractional") if needs else ():
         if kind in scan.first:
             n = getattr(scan, f"n_{kind}")
-            raise ValueError(f"{name} holds {n} {kind} values, {at(kind)}; {needs}. Name it with layer=.{others}")
+            raise ValueError(f"{name} holds {n} {kind} values, {at(kind)}; {needs}. Name it with layer=.{others()}")
     if scan.n_negative:
         raise ValueError(
             f"{name} holds {scan.n_negative} negative values, {at('negative')}; it looks scaled or corrected. Counts or"
-            f" log1p-normalised values are needed{'.' if query else ': name their layer with layer=.'}{others}"
+            f" log1p-normalised values are needed{'.' if query else ': name their layer with layer=.'}{others()}"
         )
     if scan.n_nonzero == 0 and not query:
-        raise ValueError(f"{name} holds zeros only; give the matrix or layer with the counts.{others}")
+        raise ValueError(f"{name} holds zeros only; give the matrix or layer with the counts.{others()}")
     found = _decide_type(scan, adata, layer, data_type, query, name, others, at)
     if len(scan.empty_cells):
         warn(
@@ -117,7 +121,7 @@ def _decide_type(
     data_type: str,
     query: bool,
     name: str,
-    others: str,
+    others: Callable[[], str],
     at: Callable[[str], str],
 ) -> DataType:
     share = f"{scan.n_fractional / max(scan.n_nonzero, 1):.0%} of the non-zero values of {name} are not whole"
@@ -131,7 +135,7 @@ def _decide_type(
                    "For counts give data_type='counts'; for unlogged normalised values apply scanpy.pp.log1p.")
             )  # fmt: skip
         if scan.is_integer and scan.n_nonzero:
-            warn(f"{name} is read as log-normalised, but all its values are whole: they look like counts.{others}")
+            warn(f"{name} is read as log-normalised, but all its values are whole: they look like counts.{others()}")
         scan.said = "log-normalised values"
         return "lognorm"
     if scan.is_integer:
@@ -143,11 +147,11 @@ def _decide_type(
             raise ValueError(
                 f"{share} ({at('fractional')}) and the largest is {scan.maximum:g}: it looks log-normalised ({words}),"
                 + (" but the model was trained on counts." if query else
-                   " but data_type='counts'. Name the layer with the counts, or give data_type='lognorm'.") + others
+                   " but data_type='counts'. Name the layer with the counts, or give data_type='lognorm'.") + others()
             )  # fmt: skip
         warn(
             f"{share} ({at('fractional')}); they are used as counts. Right for estimated counts (RSEM, SoupX);"
-            f" otherwise use the raw counts.{others}"
+            f" otherwise use the raw counts.{others()}"
         )
         scan.said = "estimated counts, not whole"
         return "counts"
@@ -155,12 +159,12 @@ def _decide_type(
         raise ValueError(
             f"{name} is neither counts nor log-normalised: {share} ({at('fractional')}) and the largest is"
             f" {scan.maximum:g}{words and f' ({words})'}. Name the layer with the counts; or give data_type='counts'"
-            f" for estimated counts; or apply scanpy.pp.log1p.{others}"
+            f" for estimated counts; or apply scanpy.pp.log1p.{others()}"
         )
     if kind == "unsure":
         warn(
             f"{share} and the largest is {scan.maximum:g}: {name} is read as log-normalised, but may hold estimated"
-            f" counts ({words}). Say which: data_type='lognorm' or data_type='counts'.{others}"
+            f" counts ({words}). Say which: data_type='lognorm' or data_type='counts'.{others()}"
         )
     elsewhere = "".join(
         f" adata.layers[{key!r}] holds whole numbers: name it with layer=."
