@@ -59,8 +59,8 @@ class Lines:
             return np.asarray(self._x[start:stop]).astype(self.dtype)
         at = self._indptr[start : stop + 1]
         data, indices = (np.asarray(part[at[0] : at[-1]]) for part in self._parts)
-        shape, make = ((len(at) - 1, self.shape[1]), sp.csr_matrix) if self.by_row else (
-            (self.shape[0], len(at) - 1), sp.csc_matrix)  # fmt: skip
+        n = len(at) - 1
+        shape, make = ((n, self.shape[1]), sp.csr_matrix) if self.by_row else ((self.shape[0], n), sp.csc_matrix)
         indices = indices.astype(indices.dtype.newbyteorder("="))
         out = make((data.astype(self.dtype), indices, at - at[0]), shape=shape)
         out.sum_duplicates()
