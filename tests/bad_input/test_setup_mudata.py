@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 from more_scvi import MoRE
-from more_scvi.data import _mudata
+from more_scvi.data import check_mudata
 from more_scvi.modalities import get_modality, list_modalities
 
 from .conftest import digest, make_data, state
 
 pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
-check_mudata = partial(_mudata.check_mudata, rules={name: get_modality(name).values for name in list_modalities()})
+check_mudata = partial(check_mudata, rules={name: get_modality(name).values for name in list_modalities()})
 TWO = {"rna": "rna", "protein": "prot"}
 
 

@@ -10,13 +10,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from more_scvi.data import _mudata
-from more_scvi.data._mudata import read_cells
+from more_scvi.data import check_mudata, read_cells
 from more_scvi.modalities import get_modality, list_modalities
 
 pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
 ALL = {"rna": "rna", "atac": "peaks", "protein": "prot"}
-check_mudata = partial(_mudata.check_mudata, rules={name: get_modality(name).values for name in list_modalities()})
+check_mudata = partial(check_mudata, rules={name: get_modality(name).values for name in list_modalities()})
 WIDTH = {"rna": 6, "peaks": 9, "prot": 4}
 
 

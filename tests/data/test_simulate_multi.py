@@ -9,12 +9,12 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import cross_val_score
 
-from more_scvi.data import _mudata
+from more_scvi.data import check_mudata
 from more_scvi.data._simulate_multi import simulate_multiomics
 from more_scvi.modalities import get_modality, list_modalities
 
 ALL = ("rna", "atac", "protein")
-check_mudata = partial(_mudata.check_mudata, rules={name: get_modality(name).values for name in list_modalities()})
+check_mudata = partial(check_mudata, rules={name: get_modality(name).values for name in list_modalities()})
 
 
 def log_shares(adata) -> np.ndarray:

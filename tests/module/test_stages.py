@@ -6,6 +6,7 @@ import scanpy as sc
 import scipy.sparse as sp
 import torch
 
+from more_scvi.modalities import log_normalise
 from more_scvi.modalities.rna import BatchMoments
 from more_scvi.module import (
     Classifier,
@@ -17,7 +18,6 @@ from more_scvi.module import (
     PathBase,
     Refinement,
     SpreadStep,
-    log_normalise,
 )
 
 RNG = np.random.default_rng(0)

@@ -17,12 +17,11 @@ from scvi import REGISTRY_KEYS
 
 from more_scvi.data import RNA
 from more_scvi.data._batches import batch_codes
-from more_scvi.data._checks import check_anndata, check_matrix
+from more_scvi.data._checks import speak_of
 from more_scvi.data._columns import as_batch_array, check_genes
 from more_scvi.data._covariates import CovariateDesign
 from more_scvi.data._fields import LabelsField, features_key, read_links
 from more_scvi.data._measured import CellSet, Measured
-from more_scvi.data._mudata import Cells, read_cells, speak_of
 from more_scvi.data._rows import RowReader
 from more_scvi.data._spatial import niche_weights
 from more_scvi.modalities._modality import get_modality

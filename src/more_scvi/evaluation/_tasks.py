@@ -12,6 +12,8 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
+from more_scvi.data import RNA
+
 from ._data import (
     LABELS_KEY,
     UNLABELED,
@@ -88,7 +90,7 @@ class Task:
     def prepare(self) -> Task:
         """Compute the shared features once, those of the query by way of the trained cells; returns itself."""
         prepare(self.data)
-        if self.query is not None and "view" not in modalities(self.query)["rna"].obsm:
+        if self.query is not None and "view" not in modalities(self.query)[RNA].obsm:
             project(self.query, self.data)
         return self
 

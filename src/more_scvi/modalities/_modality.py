@@ -43,8 +43,8 @@ class LinearPath(Protocol):
     def transform(self, x: Any, visible: np.ndarray | None = None) -> np.ndarray:
         """Normalised values to components, (cells, n_components) float32."""
 
-    def transform_wide(self, x: Any) -> np.ndarray:
-        """Normalised values to the wide view that the wide classifier reads, (cells, n_wide) float32."""
+    def transform_wide(self, x: Any, visible: np.ndarray | None = None) -> np.ndarray:
+        """Normalised values to the wide view that the closed-form experts read, (cells, n_wide) float32."""
 
 
 class Decoder(Protocol):

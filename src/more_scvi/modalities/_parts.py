@@ -18,6 +18,15 @@ def array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
+def posterior_map(loadings: np.ndarray) -> np.ndarray:
+    """Map from the visible features to the posterior mean of all components, (features, components).
+
+    Probabilistic PCA (Tipping and Bishop 1999); ``loadings``: (visible features, components).
+    """
+    gram = loadings.T @ loadings
+    return np.linalg.solve(gram + RIDGE * np.eye(len(gram), dtype=gram.dtype), loadings.T).T
+
+
 class LowRankMap(nn.Module):
     """Linear map through a bottleneck, zero at the start: (cells, n_in) -> (cells, n_out)."""
 
@@ -110,21 +119,22 @@ class PrincipalComponents(nn.Module):
         ``visible`` is the boolean (features,) mask that :meth:`normalise` was given; hidden features are missing, not
         zero.
         """
+        return self._project(x, array(self.loadings), visible)
+
+    def transform_wide(self, x: np.ndarray, visible: np.ndarray | None = None) -> np.ndarray:
+        """Wide view of normalised values: (cells, features) -> (cells, n_wide) float32."""
+        return self._project(x, array(self.wide_loadings), visible)
+
+    def _project(self, x: np.ndarray, v: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
+        features, mean, std = (array(t) for t in (self.features, self.mean, self.std))
         if visible is None:
-            return (self._standardise(x) @ array(self.loadings)).astype(np.float32)
-        features, v, mean, std = (array(t) for t in (self.features, self.loadings, self.mean, self.std))
+            return ((x[:, features] - mean) / std @ v).astype(np.float32)
         seen = np.asarray(visible, bool)[features]
         if not seen.any():
-            return np.zeros((x.shape[0], self.n_components), np.float32)
+            return np.zeros((x.shape[0], v.shape[1]), np.float32)
         std = std[seen, None]
         a, mean = self._seen(v[seen], mean[seen], std)
-        solve = np.linalg.solve(a.T @ a + RIDGE * np.eye(a.shape[1]), a.T)
-        z = (x[:, features[seen]] - mean) / std.T
-        return (z @ solve.T).astype(np.float32)
-
-    def transform_wide(self, x: np.ndarray) -> np.ndarray:
-        """Wide view of normalised values: (cells, features) -> (cells, n_wide) float32."""
-        return (self._standardise(x) @ array(self.wide_loadings)).astype(np.float32)
+        return ((x[:, features[seen]] - mean) / std.T @ posterior_map(a)).astype(np.float32)
 
     def inverse(self, u: np.ndarray) -> np.ndarray:
         """Best linear guess of the normalised values: (cells, components) -> (cells, features) float32."""
@@ -135,6 +145,3 @@ class PrincipalComponents(nn.Module):
     def _seen(self, loadings: np.ndarray, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Loadings and mean of the visible features, where these alone are normalised."""
         return loadings, mean
-
-    def _standardise(self, x: np.ndarray) -> np.ndarray:
-        return (x[:, array(self.features)] - array(self.mean)) / array(self.std)

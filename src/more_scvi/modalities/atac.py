@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from more_scvi.data import ValueRules
 from more_scvi.losses import masked_bernoulli
 from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
-from more_scvi.modalities._parts import RIDGE, LowRankMap, array
+from more_scvi.modalities._parts import LowRankMap, array, posterior_map
 from more_scvi.modalities._peaks import peak_to_gene
 
 N_PEAKS, N_WIDE_PEAKS = 25_000, 100
@@ -152,18 +152,18 @@ class AccessibilityPath(nn.Module):
         ``visible`` is the boolean (features,) mask that :meth:`normalise` was given; hidden peaks are missing, not
         zero.
         """
-        t, mean, v = self._tf_idf(x), array(self.mean), array(self.loadings)[:, : self.n_components]
+        return self._project(x, array(self.loadings)[:, : self.n_components], visible)
+
+    def transform_wide(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
+        """Wide view of term frequencies: csr (cells, features) -> (cells, n_wide) float32."""
+        return float(self.wide_scale) * self._project(x, array(self.loadings)[:, : self.n_wide], visible)
+
+    def _project(self, x: sp.csr_matrix, v: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
+        t, mean = self._tf_idf(x), array(self.mean)
         if visible is not None:
             seen = np.flatnonzero(np.asarray(visible, bool)[array(self.features)])
-            v_seen = v[seen]
-            v = np.linalg.solve(v_seen.T @ v_seen + RIDGE * np.eye(v.shape[1], dtype=v.dtype), v_seen.T).T
-            t, mean = t[:, seen], mean[seen]
+            v, t, mean = posterior_map(v[seen]), t[:, seen], mean[seen]
         return (t @ v - mean @ v).astype(np.float32)
-
-    def transform_wide(self, x: sp.csr_matrix) -> np.ndarray:
-        """Wide view of term frequencies: csr (cells, features) -> (cells, n_wide) float32."""
-        v = array(self.loadings)[:, : self.n_wide]
-        return (float(self.wide_scale) * (self._tf_idf(x) @ v - array(self.mean) @ v)).astype(np.float32)
 
     def inverse(self, u: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
         """Best linear guess of TF-IDF: (cells, components) -> (cells, len(columns)) float32.
@@ -255,7 +255,7 @@ def _member(batch: np.ndarray, n_batch: int) -> sp.csr_matrix:
 
 
 class AccessibilityDecoder(nn.Module):
-    """Decoder of peaks: the probability that a peak is seen open.
+    r"""Decoder of peaks: a peak is seen open with probability :math:`\sigma(\beta_g + (W z_n)_g + \log l_n / \bar l)`.
 
     Parameters
     ----------

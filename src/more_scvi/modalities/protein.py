@@ -76,7 +76,10 @@ class ProteinPath(PrincipalComponents):
 
 
 class ProteinDecoder(nn.Module):
-    """Decoder of antibodies: background and foreground.
+    r"""Decoder of antibodies: a mixture of two negative binomials (Gayoso et al. 2021).
+
+    The background is :math:`b_g`, the foreground :math:`b_g (1 + e^{\beta_g + (W z_n)_g})`; the mixing weight depends
+    on the cell.
 
     Parameters
     ----------

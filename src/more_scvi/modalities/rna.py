@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from more_scvi.data import RNA, ValueRules
 from more_scvi.losses import masked_gaussian, masked_negative_binomial
 from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
-from more_scvi.modalities._parts import RIDGE, LowRankMap, array
+from more_scvi.modalities._parts import LowRankMap, array, posterior_map
 
 CLIP = 10.0
 SIZE = 1e4
@@ -132,25 +132,24 @@ class DirectPath(nn.Module):
         self.mean.copy_(torch.from_numpy(mean))
         self.std.copy_(torch.from_numpy(std))
 
-    def transform_wide(self, x: sp.csr_matrix) -> np.ndarray:
-        """Wide view of log-normalised expression: (cells, genes) -> (cells, n_wide) float32."""
-        return ((x[:, array(self.features)].toarray() - array(self.mean)) @ array(self.wide_loadings)).astype(
-            np.float32
-        )
-
     def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
         """Project log-normalised expression: (cells, genes) -> (cells, components) float32.
 
         ``visible`` is a boolean (genes,) mask; hidden genes are missing, not zero.
         """
-        genes, v = array(self.features), array(self.loadings)
-        dense = np.clip((x[:, genes].toarray() - array(self.mean)) / array(self.std), -CLIP, CLIP)
+        dense = (x[:, array(self.features)].toarray() - array(self.mean)) / array(self.std)
+        return self._project(np.clip(dense, -CLIP, CLIP), array(self.loadings), visible)
+
+    def transform_wide(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
+        """Wide view of log-normalised expression: (cells, genes) -> (cells, n_wide) float32."""
+        dense = x[:, array(self.features)].toarray() - array(self.mean)
+        return self._project(dense, array(self.wide_loadings), visible)
+
+    def _project(self, dense: np.ndarray, v: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
         if visible is None:
             return (dense @ v).astype(np.float32)
-        seen = np.asarray(visible)[genes]
-        v_seen = v[seen]
-        solve = np.linalg.solve(v_seen.T @ v_seen + RIDGE * np.eye(v.shape[1]), v_seen.T)
-        return (dense[:, seen] @ solve.T).astype(np.float32)
+        seen = np.asarray(visible)[array(self.features)]
+        return (dense[:, seen] @ posterior_map(v[seen])).astype(np.float32)
 
 
 class BatchMoments:
@@ -229,7 +228,10 @@ def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
 
 
 class ExpressionDecoder(nn.Module):
-    """Decoder of genes.
+    r"""Decoder of genes.
+
+    Counts have a negative binomial with mean :math:`l_n\, e^{\beta_g + (W z_n)_g}` and a dispersion per gene,
+    log-normalised values a Gaussian with mean :math:`\beta_g + (W z_n)_g` and a scale per gene.
 
     Parameters
     ----------
