@@ -17,11 +17,14 @@ from scvi import REGISTRY_KEYS
 
 from more_scvi.data import RNA
 from more_scvi.data._batches import batch_codes
+from more_scvi.data._cells import Cells, read_cells
 from more_scvi.data._checks import speak_of
 from more_scvi.data._columns import as_batch_array, check_genes
 from more_scvi.data._covariates import CovariateDesign
 from more_scvi.data._fields import LabelsField, features_key, read_links
+from more_scvi.data._matrix import check_matrix
 from more_scvi.data._measured import CellSet, Measured
+from more_scvi.data._objects import check_anndata
 from more_scvi.data._rows import RowReader
 from more_scvi.data._spatial import niche_weights
 from more_scvi.modalities._modality import get_modality
@@ -215,7 +218,8 @@ class Schema:
         where = "adata" if cells.obs is adata.obs else f"mdata[{self.names[modality]!r}]"
         order = speak_of(where, check_genes, adata.var_names, self.features[modality].tolist())
         rules = get_modality(modality).values
-        speak_of(where, check_matrix, adata, role=modality, layer=self.layer(modality), data_type=kind, rules=rules)
+        what = {"layer": self.layer(modality), "data_type": kind, "rules": rules}
+        speak_of(where, check_matrix, adata, role=modality, query=True, **what)
         here = np.flatnonzero(rows >= 0)
         owner = np.empty(len(here), dtype=np.int64)
         owner[np.argsort(np.argsort(rows[here]))] = here
