@@ -120,7 +120,7 @@ BAD = {
     "truncated best_model.pt": ("scgpt", cut("best_model.pt", 5000), "truncated, damaged"),
     "truncated dictionary": ("v2", cut(TOKENS), "not a plain dictionary|truncated or damaged"),
     "truncated vocabulary": ("scgpt", cut("vocab.json"), "truncated or damaged"),
-    "truncated arguments": ("scgpt", cut("args.json", 20), "args.json: not readable JSON"),
+    "truncated arguments": ("scgpt", cut("args.json", 20), "args.json is not readable JSON"),
     "no weights": ("v2", remove("model.safetensors"), "model.safetensors: missing"),
     "no best_model.pt": ("scgpt", remove("best_model.pt"), "best_model.pt: missing"),
     "no medians": ("v2", remove(MEDIANS), "no gene_median_dictionary_gc104M"),

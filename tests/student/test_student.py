@@ -209,8 +209,8 @@ np.testing.assert_allclose(z, np.load({str(tmp_path / "z.npy")!r}), atol=1e-5)
             ("student.json", lambda b: _edit(b, n_hidden="wide"), ValueError, "make no student"),
             ("student.json", lambda b: _edit(b, labels=["a"]), ValueError, "1 labels, but n_labels is 4"),
             ("student.json", lambda b: _edit(b, batches=None), ValueError, "must be lists"),
-            ("student.safetensors", lambda b: b[:500], ValueError, "safetensors"),
-            ("genes.tsv.gz", lambda b: b[:50], ValueError, "gene table"),
+            ("student.safetensors", lambda b: b[:500], ValueError, "safetensors: truncated or changed"),
+            ("genes.tsv.gz", lambda b: b[:50], ValueError, "gz: truncated or changed"),
         ],
     )
     def test_damaged_folders_are_refused(self, folder, name, change, error, match):

@@ -138,6 +138,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: truncated or damaged ({error}). Download it again.") from None
+    found = read_torch(path)
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ValueError(f"{path}: expected tensors by name (a state dict), found a {type(found).__name__}.")
+    return dict(found)
+
+
+def read_torch(path: Path) -> Any:
+    """Tensors and plain values of a file written by ``torch.save``, on the CPU; errors as :func:`read_state`."""
+    check_file(path)
     if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
         raise ImportError(
             f"{path} was written by torch.save, which torch {torch.__version__} cannot read without the risk of running"
@@ -151,9 +160,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"{path}: truncated, damaged or not plain tensors ({reason}). Nothing of it was run; download it again."
         ) from None
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise ValueError(f"{path}: expected tensors by name (a state dict), found a {type(found).__name__}.")
-    return dict(found)
+    return found
 
 
 def fit_state(path: Path, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

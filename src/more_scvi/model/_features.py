@@ -85,10 +85,9 @@ class FeaturesMixin(ModelState):
     def _measured(self, cells: Cells, role: str, registered: bool) -> Measured:
         """One modality of the cells, its features in the order of the model."""
         adata, rows, args = cells.adatas[role], cells.rows[role], self._setup_args
-        order = None
+        where = "adata" if cells.obs is adata.obs else f"mdata[{self._modality_names()[role]!r}]"
+        order = speak_of(where, check_genes, adata.var_names, self.features[role].tolist())
         if not registered:
-            where = "adata" if cells.obs is adata.obs else f"mdata[{self._modality_names()[role]!r}]"
-            order = speak_of(where, check_genes, adata.var_names, self.features[role].tolist())
             speak_of(where, check_matrix, adata, role=role, layer=self._layer(role), data_type=self._data_type(role))
         here = np.flatnonzero(rows >= 0)
         owner = np.empty(len(here), dtype=np.int64)

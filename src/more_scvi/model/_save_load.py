@@ -188,12 +188,7 @@ class SaveLoadMixin(ModelState):
                     f"mdata lacks the modality {self._setup_args['modalities'][role]!r} that the model was trained on."
                     " Embed such data with model = MoRE.load(dir, adata=False); model.get_latent_representation(mdata)."
                 )
-            if check_genes(cells.adatas[role].var_names, self.features[role].tolist()) is not None:
-                raise ValueError(
-                    "adata has the model's genes in another order or more genes; select them first: "
-                    "adata = adata[:, model_genes].copy() with model_genes = MoRE.load(dir, adata=False).genes"
-                    " (model.features['atac'] and so on for other modalities)."
-                )
+            check_genes(cells.adatas[role].var_names, self.features[role].tolist())
         key = self._setup_args["batch_key"]
         new = sorted(set(as_batch_array(cells.obs[key], key)) - set(self.batches)) if key in cells.obs else []
         if new:
