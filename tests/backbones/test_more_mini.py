@@ -174,6 +174,20 @@ class TestWeightsFolder:
         with pytest.raises(ValueError, match=r"config\.json"):
             MoreMini.load(folder)
 
+    @pytest.mark.parametrize("size", ["n_layers", "n_components", "n_members", "d_model", "n_tokens", "n_features"])
+    @pytest.mark.parametrize("value", [10**12, -4, 0, "8", None])
+    def test_sizes_are_those_of_the_tensors(self, folder, size, value):
+        config = json.loads((folder / "config.json").read_text())
+        config["sizes"][size] = value
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=r"config\.json"):
+            MoreMini.load(folder)
+
+    def test_weights_are_replaced_at_one_moment(self, tiny, folder):
+        tiny.save(folder)
+        assert sorted(p.name for p in folder.iterdir()) == ["config.json", "genes-2.tsv.gz", "model-2.safetensors"]
+        assert MoreMini.load(folder).fingerprint()
+
     def test_newer_version(self, folder):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"version": 9}))
