@@ -38,7 +38,11 @@ def test_no_more_is_read_than_was_agreed(tmp_path):
         read_bytes(tmp_path / "x", 4)
 
 
-@pytest.mark.parametrize("content", ["[" * 200_000, "{", "\xff", "", '{"a": ' * 200_000, "1" * 5000])
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 200_000, "{", "\xff", "", '{"a": ' * 200_000, "1" * 5000],
+    ids=["deep", "half", "binary", "empty", "deep objects", "long number"],
+)
 def test_json_that_cannot_be_read(tmp_path, content):
     (tmp_path / "x").write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match=r"x is not readable JSON .*Do this\.$"):

@@ -171,6 +171,7 @@ class TestResume:
             ("progress.json", lambda path: path.write_text("[" * 200_000)),
             ("progress.json", lambda path: path.write_text("[]")),
         ],
+        ids=["zip", "objects", "pipe", "infinity", "deep", "list"],
     )
     def test_files_that_are_something_else(self, tiny, counts, genes, reference, tmp_path, file, write):
         features(tiny, counts, genes, cache_dir=tmp_path)

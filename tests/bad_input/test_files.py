@@ -119,6 +119,9 @@ DAMAGE = [
     pytest.param(edit(arguments__n_latent=20), ValueError, ["shape", CARD], id="argument-other"),
     pytest.param(edit(arguments__n_latents=7), ValueError, [CARD, "n_latents"], id="argument-unknown"),
     pytest.param(edit(registry__setup_args=None), ValueError, [CARD, "setup_args"], id="registry-edited"),
+    pytest.param(edit(registry__field_registries={}), ValueError, [CARD, "edited"], id="registry-empty"),
+    pytest.param(edit(arguments__refinement_rank=10**12), ValueError, [CARD], id="argument-vast"),
+    pytest.param(edit(arguments__backbone="gone/"), ValueError, [CARD, "'gone/'"], id="backbone-gone"),
     pytest.param(edit(arguments=[1]), ValueError, [CARD, "arguments"], id="arguments-a-list"),
 ]
 

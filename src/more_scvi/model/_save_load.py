@@ -156,7 +156,12 @@ class SaveLoadMixin(ModelState):
                     " without data."
                 )
             adata = read(check_regular(data))
-        model = cls(registry=registry, **arguments)
+        try:
+            model = cls(registry=registry, **arguments)
+        except (TypeError, LookupError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
+            raise ValueError(
+                f"{path} makes no model ({error}); it was edited, or what it names is not here."
+            ) from error
         model._check_backbone(card["backbone_fingerprint"], path.parent)
         _fill(model.module, tensors, path)
         if adata is not False:  # last, so that a damaged folder leaves the AnnData as it was
