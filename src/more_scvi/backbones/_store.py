@@ -7,6 +7,7 @@ replaced, so after a kill the file never claims more than is there; whatever fai
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -81,6 +82,7 @@ class FeatureStore:
     def read(self) -> bool:
         """Take up the blocks of the folder that pass their checksum, for reading only; whether all are there."""
         assert self.folder is not None
+        self.blocks = []
         try:
             progress = read_json(self._progress)
             array = np.lib.format.open_memmap(check_regular(self._file), mode="r")
@@ -94,7 +96,6 @@ class FeatureStore:
         if not usable or array.shape != self.shape or array.dtype != self.dtype:
             logger.warning("Feature cache %s was made from other data: computing it again.", self.folder)
             return False
-        self.blocks = []
         for start, stop, checksum in blocks:
             if not self.n_done == start < stop <= self.shape[0] or zlib.crc32(array[start:stop].tobytes()) != checksum:
                 logger.warning("Feature cache %s is damaged from cell %d on: computing these.", self.folder, start)
@@ -119,6 +120,8 @@ class FeatureStore:
                 with self._file.open("rb+") as handle:
                     os.posix_fallocate(handle.fileno(), 0, size)
             except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    return  # a file system that cannot claim space
                 self.array = np.empty((0, *self.shape[1:]), self.dtype)
                 self._file.unlink()
                 raise OSError(
