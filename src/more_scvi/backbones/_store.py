@@ -123,7 +123,8 @@ class FeatureStore:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     return  # a file system that cannot claim space
                 self.array = np.empty((0, *self.shape[1:]), self.dtype)
-                self._file.unlink()
+                if not self.blocks:
+                    self._file.unlink()
                 raise OSError(
                     error.errno,
                     f"{self.folder} has no room for the {size:,} bytes of the feature cache ({error.strerror}). Free"
