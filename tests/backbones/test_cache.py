@@ -1,7 +1,9 @@
 """The feature cache: any matrix, any chunk size, resumable, damage is noticed."""
 
+import errno
 import json
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import anndata as ad
@@ -9,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from scipy.sparse import csc_array, csr_array, csr_matrix
 
 from more_scvi.backbones import Precomputed, compute_features, make_panels
@@ -158,6 +161,55 @@ class TestResume:
         cache = features(tiny, counts, genes, cache_dir=tmp_path)
         np.testing.assert_array_equal(cache.full, reference.full)
 
+    @pytest.mark.parametrize(
+        ("file", "write"),
+        [
+            ("features.npy", lambda path: np.savez(path.open("wb"), x=np.zeros(3))),
+            ("features.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True)),
+            ("features.npy", lambda path: (path.unlink(), os.mkfifo(path))),
+            ("progress.json", lambda path: path.write_text('{"blocks": [[0, Infinity, 1]]}')),
+            ("progress.json", lambda path: path.write_text("[" * 200_000)),
+            ("progress.json", lambda path: path.write_text("[]")),
+        ],
+        ids=["zip", "objects", "pipe", "infinity", "deep", "list"],
+    )
+    def test_files_that_are_something_else(self, tiny, counts, genes, reference, tmp_path, file, write):
+        features(tiny, counts, genes, cache_dir=tmp_path)
+        write(only_folder(tmp_path) / file)
+        np.testing.assert_array_equal(features(tiny, counts, genes, cache_dir=tmp_path).full, reference.full)
+
+    def test_finished_cache_of_another_user(self, tiny, counts, genes, reference, tmp_path, monkeypatch):
+        features(tiny, counts, genes, cache_dir=tmp_path)
+
+        def refuse(self, *args, **kwargs):
+            raise PermissionError(errno.EACCES, "Permission denied", self.lock_file)
+
+        monkeypatch.setattr(FileLock, "acquire", refuse)
+        cache = features(tiny, counts, genes, cache_dir=tmp_path)
+        np.testing.assert_array_equal(cache.full, reference.full)
+        with pytest.raises(PermissionError, match=r"cannot be written.*cache_dir=None"):
+            features(tiny, counts[::-1], genes, cache_dir=tmp_path)
+
+    def test_full_disk_is_said_before_anything_is_computed(self, tiny, counts, genes, reference, tmp_path, monkeypatch):
+        def full(*args):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        calls = self.count_encodes(monkeypatch, tiny)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", full)
+            with pytest.raises(OSError, match=r"no room for the .* bytes.*cache_dir"):
+                features(tiny, counts, genes, cache_dir=tmp_path)
+        assert not calls and not (only_folder(tmp_path) / "features.npy").exists()
+        np.testing.assert_array_equal(features(tiny, counts, genes, cache_dir=tmp_path).full, reference.full)
+
+    def test_room_is_claimed_before_rows_are_written(self, tiny, counts, genes, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch:
+            self.count_encodes(patch, tiny, die_at=1)
+            with pytest.raises(TestResume.Killed):
+                features(tiny, counts, genes, cache_dir=tmp_path)
+        held = (only_folder(tmp_path) / "features.npy").stat()
+        assert held.st_blocks * 512 >= held.st_size
+
     def test_progress_of_another_run_is_not_believed(self, tiny, counts, genes, reference, tmp_path):
         features(tiny, counts, genes, cache_dir=tmp_path)
         path = only_folder(tmp_path) / "progress.json"
@@ -223,6 +275,7 @@ def test_few_known_genes_warn_and_none_is_an_error(tiny, counts, genes, caplog, 
     ("kwargs", "message"),
     [
         ({"chunk_size": 0}, "chunk_size=0"),
+        ({"device": "abacus"}, "device='abacus'"),
         ({"dtype": "int8"}, "int8"),
         ({"precision": "half"}, "float32, bfloat16"),
         ({"panels": np.ones((1, 3), bool)}, r"\(1, 3\)"),
@@ -236,3 +289,18 @@ def test_unknown_options(tiny, counts, genes, kwargs, message):
 def test_no_cells(tiny, genes, tmp_path):
     assert features(tiny, csr_matrix((0, 60)), genes, panels=make_panels(60)).views.shape == (0, 3, 8)
     assert features(tiny, csr_matrix((0, 60)), genes, cache_dir=tmp_path).full.shape == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "x", "kwargs", "message"),
+    [
+        ("more-mini", None, {}, "get_backbone"),
+        (None, "x.h5ad", {}, "cells, genes"),
+        (None, np.zeros(3), {}, "cells, genes"),
+        (None, None, {"chunk_size": 2.5}, "chunk_size=2.5"),
+        (None, None, {"chunk_size": True}, "chunk_size=True"),
+    ],
+)
+def test_arguments_of_the_wrong_type(tiny, counts, genes, backbone, x, kwargs, message):
+    with pytest.raises(TypeError, match=message):
+        features(backbone or tiny, counts if x is None else x, genes, **kwargs)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -107,6 +108,39 @@ def second_dictionary(folder):
     (folder / "token_dictionary_gc95M.pkl").write_bytes(pickle.dumps(tokens))
 
 
+def nested(kind):
+    value = kind()
+    for _ in range(40):
+        value = kind([value, value])
+    return value
+
+
+def bomb(name, content):
+    return lambda folder: (folder / name).write_bytes(pickle.dumps(content()))
+
+
+def raw(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def repacked(folder, change, method):
+    with zipfile.ZipFile(folder / "best_model.pt") as old:
+        records = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(folder / "best_model.pt", "w", method) as new:
+        for name, content in records.items():
+            new.writestr(name, change(name, content))
+
+
+def torch_bomb(folder):
+    repacked(
+        folder, lambda n, c: pickle.dumps({"a": nested(tuple)}) if n.endswith("data.pkl") else c, zipfile.ZIP_STORED
+    )
+
+
+def zip_bomb(folder):
+    repacked(folder, lambda n, c: c + bytes(10**7) if n.endswith("data/0") else c, zipfile.ZIP_DEFLATED)
+
+
 TOKENS, MEDIANS = "token_dictionary_gc104M.pkl", "gene_median_dictionary_gc104M.pkl"
 BAD = {
     "pointer instead of safetensors": ("v2", pointer("model.safetensors"), "git-lfs pointer.*git lfs pull"),
@@ -120,7 +154,7 @@ BAD = {
     "truncated best_model.pt": ("scgpt", cut("best_model.pt", 5000), "truncated, damaged"),
     "truncated dictionary": ("v2", cut(TOKENS), "not a plain dictionary|truncated or damaged"),
     "truncated vocabulary": ("scgpt", cut("vocab.json"), "truncated or damaged"),
-    "truncated arguments": ("scgpt", cut("args.json", 20), "args.json: not readable JSON"),
+    "truncated arguments": ("scgpt", cut("args.json", 20), "args.json is not readable JSON"),
     "no weights": ("v2", remove("model.safetensors"), "model.safetensors: missing"),
     "no best_model.pt": ("scgpt", remove("best_model.pt"), "best_model.pt: missing"),
     "no medians": ("v2", remove(MEDIANS), "no gene_median_dictionary_gc104M"),
@@ -143,6 +177,16 @@ BAD = {
     "config lacks a size": ("v2", edit("config.json", hidden_size=None), "has no hidden_size"),
     "config of a wider model": ("v2", edit("config.json", hidden_size=64), r"\(64, 32\).*says \(64, 64\)"),
     "config of a deeper model": ("v2", edit("config.json", num_hidden_layers=4), "16 tensors are missing"),
+    "config without end": ("v2", edit("config.json", num_hidden_layers=10**7), "10000000; at most 1000"),
+    "config with endless positions": ("v2", edit("config.json", max_position_embeddings=10**13), "implies"),
+    "config with a vast hidden layer": ("v2", edit("config.json", intermediate_size=10**13), "implies"),
+    "deep config": ("v2", text("config.json", "[" * 200_000), "config.json is not readable JSON"),
+    "bins without end": ("scgpt", edit("args.json", n_bins=10**12), "n_bins is 1000000000000; at most"),
+    "lists in lists": ("v2", bomb(TOKENS, lambda: {"a": nested(list)}), "str to list"),
+    "tuples in tuples": ("v2", bomb(TOKENS, lambda: [nested(tuple)]), "beyond all measure"),
+    "memo without end": ("v2", raw(TOKENS, b"\x80\x04}r\xff\xff\xff\x7f."), "beyond all measure"),
+    "tuples in tuples in tensors": ("scgpt", torch_bomb, "beyond all measure"),
+    "tensors that unpack to more": ("scgpt", zip_bomb, "unpack to more"),
     "config of a shallower model": ("v2", edit("config.json", num_hidden_layers=2), "16 unexpected"),
     "config with more positions": ("v2", edit("config.json", max_position_embeddings=64), "position_embeddings"),
     "config with heads that do not divide": ("v2", edit("config.json", num_attention_heads=5), "no network from it"),

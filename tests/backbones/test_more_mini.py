@@ -1,5 +1,6 @@
 """more-mini: frozen, exact on sparse counts, missing genes are not zeros, weights are checked."""
 
+import hashlib
 import json
 import pickle
 
@@ -12,7 +13,6 @@ from scipy.sparse import csr_matrix
 
 from more_scvi.backbones import MoreMini, MoreMiniSizes, get_backbone
 from more_scvi.backbones._more_mini import BUNDLED
-from more_scvi.backbones._weights import sha256
 from more_scvi.data import GeneVocabulary, match_genes
 
 
@@ -165,7 +165,7 @@ class TestWeightsFolder:
         with pytest.raises(ValueError, match=f"{name}: truncated or changed"):
             MoreMini.load(folder)
         (folder / name).unlink()
-        with pytest.raises(ValueError, match=f"{name}: missing"):
+        with pytest.raises(ValueError, match=f"{name} not found"):
             MoreMini.load(folder)
 
     @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "more-mini", "sizes": 3, "sha256": {}}'])
@@ -173,6 +173,20 @@ class TestWeightsFolder:
         (folder / "config.json").write_text(text)
         with pytest.raises(ValueError, match=r"config\.json"):
             MoreMini.load(folder)
+
+    @pytest.mark.parametrize("size", ["n_layers", "n_components", "n_members", "d_model", "n_tokens", "n_features"])
+    @pytest.mark.parametrize("value", [10**12, -4, 0, "8", None])
+    def test_sizes_are_those_of_the_tensors(self, folder, size, value):
+        config = json.loads((folder / "config.json").read_text())
+        config["sizes"][size] = value
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=r"config\.json"):
+            MoreMini.load(folder)
+
+    def test_weights_are_replaced_at_one_moment(self, tiny, folder):
+        tiny.save(folder)
+        assert sorted(p.name for p in folder.iterdir()) == ["config.json", "genes-2.tsv.gz", "model-2.safetensors"]
+        assert MoreMini.load(folder).fingerprint()
 
     def test_newer_version(self, folder):
         config = json.loads((folder / "config.json").read_text())
@@ -185,7 +199,7 @@ class TestWeightsFolder:
         tensors = load_file(folder / "model.safetensors")
         save_file(change(tensors), folder / "model.safetensors")
         config = json.loads((folder / "config.json").read_text())
-        config["sha256"]["model.safetensors"] = sha256(folder / "model.safetensors")
+        config["sha256"]["model.safetensors"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         (folder / "config.json").write_text(json.dumps(config))
 
     @pytest.mark.parametrize(
@@ -209,7 +223,7 @@ class TestWeightsFolder:
 
         (folder / "model.safetensors").write_bytes(pickle.dumps(Harm()))
         config = json.loads((folder / "config.json").read_text())
-        config["sha256"]["model.safetensors"] = sha256(folder / "model.safetensors")
+        config["sha256"]["model.safetensors"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         (folder / "config.json").write_text(json.dumps(config))
         with pytest.raises(ValueError, match="safetensors"):
             MoreMini.load(folder)

@@ -1,5 +1,7 @@
 """Backbones by name or folder, the interface, precomputed features."""
 
+import os
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
@@ -55,6 +57,30 @@ def test_third_party_backbone_by_name_and_folder(tmp_path):
 def test_factory_must_be_callable():
     with pytest.raises(TypeError, match="str"):
         register_backbone("depth", "Depth")
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: get_backbone(None), TypeError, "None is no name.*'more-mini'"),
+        (lambda: get_backbone(3), TypeError, "3 is no name"),
+        (lambda: get_backbone(""), TypeError, "'' is no name"),
+        (lambda: get_backbone("more-mini", layers=3), TypeError, "'more-mini'.*'layers'.*weights, seed"),
+        (lambda: get_backbone("precomputed"), TypeError, "'precomputed'.*n_features"),
+        (lambda: register_backbone(3, Depth), TypeError, "register_backbone.3.*as text"),
+        (lambda: register_backbone("", Depth), TypeError, "as text"),
+        (lambda: register_backbone("depth", Depth, detect="*.txt"), TypeError, "function of a folder"),
+    ],
+)
+def test_bad_arguments(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_folders_are_looked_into_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ValueError, match="no backbone recognises"):
+        get_backbone(tmp_path)
 
 
 def test_subclasses_are_frozen():

@@ -1,10 +1,13 @@
 """Saved folders that are missing, damaged, hostile or of another model."""
 
+import hashlib
 import json
 import os
 import pickle
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -59,9 +62,44 @@ def wrong_shapes(folder):
     tensors[name] = torch.zeros(1, 1, 1)
     tensors["intruder"] = torch.zeros(1)
     save_file(tensors, folder / WEIGHTS)
+    edit(sha256={WEIGHTS: hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()})(folder)
+
+
+def flip(folder):
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-5] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+
+
+def instead(name, make):
+    def apply(folder):
+        (folder / name).unlink()
+        make(folder / name)
+
+    return apply
+
+
+def zero(path):
+    path.symlink_to("/dev/zero")
+
+
+def not_a_number(folder):
+    from safetensors.torch import load_file, save_file
+
+    save_file(
+        {k: v * np.nan if v.is_floating_point() else v for k, v in load_file(folder / WEIGHTS).items()},
+        folder / WEIGHTS,
+    )
 
 
 DAMAGE = [
+    pytest.param(flip, ValueError, [WEIGHTS, "changed", CARD], id="weights-one-bit"),
+    pytest.param(not_a_number, ValueError, [WEIGHTS, "changed", CARD], id="weights-nan"),
+    pytest.param(instead(CARD, os.mkfifo), ValueError, [CARD, "pipe"], id="card-pipe"),
+    pytest.param(instead(CARD, zero), ValueError, [CARD, "device"], id="card-device"),
+    pytest.param(instead(WEIGHTS, os.mkfifo), ValueError, [WEIGHTS, "pipe"], id="weights-pipe"),
+    pytest.param(lambda f: (f / CARD).write_text("[" * 200_000), ValueError, [CARD, "JSON"], id="card-deep"),
+    pytest.param(edit(sha256=None, arguments__n_latent=20), ValueError, ["shape", CARD], id="earlier-version-other"),
     pytest.param(lambda f: (f / CARD).unlink(), FileNotFoundError, [CARD, "MoRE.save"], id="card-missing"),
     pytest.param(lambda f: (f / WEIGHTS).unlink(), FileNotFoundError, [WEIGHTS, "MoRE.save"], id="weights-missing"),
     pytest.param(cut(WEIGHTS, 200), ValueError, [WEIGHTS, "truncated"], id="weights-truncated"),
@@ -81,6 +119,9 @@ DAMAGE = [
     pytest.param(edit(arguments__n_latent=20), ValueError, ["shape", CARD], id="argument-other"),
     pytest.param(edit(arguments__n_latents=7), ValueError, [CARD, "n_latents"], id="argument-unknown"),
     pytest.param(edit(registry__setup_args=None), ValueError, [CARD, "setup_args"], id="registry-edited"),
+    pytest.param(edit(registry__field_registries={}), ValueError, [CARD, "edited"], id="registry-empty"),
+    pytest.param(edit(arguments__refinement_rank=10**12), ValueError, [CARD], id="argument-vast"),
+    pytest.param(edit(arguments__backbone="gone/"), ValueError, [CARD, "'gone/'"], id="backbone-gone"),
     pytest.param(edit(arguments=[1]), ValueError, [CARD, "arguments"], id="arguments-a-list"),
 ]
 
@@ -145,6 +186,66 @@ def test_a_file_where_the_folder_should_be(bench, refused):
     refused(bench, lambda: bench.model.save(bench.folder / "saved", overwrite=True), ValueError, ["is a file"])
 
 
+@pytest.mark.parametrize("prefix", ["../x", "a/b", "..\\x", 3])
+def test_a_prefix_is_no_path(bench, refused, prefix):
+    folder, error = bench.saved(), (ValueError, TypeError)
+    for call in (
+        lambda: bench.model.save(bench.folder / "m", prefix=prefix),
+        lambda: MoRE.load(folder, prefix=prefix),
+        lambda: MoRE.load_registry(folder, prefix=prefix),
+        lambda: bench.model.load_weights(folder, prefix=prefix),
+    ):
+        refused(bench, call, error, ["prefix=", "dir_path"])
+    assert not (bench.folder / "m").exists()
+
+
+def test_weights_of_another_save_are_refused(bench, refused):
+    folder, other = bench.saved(), bench.folder / "other"
+    model = MoRE.load(folder, adata=False, accelerator="cpu")
+    torch.nn.init.ones_(next(model.module.parameters()))
+    model.save(other, prefix="run_")
+    (folder / WEIGHTS).write_bytes((other / f"run_{WEIGHTS}").read_bytes())
+    for call in (lambda: MoRE.load(folder, adata=False), lambda: bench.model.load_weights(folder)):
+        refused(bench, call, ValueError, [WEIGHTS, "changed", CARD])
+    assert torch.equal(
+        next(MoRE.load(other, False, prefix="run_").module.parameters()), next(model.module.parameters())
+    )
+
+
+def test_nothing_is_read_from_legacy_saves(bench, refused, monkeypatch):
+    monkeypatch.setenv("PAYLOAD_TARGET", str(bench.folder / "owned"))
+    (bench.folder / "legacy").mkdir()
+    (bench.folder / "legacy" / "attr.pkl").write_bytes(pickle.dumps(Payload()))
+    call = lambda: MoRE.convert_legacy_save(bench.folder / "legacy", bench.folder / "new")  # noqa: E731
+    refused(bench, call, NotImplementedError, ["MoRE.load"])
+    assert not (bench.folder / "owned").exists()
+
+
+def test_a_card_names_no_place_to_write_to(bench):
+    MoRE.setup_anndata(bench.adata, **SETUP)
+    MoRE(bench.adata, cache_dir=bench.folder / "cache").save(bench.folder / "m")
+    assert "cache" not in (bench.folder / "m" / CARD).read_text()
+    edit(arguments__cache_dir=str(bench.folder / "theirs"))(bench.folder / "m")  # as earlier versions wrote it
+    assert MoRE.load(bench.folder / "m", adata=False, accelerator="cpu").cache_dir is None
+
+
+def test_genes_in_another_order_and_among_others(bench, shared_model):
+    """What inference takes, loading takes."""
+    folder, training = bench.saved(), make_data()
+    more = ad.concat(
+        [training, ad.AnnData(training.X[:, :3], training.obs[[]], pd.DataFrame(index=["x", "y", "z"]))], axis=1
+    )
+    more.obs = training.obs
+    more.layers["counts"] = more.X
+    more = more[:, np.random.default_rng(0).permutation(more.n_vars)].copy()
+    loaded = MoRE.load(folder, adata=more, accelerator="cpu")
+    for ask in (lambda m: m.get_latent_representation(), lambda m: m.predict(soft=True)):
+        np.testing.assert_allclose(ask(loaded), ask(shared_model), atol=1e-4)
+    loaded.save(bench.folder / "again")
+    again = MoRE.load(bench.folder / "again", adata=training, accelerator="cpu")
+    np.testing.assert_allclose(again.get_latent_representation(), shared_model.get_latent_representation(), atol=1e-4)
+
+
 def test_an_interrupted_save_leaves_the_old_model(bench, monkeypatch):
     folder = bench.saved()
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
@@ -175,7 +276,7 @@ def test_arguments_that_json_does_not_know(bench, refused):
     model = MoRE(bench.adata, n_latent=np.int64(6), dropout=np.float32(0.25), cache_dir=bench.folder / "cache")
     model.save(bench.folder / "m")
     loaded = MoRE.load(bench.folder / "m", adata=False, accelerator="cpu")
-    assert (loaded.module.n_latent, loaded.init_arguments["cache_dir"]) == (6, str(bench.folder / "cache"))
+    assert (loaded.module.n_latent, loaded.init_arguments["dropout"]) == (6, 0.25)
     model.init_arguments["backbone_kwargs"] = {"weights": object()}
     refused(bench, lambda: model.save(bench.folder / "n"), TypeError, ["object", "cannot be saved"])
     assert not (bench.folder / "n").exists()

@@ -1,13 +1,16 @@
 """Saved models and the objects a model keeps."""
 
+import copy
 import gc
 import json
+import pickle
 import subprocess
 import sys
 import weakref
 from pathlib import Path
 
 import anndata as ad
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -190,3 +193,29 @@ def test_t50_backed_sparse_arrays(case, data, tmp_path):
         backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
         assert np.isfinite(case.latent(case.fitted(backed))).all()
         backed.file.close()
+
+
+@pytest.mark.parametrize("way", ["pickle", "deepcopy", "joblib"])
+def test_a_model_is_copied_with_its_data(case, trained, z, way, tmp_path):
+    """Copies through pickle, copy and joblib answer as the original does, which stays as it is when they go."""
+    if way == "pickle":
+        copied = pickle.loads(pickle.dumps(trained))
+    elif way == "deepcopy":
+        copied = copy.deepcopy(trained)
+    else:
+        joblib.dump(trained, tmp_path / "m")
+        copied = joblib.load(tmp_path / "m")
+    np.testing.assert_allclose(case.latent(copied), z, atol=1e-5)
+    np.testing.assert_allclose(case.latent(copied, copied.adata), z, atol=1e-5)
+    del copied
+    gc.collect()
+    np.testing.assert_allclose(case.latent(trained, trained.adata), z, atol=1e-5)
+    case.build(trained.adata)
+
+
+@pytest.mark.needs("mudata")
+def test_a_model_of_a_mudata_is_copied(case, trained_multi, z_multi):
+    """As above, for a model of two modalities."""
+    copied = pickle.loads(pickle.dumps(trained_multi))
+    np.testing.assert_allclose(case.latent(copied), z_multi, atol=1e-5)
+    case.cls(copied.adata, **case.init, **case.multi_init)

@@ -1,5 +1,7 @@
 """Corrupted views, losses, the training loop and its resumption, the command."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,19 @@ def test_resume_refuses_other_settings(pool, backbone, views, tmp_path):
     other = PretrainSettings(n_groups=3, n_cells=16)
     with pytest.raises(ValueError, match="written with settings"):
         pretrain(pool, views, backbone, checkpoint=tmp_path / "c.pt", n_steps=3, settings=other, resume=True)
+
+
+OF_ANOTHER = {"settings": asdict(SETTINGS), "n_steps": 3, "network": {}, "averaged": {}, "step": 1, "optimiser": {}}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"half", torch.zeros(2), {"step": 3}, {"settings": 3, "n_steps": 3}, OF_ANOTHER]
+)
+def test_resume_refuses_what_is_no_checkpoint(pool, backbone, views, tmp_path, content):
+    path = tmp_path / "c.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ValueError, match=r"c\.pt"):
+        pretrain(pool, views, backbone, checkpoint=path, n_steps=3, settings=SETTINGS, resume=True)
 
 
 def test_the_command_writes_a_folder_that_loads(files, tmp_path):

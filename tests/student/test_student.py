@@ -1,5 +1,6 @@
 """Students: what they keep of their teacher, what they do with genes that are missing or named otherwise, files."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -207,11 +208,14 @@ np.testing.assert_allclose(z, np.load({str(tmp_path / "z.npy")!r}), atol=1e-5)
             ("student.json", lambda b: b"[]", ValueError, "not the card of a student"),
             ("student.json", lambda b: _edit(b, version=99), ValueError, "version 99"),
             ("student.json", lambda b: _edit(b, n_latent=7), ValueError, "implies"),
+            ("student.json", lambda b: _edit(b, n_hidden=10**12), ValueError, "implies"),
+            ("student.json", lambda b: b"[" * 200_000, ValueError, "not readable JSON"),
+            ("student.safetensors", lambda b: b[:-5] + bytes([b[-5] ^ 1]) + b[-4:], ValueError, "changed"),
             ("student.json", lambda b: _edit(b, n_hidden="wide"), ValueError, "make no student"),
             ("student.json", lambda b: _edit(b, labels=["a"]), ValueError, "1 labels, but n_labels is 4"),
             ("student.json", lambda b: _edit(b, batches=None), ValueError, "must be lists"),
-            ("student.safetensors", lambda b: b[:500], ValueError, "safetensors"),
-            ("genes.tsv.gz", lambda b: b[:50], ValueError, "gene table"),
+            ("student.safetensors", lambda b: b[:500], ValueError, "safetensors: truncated or changed"),
+            ("genes.tsv.gz", lambda b: b[:50], ValueError, "gz: truncated or changed"),
         ],
     )
     def test_damaged_folders_are_refused(self, folder, name, change, error, match):
@@ -222,6 +226,16 @@ np.testing.assert_allclose(z, np.load({str(tmp_path / "z.npy")!r}), atol=1e-5)
             path.write_bytes(change(content))
         with pytest.raises(error, match=match):
             more.Student.load(folder)
+
+    def test_files_of_another_student_are_refused(self, student, folder, tmp_path):
+        other = copy.deepcopy(student)
+        other.network.start.zero_()
+        other.save(tmp_path / "other")
+        (folder / "student.safetensors").write_bytes((tmp_path / "other" / "student.safetensors").read_bytes())
+        with pytest.raises(ValueError, match="changed"):
+            more.Student.load(folder)
+        other.save(folder, overwrite=True)
+        assert more.Student.load(folder).network.start.abs().sum() == 0
 
 
 def _edit(content: bytes, **entries) -> bytes:

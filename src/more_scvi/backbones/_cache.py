@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,7 +16,7 @@ from filelock import FileLock
 from scipy.sparse import csr_matrix, issparse
 from tqdm.auto import tqdm
 
-from more_scvi.data import GeneMatch, match_genes
+from more_scvi.data import GeneMatch, check_integer, check_option, match_genes
 
 from ._base import Backbone
 from ._store import FeatureStore
@@ -139,33 +139,54 @@ def compute_features(
     >>> cache.full.shape, cache.views.shape  # doctest: +SKIP
     ((2638, 128), (2638, 3, 128))
     """
+    if not isinstance(backbone, Backbone):
+        raise TypeError(
+            f"backbone is a {type(backbone).__name__}; give one of get_backbone, e.g. get_backbone('more-mini')."
+        )
+    if len(getattr(x, "shape", ())) != 2:
+        raise TypeError(
+            f"x is a {type(x).__name__} of shape {getattr(x, 'shape', None)}; give a (cells, genes) matrix."
+        )
     n_cells, n_genes = x.shape
-    if chunk_size < 1 or dtype not in ("float16", "float32"):
-        raise ValueError(f"chunk_size={chunk_size} must be positive and dtype={dtype!r} 'float16' or 'float32'.")
+    chunk_size = check_integer("chunk_size", chunk_size)
+    check_option("dtype", dtype, ("float16", "float32"))
     x = x.tocsr() if issparse(x) and x.format != "csr" else x
     match, panels = _match(backbone, genes, panels, n_genes)
     with _on_device(backbone, device, precision) as name:
         fingerprint = _fingerprint(backbone, x, genes, panels, [normalised, name, dtype])
         folder = None if cache_dir is None else Path(cache_dir) / f"{backbone.name}-{fingerprint[:16]}"
-        with _alone(folder):
-            store = FeatureStore((n_cells, 1 + len(panels), backbone.n_features), np.dtype(dtype), folder, fingerprint)
-            starts = range(store.n_done, n_cells, chunk_size)
-            hide = not progress or not starts
-            for start in tqdm(starts, desc=f"{backbone.name} features", unit="chunk", disable=hide):
-                rows = _rows(x, start, start + chunk_size)
-                views = [None, *panels]
-                encoded = [backbone.encode(rows, match, visible=v, normalised=normalised) for v in views]
-                store.write(start, np.stack(encoded, axis=1))
-            features = store.finish()
+        store = FeatureStore((n_cells, 1 + len(panels), backbone.n_features), np.dtype(dtype), folder, fingerprint)
+        if folder is None or not store.read():  # what is finished may be of another user and not writable
+            with _alone(folder):
+                store.open()
+                starts = range(store.n_done, n_cells, chunk_size)
+                hide = not progress or not starts
+                for start in tqdm(starts, desc=f"{backbone.name} features", unit="chunk", disable=hide):
+                    rows = _rows(x, start, start + chunk_size)
+                    views = [None, *panels]
+                    encoded = [backbone.encode(rows, match, visible=v, normalised=normalised) for v in views]
+                    store.write(start, np.stack(encoded, axis=1))
+        features = store.finish()
     return FeatureCache(features[:, 0], features[:, 1:], panels, fingerprint)
 
 
-def _alone(folder: Path | None) -> AbstractContextManager:
+@contextmanager
+def _alone(folder: Path | None) -> Iterator[None]:
     """Keep other processes from the same cache: they wait, and then find it finished. The lock dies with its owner."""
     if folder is None:
-        return nullcontext()
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / "lock")
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock").acquire()
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{folder} cannot be written ({error.strerror}) and does not hold the features of all these cells. Name"
+            " another cache_dir, or give cache_dir=None to keep features in memory.",
+        ) from None
+    with lock:
+        yield
 
 
 def _match(
@@ -222,7 +243,10 @@ def _on_device(backbone: Backbone, device: str | torch.device, precision: str) -
     """Backbone on the device and products in the chosen precision, whose name is yielded; it is moved back after."""
     if precision not in get_args(Precision):
         raise ValueError(f"precision={precision!r} is unknown: choose one of {', '.join(get_args(Precision))}.")
-    device, home = torch.device(device), backbone.device
+    try:
+        device, home = torch.device(device), backbone.device
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is no device of torch ({error}); give 'cpu' or 'cuda'.") from None
     if precision == "auto":
         precision = "bfloat16" if _bfloat16_is_faster(device) else "float32"
     backbone.to(device)

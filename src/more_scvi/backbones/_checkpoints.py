@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,11 +17,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ._pickles import check_file
+from more_scvi._reading import read_json
+
+from ._pickles import check_file, check_torch_file
 
 logger = logging.getLogger("more_scvi")
 # before this version a crafted file could run code in spite of weights_only=True (CVE-2025-32434)
 _SAFE_TORCH = (2, 6)
+_DAMAGED = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError, OverflowError,
+    pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+)  # fmt: skip
 
 
 def optional(package: str, wanted_for: str) -> ModuleType:
@@ -109,10 +116,7 @@ def read_config(path: Path) -> dict[str, Any]:
         If the file is missing, a git-lfs pointer, no JSON or no object.
     """
     check_file(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not readable JSON ({error}). Download it again.") from None
+    found = read_json(path, "Download it again.")
     if not isinstance(found, dict):
         raise ValueError(f"{path}: holds a {type(found).__name__}, expected a JSON object.")
     return found
@@ -134,21 +138,29 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: truncated or damaged ({error}). Download it again.") from None
+    found = read_torch(path)
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ValueError(f"{path}: expected tensors by name (a state dict), found a {type(found).__name__}.")
+    return dict(found)
+
+
+def read_torch(path: Path) -> Any:
+    """Tensors and plain values of a file written by ``torch.save``, on the CPU; errors as :func:`read_state`."""
+    check_file(path)
     if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
         raise ImportError(
             f"{path} was written by torch.save, which torch {torch.__version__} cannot read without the risk of running"
             f" code from it. Upgrade torch to 2.6 or newer, or give a .safetensors file."
         )
     try:
+        check_torch_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path}: truncated, damaged or not plain tensors ({reason}). Nothing of it was run; download it again."
         ) from None
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise ValueError(f"{path}: expected tensors by name (a state dict), found a {type(found).__name__}.")
-    return dict(found)
+    return found
 
 
 def fit_state(path: Path, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -180,19 +192,23 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "none"
 
 
-def size_of(config: Mapping[str, Any], source: Path, *names: str, default: int | None = None) -> int:
-    """A positive integer under the first of ``names`` that ``config`` has.
+def size_of(
+    config: Mapping[str, Any], source: Path, *names: str, default: int | None = None, most: int | None = None
+) -> int:
+    """A positive integer, ``most`` at most, under the first of ``names`` that ``config`` has.
 
     Raises
     ------
     ValueError
-        If none is there and there is no default, or the value is no positive integer.
+        If none is there and there is no default, or the value is no positive integer or too large.
     """
     for name in names:
         if name in config:
             value = config[name]
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{source}: {name} is {value!r}, expected a positive integer.")
+            if most is not None and value > most:
+                raise ValueError(f"{source}: {name} is {value}; at most {most} can be.")
             return value
     if default is None:
         raise ValueError(f"{source}: has no {' or '.join(names)}; it is not the config of this model.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from more_scvi._reading import read_json
+
 from ._checkpoints import checkpoint_folder, fit_state, optional, read_config, read_state, size_of
 from ._geneformer_files import GeneTokens, read_gene_tokens
+from ._layers import MOST_LAYERS
 from ._tokens import Pool, TokenBackbone, attention_mask
 
 if TYPE_CHECKING:
@@ -133,9 +135,8 @@ class Geneformer(TokenBackbone):
         state = _encoder_tensors(read_state(weights))
         _check_config(folder / CONFIG, config)
         genes = read_gene_tokens(folder, config["vocab_size"], dictionaries)
-        bert = _empty_bert(folder / CONFIG, config, weights, state)
-        shapes = {name: tuple(tensor.shape) for name, tensor in bert.state_dict().items()}
-        bert.load_state_dict(fit_state(weights, state, shapes))
+        bert, state = _empty_bert(folder / CONFIG, config, weights, state)
+        bert.load_state_dict(state)
         return cls(bert, genes, pool=pool, max_length=max_length, min_overlap=min_overlap)
 
     @property
@@ -180,7 +181,7 @@ class _BertLayer(nn.Module):
 def is_geneformer(folder: Path) -> bool:
     """Whether ``config.json`` says BERT and the folder holds no text tokenizer."""
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = read_json(folder / CONFIG)
     except (OSError, ValueError):
         return False
     is_bert = isinstance(config, dict) and config.get("model_type", "") == "bert"
@@ -189,7 +190,8 @@ def is_geneformer(folder: Path) -> bool:
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
-        size_of(config, path, name)
+        most = MOST_LAYERS if name == "num_hidden_layers" else None
+        size_of(config, path, name, most=most)
     if config.get("model_type", "bert") != "bert":
         raise ValueError(f"{path}: model_type is {config['model_type']!r}, Geneformer's is 'bert'.")
     if config.get("position_embedding_type", "absolute") != "absolute":
@@ -205,20 +207,18 @@ def _encoder_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in body.items() if not name.startswith(_NOT_READ)}
 
 
-def _empty_bert(path: Path, config: dict[str, Any], weights: Path, state: dict[str, Tensor]) -> BertModel:
-    """A network of the sizes of the config, which must be those of the tensors."""
-    table = state.get("embeddings.word_embeddings.weight")
-    sizes = (config["vocab_size"], config["hidden_size"])
-    if table is not None and tuple(table.shape) != sizes:  # before memory is taken for it
-        raise ValueError(
-            f"{weights}: the token table has shape {tuple(table.shape)}, {path.name} says {sizes}. Both must be of one"
-            " model."
-        )
+def _empty_bert(
+    path: Path, config: dict[str, Any], weights: Path, state: dict[str, Tensor]
+) -> tuple[BertModel, dict[str, Tensor]]:
+    """A network of the sizes of the config, which must be those of the tensors, and these as float32."""
     transformers = optional("transformers", "Backbone 'geneformer'")
     try:
         settings: BertConfig = transformers.BertConfig(**config)
         settings._attn_implementation = "sdpa"
+        with torch.device("meta"):  # sizes are believed once the tensors have them
+            empty = transformers.BertModel(settings, add_pooling_layer=False).state_dict()
+        state = fit_state(weights, state, {name: tuple(tensor.shape) for name, tensor in empty.items()})
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
-            return transformers.BertModel(settings, add_pooling_layer=False).eval()
-    except (ValueError, KeyError, TypeError) as error:
+            return transformers.BertModel(settings, add_pooling_layer=False).eval(), state
+    except (KeyError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(f"{path}: transformers builds no network from it ({error!r}).") from error

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ._base import Backbone
 
 LayerKind = Literal["own", "transformers"]
+MOST_LAYERS = 1000
+"""Layers that a config may ask for."""
 
 
 class TopLayers(nn.Module):

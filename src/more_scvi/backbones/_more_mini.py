@@ -17,9 +17,9 @@ from more_scvi.data import GeneMatch, GeneVocabulary
 from ._base import Backbone
 from ._counts import visible_counts
 from ._front import ProgramFront
-from ._layers import TopLayers, check_depth
+from ._layers import MOST_LAYERS, TopLayers, check_depth
 from ._transformer import ProgramTransformer
-from ._weights import GENES, WEIGHTS, read_config, read_tensors, write_weights
+from ._weights import GENES, WEIGHTS, fit_tensors, read_weights, write_weights
 
 BUNDLED = Path(__file__).parent / "weights" / "more-mini"
 WeightsKind = Literal["pretrained", "untrained", "random"]
@@ -126,17 +126,23 @@ class MoreMini(Backbone):
         if weights not in get_args(WeightsKind):
             raise ValueError(f"weights={weights!r} is unknown: choose one of {', '.join(get_args(WeightsKind))}.")
         folder = BUNDLED if path is None else Path(path)
+        found, files = read_weights(folder)
+        vocabulary = GeneVocabulary.from_bytes(files[GENES], folder / GENES)
         try:
-            sizes = MoreMiniSizes(**read_config(folder))
-        except TypeError as error:
+            sizes = MoreMiniSizes(**found)
+            if sizes.n_layers > MOST_LAYERS:
+                raise ValueError(f"n_layers is {sizes.n_layers}, at most {MOST_LAYERS} are built")
+            with torch.device("meta"):  # sizes are believed once the tensors have them
+                expected = cls(sizes, vocabulary).state_dict()
+        except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
             raise ValueError(f"{folder}/config.json: unexpected sizes ({error}). Restore the folder.") from error
+        state = fit_tensors(files[WEIGHTS], folder / WEIGHTS, expected)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            backbone = cls(sizes, GeneVocabulary.read(folder / GENES))
+            backbone = cls(sizes, vocabulary)
             if weights == "random":
                 backbone.transformer.randomise_readout()
         own = {k: v.clone() for k, v in backbone.state_dict().items() if k.startswith("transformer.")}
-        state = read_tensors(folder / WEIGHTS, backbone.state_dict())
         if weights == "random":
             state.update(own)
         elif weights == "untrained":

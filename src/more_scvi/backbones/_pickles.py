@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import io
 import pickle
+import pickletools
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
+
+from more_scvi._reading import MOST_TEXT, read_bytes, read_json
 
 _LFS_POINTER = b"version https://git-lfs"
 _NUMBERS = frozenset(f"{kind}{size}" for kind, sizes in (("i", "1248"), ("u", "1248"), ("f", "248")) for size in sizes)
@@ -40,17 +45,76 @@ def _number(kind: object, raw: object = b"") -> int | float:
 class _PlainUnpickler(pickle.Unpickler):
     """Builds dictionaries, strings and numbers; whatever else a file asks for is refused, never imported or called."""
 
-    _STAND_INS: dict[tuple[str, str], Any] = {
-        ("numpy.core.multiarray", "scalar"): _number,
-        ("numpy._core.multiarray", "scalar"): _number,
-        ("numpy", "dtype"): _NumberType,
+    # made anew for each use, as a file may set attributes of what it is given
+    _STAND_INS: ClassVar[dict[tuple[str, str], Callable[[], Any]]] = {
+        ("numpy.core.multiarray", "scalar"): lambda: lambda *given: _number(*given),
+        ("numpy._core.multiarray", "scalar"): lambda: lambda *given: _number(*given),
+        ("numpy", "dtype"): lambda: type("NumberType", (_NumberType,), {}),
     }
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return self._STAND_INS[module, name]
+            return self._STAND_INS[module, name]()
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no dictionary needs") from None
+
+
+_MOST_NESTED = 1000
+_EFFECTS = {
+    op.name: (
+        pickletools.markobject in op.stack_before,
+        sum(kind not in (pickletools.markobject, pickletools.stackslice) for kind in op.stack_before),
+        len(op.stack_after),
+    )
+    for op in pickletools.opcodes
+}
+
+
+def check_pickle(handle: IO[bytes]) -> None:
+    """Read over one pickle without building anything; a ValueError if building it would never end.
+
+    Tuples that hold a tuple several times grow with every level, and whoever hashes or compares one walks all of it. So
+    the entries of each tuple are counted, with all that is nested in it. Places in the memo cost memory up to the
+    highest one.
+    """
+    stack: list[int | None] = []  # entries of the values, None: a mark
+    memo: dict[int, int] = {}
+    for n, (op, argument, _) in enumerate(pickletools.genops(handle)):
+        marked, n_taken, n_left = _EFFECTS[op.name]
+        taken: list[int | None] = []
+        while marked and (top := stack.pop()) is not None:
+            taken.append(top)
+        taken += [stack.pop() for _ in range(n_taken)]
+        sizes = [1 if size is None else size for size in taken]
+        if op.name.startswith("TUPLE"):
+            size = 1 + sum(sizes)
+        elif op.name.endswith("GET"):
+            size = memo.get(int(argument), 1)
+        else:
+            size = max(sizes, default=1)
+        stack += [None] if op.name == "MARK" else [size] * n_left
+        if op.name.endswith("PUT") or op.name == "MEMOIZE":
+            place = len(memo) if argument is None else int(argument)
+            memo[place] = stack[-1] or 1
+        else:
+            place = 0
+        if size > _MOST_NESTED or place > n:
+            raise ValueError("tuples in tuples, or places in the memo, beyond all measure")
+
+
+def check_torch_file(path: Path) -> None:
+    """Raise a ValueError if a file of ``torch.save`` unpacks to more than it holds, or its pickles never end."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as handle:
+            for _ in range(5):  # mark, version, system, tensors, their keys; raw values follow
+                check_pickle(handle)
+        return
+    with zipfile.ZipFile(path) as records:
+        if sum(record.file_size for record in records.infolist()) > path.stat().st_size:
+            raise ValueError("its records unpack to more than the file holds")
+        for name in records.namelist():
+            if name.endswith(".pkl"):
+                check_pickle(io.BytesIO(records.read(name)))
 
 
 def check_file(path: Path) -> None:
@@ -83,22 +147,35 @@ def read_dictionary(path: Path) -> dict[str, Any]:
     check_file(path)
     try:
         if path.suffix == ".json":
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path)
         else:
-            with path.open("rb") as handle:
-                found = _PlainUnpickler(handle).load()
+            content = io.BytesIO(read_bytes(path, MOST_TEXT))
+            check_pickle(content)
+            content.seek(0)
+            found = _PlainUnpickler(content).load()
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path}: not a plain dictionary ({error}). It was not loaded; take the file from its original source, or"
             " give a JSON copy."
         ) from None
-    except (ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError, MemoryError) as error:
+    except (
+        ValueError,
+        EOFError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        MemoryError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"{path}: truncated or damaged ({error!r}). Download it again.") from None
     if not isinstance(found, dict) or not found:
         raise ValueError(f"{path}: holds a {type(found).__name__}, expected a dictionary that is not empty.")
     bad = next(((k, v) for k, v in found.items() if not _plain(k, v)), None)
     if bad is not None:
-        raise ValueError(f"{path}: entry {bad[0]!r} is {bad[1]!r}, expected a name and a number or a name.")
+        kinds = " to ".join(type(part).__name__ for part in bad)  # the values themselves may be without end
+        raise ValueError(f"{path}: an entry leads from {kinds}, expected a name and a number or a name.")
     return found
 
 

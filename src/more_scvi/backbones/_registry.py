@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,10 @@ def register_backbone(
     """
     if not callable(factory):
         raise TypeError(f"register_backbone({name!r}): factory must be callable, not {type(factory).__name__}.")
+    if not isinstance(name, str) or not name or (detect is not None and not callable(detect)):
+        raise TypeError(
+            f"register_backbone({name!r}, detect={detect!r}): give a name as text, and a function of a folder or None."
+        )
     _REGISTRY[name] = _Entry(factory, detect)
 
 
@@ -69,16 +75,28 @@ def get_backbone(name_or_path: str | Path, **kwargs: Any) -> Backbone:
     >>> get_backbone("more-mini").n_features
     128
     """
-    if str(name_or_path) in _REGISTRY:
-        return _REGISTRY[str(name_or_path)].factory(**kwargs)
-    folder = Path(name_or_path)
     known = ", ".join(repr(n) for n in list_backbones())
+    if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path):
+        raise TypeError(f"Backbone {name_or_path!r} is no name: give a folder with weights, or one of {known}.")
+    if str(name_or_path) in _REGISTRY:
+        return _build(str(name_or_path), kwargs)
+    folder = Path(name_or_path)
     if not folder.is_dir():
         raise KeyError(
             f"Unknown backbone {str(name_or_path)!r}: it is neither a folder nor one of {known}. "
             "Add one with more_scvi.backbones.register_backbone."
         )
-    for entry in _REGISTRY.values():
+    for name, entry in _REGISTRY.items():
         if entry.detect is not None and entry.detect(folder):
-            return entry.factory(path=folder, **kwargs)
+            return _build(name, {"path": folder, **kwargs})
     raise ValueError(f"{folder}: no backbone recognises the files in this folder; known backbones are {known}.")
+
+
+def _build(name: str, kwargs: dict[str, Any]) -> Backbone:
+    factory = _REGISTRY[name].factory
+    takes = inspect.signature(factory)
+    try:
+        takes.bind(**kwargs)
+    except TypeError as error:
+        raise TypeError(f"Backbone {name!r}: {error}. Its arguments are {', '.join(takes.parameters)}.") from None
+    return factory(**kwargs)

@@ -81,7 +81,7 @@ def read_sizes(folder: Path, state: Mapping[str, Tensor]) -> ScGPTSizes:
                 " must be of one model."
             )
     n_heads = size_of(args, path, "nheads", "nhead", default=8)
-    n_bins = size_of(args, path, "n_bins", default=51)
+    n_bins = size_of(args, path, "n_bins", default=51, most=10_000)
     if found["d_model"] % n_heads or n_bins < 3:
         raise ValueError(
             f"{path}: {n_heads} heads and {n_bins} bins; the width {found['d_model']} must be a multiple of the heads,"

@@ -7,6 +7,7 @@ replaced, so after a kill the file never claims more than is there; whatever fai
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -14,6 +15,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+
+from more_scvi._files import write_files
+from more_scvi._reading import check_regular, read_json
 
 logger = logging.getLogger("more_scvi")
 
@@ -31,15 +35,16 @@ class FeatureStore:
         Where to keep them; None: in memory.
     fingerprint
         What the features were computed from; another value in the folder's file means that it is started afresh.
+
+    Notes
+    -----
+    A store on disk is to be opened first: with :meth:`read`, which only reads, or with :meth:`open`.
     """
 
     def __init__(self, shape: tuple[int, int, int], dtype: np.dtype, folder: Path | None, fingerprint: str) -> None:
         self.folder, self.fingerprint, self.shape, self.dtype = folder, fingerprint, shape, np.dtype(dtype)
         self.blocks: list[tuple[int, int, int]] = []  # start, stop, checksum
-        if folder is None:
-            self.array: np.ndarray = np.empty(shape, dtype)
-        else:
-            self.array = self._resume() if shape[0] else np.empty(shape, dtype)
+        self.array: np.ndarray = np.empty(shape if folder is None else (0, *shape[1:]), dtype)
 
     @property
     def n_done(self) -> int:
@@ -58,7 +63,7 @@ class FeatureStore:
     def finish(self) -> np.ndarray:
         """The filled array; read-only if it is a file."""
         if isinstance(self.array, np.memmap):
-            self.array = np.load(self._file, mmap_mode="r")
+            self.array = np.lib.format.open_memmap(self._file, mode="r")
         return self.array
 
     @property
@@ -72,32 +77,56 @@ class FeatureStore:
         return self.folder / "progress.json"
 
     def _write_progress(self) -> None:
-        temporary = self._progress.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"fingerprint": self.fingerprint, "blocks": self.blocks}))
-        os.replace(temporary, self._progress)
+        write_files({self._progress: json.dumps({"fingerprint": self.fingerprint, "blocks": self.blocks})})
 
-    def _resume(self) -> np.ndarray:
-        """The file of an earlier run with the blocks that pass their checksum, or a new file."""
+    def read(self) -> bool:
+        """Take up the blocks of the folder that pass their checksum, for reading only; whether all are there."""
+        assert self.folder is not None
+        self.blocks = []
         try:
-            progress = json.loads(self._progress.read_text())
-            array = np.load(self._file, mmap_mode="r+", allow_pickle=False)
-            blocks = [tuple(map(int, b)) for b in progress["blocks"]]
+            progress = read_json(self._progress)
+            array = np.lib.format.open_memmap(check_regular(self._file), mode="r")
+            blocks = [(int(start), int(stop), int(checksum)) for start, stop, checksum in progress["blocks"]]
             usable = progress["fingerprint"] == self.fingerprint
         except FileNotFoundError:
-            return self._create()
-        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            return False
+        except (OSError, EOFError, ValueError, KeyError, TypeError, OverflowError) as error:
             logger.warning("Feature cache %s cannot be read (%s): computing it again.", self.folder, error)
-            return self._create()
+            return False
         if not usable or array.shape != self.shape or array.dtype != self.dtype:
             logger.warning("Feature cache %s was made from other data: computing it again.", self.folder)
-            return self._create()
+            return False
         for start, stop, checksum in blocks:
-            if start != self.n_done or zlib.crc32(array[start:stop].tobytes()) != checksum:
+            if not self.n_done == start < stop <= self.shape[0] or zlib.crc32(array[start:stop].tobytes()) != checksum:
                 logger.warning("Feature cache %s is damaged from cell %d on: computing these.", self.folder, start)
                 break
             self.blocks.append((start, stop, checksum))
-        return array
+        self.array = array
+        return self.n_done == self.shape[0]
 
-    def _create(self) -> np.ndarray:
-        self._progress.unlink(missing_ok=True)  # before the rows it describes go
-        return np.lib.format.open_memmap(self._file, mode="w+", dtype=self.dtype, shape=self.shape)
+    def open(self) -> None:
+        """Make the folder's file writable from the first row that is not finished, or start a new one."""
+        if self.folder is None or not self.shape[0] or self.read():
+            return
+        if self.blocks:
+            self.array = np.lib.format.open_memmap(self._file, mode="r+")
+        else:
+            self._progress.unlink(missing_ok=True)  # before the rows it describes go
+            self._file.unlink(missing_ok=True)
+            self.array = np.lib.format.open_memmap(self._file, mode="w+", dtype=self.dtype, shape=self.shape)
+        if hasattr(os, "posix_fallocate"):  # a map that grows into a full disk ends the process without a word
+            size = self._file.stat().st_size
+            try:
+                with self._file.open("rb+") as handle:
+                    os.posix_fallocate(handle.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    return  # a file system that cannot claim space
+                self.array = np.empty((0, *self.shape[1:]), self.dtype)
+                if not self.blocks:
+                    self._file.unlink()
+                raise OSError(
+                    error.errno,
+                    f"{self.folder} has no room for the {size:,} bytes of the feature cache ({error.strerror}). Free"
+                    " some space, name another cache_dir, or give cache_dir=None to keep features in memory.",
+                ) from None

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from more_scvi._reading import read_json
+from more_scvi._saved import SUMS, read_saved, unpack, write_saved
 from more_scvi.data import GeneVocabulary
 
 CONFIG, WEIGHTS, GENES = "config.json", "model.safetensors", "genes.tsv.gz"
+FILES = (WEIGHTS, GENES)
 FORMAT = "more-mini"
 
 
 def is_more_mini(folder: Path) -> bool:
     """Whether the folder's ``config.json`` says that it holds ``more-mini`` weights."""
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = read_json(folder / CONFIG)
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and config.get("format") == FORMAT
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_weights(
@@ -39,28 +33,16 @@ def write_weights(
 ) -> None:
     """Write ``config.json``, ``model.safetensors`` (floating-point tensors as float16) and ``genes.tsv.gz``.
 
-    Each file is written beside its place and renamed; ``config.json``, which holds the checksums of the others, last.
+    Over earlier weights the files get their second name (``model-2.safetensors``); ``config.json``, which holds names
+    and checksums, is replaced last.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in state.items()}
-    temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in (WEIGHTS, GENES, CONFIG)}
-    save_file(tensors, temporary[WEIGHTS])
-    vocabulary.write(temporary[GENES])
-    config = {
-        "format": FORMAT,
-        "version": 1,
-        "sizes": dict(sizes),
-        "sha256": {name: sha256(temporary[name]) for name in (WEIGHTS, GENES)},
-    }
-    temporary[CONFIG].write_text(json.dumps(config, indent=2) + "\n")
-    for name in (WEIGHTS, GENES, CONFIG):
-        temporary[name].chmod(0o644)  # safetensors writes files that only the owner can read
-        os.replace(temporary[name], folder / name)
+    config = {"format": FORMAT, "version": 1, "sizes": dict(sizes)}
+    write_saved(Path(folder) / CONFIG, config, {WEIGHTS: save(tensors), GENES: vocabulary.to_bytes()}, FILES)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a folder, with the checksums of the other files verified.
+def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Sizes, and the content of the other files, which are those that ``config.json`` was written with.
 
     Raises
     ------
@@ -68,38 +50,36 @@ def read_config(folder: Path) -> dict[str, Any]:
         If a file is missing, is not what ``config.json`` says, or ``config.json`` itself cannot be read.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text())
-        sizes, sums = dict(config["sizes"]), dict(config["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / CONFIG}: not a readable more-mini config ({error!r}). {_RESTORE}") from error
+        config, files = read_saved(folder / CONFIG, _read_config, FILES)
+    except FileNotFoundError as error:
+        raise ValueError(f"{error} {_RESTORE}") from None
+    return config["sizes"], files
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = read_json(path, _RESTORE)
+    if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in ("sizes", SUMS)):
+        raise ValueError(f"{path}: not a more-mini config. {_RESTORE}")
     if config.get("format") != FORMAT or config.get("version") != 1:
         raise ValueError(
-            f"{folder / CONFIG}: format {config.get('format')!r} version {config.get('version')!r}, "
-            f"expected {FORMAT!r} version 1. Install the more_scvi release that wrote it, or point to other weights."
+            f"{path}: format {config.get('format')!r} version {config.get('version')!r}, expected {FORMAT!r} version 1."
+            " Install the more_scvi release that wrote it, or point to other weights."
         )
-    for name in (WEIGHTS, GENES):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder / name}: missing. {_RESTORE}")
-        if sha256(folder / name) != sums.get(name):
-            raise ValueError(f"{folder / name}: truncated or changed (its SHA-256 is not that of {CONFIG}). {_RESTORE}")
-    return sizes
+    return config
 
 
 _RESTORE = "Restore the folder from its source, or reinstall more_scvi for the bundled weights."
 
 
-def read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, in the dtypes of ``expected``.
+def fit_tensors(content: bytes, path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the weights file, in the dtypes of ``expected``.
 
     Raises
     ------
     ValueError
-        If the file cannot be read, a tensor is missing, unexpected or of another shape, or a value is not finite.
+        If it is no safetensors file, a tensor is missing, unexpected or of another shape, or a value is not finite.
     """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error}). {_RESTORE}") from error
+    tensors = unpack(content, path, _RESTORE)
     missing, unexpected = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
     if missing or unexpected:
         raise ValueError(f"{path}: missing tensors {missing}, unexpected tensors {unexpected}. {_RESTORE}")

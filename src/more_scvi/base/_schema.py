@@ -16,6 +16,7 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 
 from more_scvi.data import RNA
+from more_scvi.data._arguments import listing
 from more_scvi.data._batches import batch_codes
 from more_scvi.data._cells import Cells, read_cells
 from more_scvi.data._checks import speak_of
@@ -159,11 +160,32 @@ class Schema:
         covariates = self.covariates.transform(_frame(cells))
         return CellSet(cells.names, measured, present, batch, self.domain_codes(batch, present), covariates)
 
+    def check_complete(self, data: AnnData | MuData) -> None:
+        """Refuse data for training that lack a modality or features that were there at setup."""
+        cells = self.cells(data)
+        for modality in self.modalities:
+            name = self.names[modality]
+            if modality not in cells.adatas:
+                raise ValueError(
+                    f"mdata lacks the modality {name!r} that the model was trained on. Embed such data with"
+                    " model = MoRE.load(dir, adata=False); model.get_latent_representation(mdata)."
+                )
+            adata, wanted = cells.adatas[modality], self.features[modality]
+            missing = pd.Index(wanted).difference(adata.var_names.astype(str))
+            if len(missing):
+                where = f"mdata[{name!r}]" if self.is_mudata else "adata"
+                raise ValueError(
+                    f"{where} lacks {len(missing)} of the {len(wanted)} {get_modality(modality).features} that the model"
+                    f" was set up with: {listing(missing, 3)}. Give data with all of them, or only embed these:"
+                    " model.get_latent_representation(data)."
+                )
+
     def check_unchanged(self, data: AnnData | MuData, frame: AnnData) -> None:
         """Refuse to train on columns that are not what they were at setup.
 
         ``frame`` holds the codes that setup recorded: the registered AnnData itself, or the columns of a MuData.
         """
+        self.check_complete(data)
         obs = self.cells(data).obs
         if not obs.index.equals(frame.obs_names) and not obs.index.isin(frame.obs_names).all():
             raise ValueError(

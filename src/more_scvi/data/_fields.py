@@ -29,6 +29,11 @@ class MatrixField(LayerField):
         names = adata.var_names if self.gene_key is None else adata.var[self.gene_key]
         return {**super().register_field(adata), "gene_names": np.array([str(name) for name in names], dtype=object)}
 
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
+        """The registered names: genes of other data are found by name, in any order and among others."""
+        self.validate_field(adata_target)
+        return {**state_registry, self.N_OBS_KEY: adata_target.n_obs}
+
 
 class FeaturesField(BaseAnnDataField):
     """Features of one modality of a MuData and the genes they speak of: names only, no values.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from more_scvi._reading import MOST_TEXT, read_bytes, unzip_text
 
 SPECIES = ("human", "mouse")
 COLUMNS = ("human_symbol", "human_ensembl", "mouse_symbol", "mouse_ensembl", "human_alias", "mouse_alias")
@@ -99,10 +99,11 @@ class GeneVocabulary:
 
     def write(self, path: str | Path) -> None:
         """Write the vocabulary as a gzipped tab-separated table (the same bytes for the same genes)."""
-        buffer = io.BytesIO()
-        with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0, filename="") as handle:
-            handle.write(self._to_text().encode())
-        Path(path).write_bytes(buffer.getvalue())
+        Path(path).write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """What :meth:`write` writes."""
+        return gzip.compress(self._to_text().encode(), mtime=0)
 
     @classmethod
     def read(cls, path: str | Path) -> GeneVocabulary:
@@ -110,15 +111,19 @@ class GeneVocabulary:
 
         Raises
         ------
-        ValueError
-            If the file is no gzipped table with the expected columns.
+        FileNotFoundError, ValueError
+            If the file is missing, or no gzipped table with the expected columns.
         """
+        return cls.from_bytes(read_bytes(path, MOST_TEXT), path)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, path: str | Path) -> GeneVocabulary:
+        """Read what :meth:`to_bytes` gives; ``path`` is named in errors."""
         try:
-            with gzip.open(path, "rt", encoding="utf-8", newline="") as handle:
-                rows = list(csv.reader(handle, delimiter="\t", quoting=csv.QUOTE_NONE))
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not a readable gene table ({error}). Restore the file.") from error
-        if not rows or tuple(rows[0]) != COLUMNS or any(len(r) != len(COLUMNS) for r in rows):
+            rows = [line.split("\t") for line in unzip_text(content, path).removesuffix("\n").split("\n")]
+        except ValueError as error:
+            raise ValueError(f"{path}: not a readable gene table ({error}). Restore the file.") from None
+        if tuple(rows[0]) != COLUMNS or any(len(r) != len(COLUMNS) for r in rows):
             raise ValueError(f"{path}: expected the tab-separated columns {', '.join(COLUMNS)}. Restore the file.")
         return cls(*(tuple(r[k] for r in rows[1:]) for k in range(len(COLUMNS))))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 from anndata import AnnData
 from scvi.data import AnnDataManager
@@ -25,3 +26,10 @@ class DataManager(AnnDataManager):
     @adata.setter
     def adata(self, value: AnnData | None) -> None:
         self._adata = None if value is None else weakref.ref(value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_adata": self.adata}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.adata = state["_adata"]

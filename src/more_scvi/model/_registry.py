@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import rich.pretty  # noqa: F401 scvi-tools prints with it and does not import it
 from anndata import AnnData
@@ -11,12 +12,33 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
+from more_scvi._compat import SCVI_UUID_KEY
 
 
 class RegistryMixin(BaseModelClass):
     """Registry of a model, for a model of one AnnData."""
 
     _frames: ClassVar[dict[int, AnnData]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the trainer, with the registered data; for pickle, copy and whoever sends models to processes."""
+        return {**self.__dict__, "trainer": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.id = str(uuid4())
+        manager = self._adata_manager
+        if manager is None:
+            return
+        registered, known = manager.adata, self._setup_adata_manager_store
+        key = registered.uns[SCVI_UUID_KEY]
+        if key in known and known[key].adata is not registered:  # a copy must not take the place of what it was made of
+            key = str(uuid4())
+        registered.uns[SCVI_UUID_KEY] = manager.registry[SCVI_UUID_KEY] = key
+        if isinstance(self._adata, MuData):
+            self._keep_frame(self._adata, registered)
+        self.register_manager(manager)
+        self._register_manager_for_instance(manager)
 
     @classmethod
     def _keep_frame(cls, mdata: MuData, frame: AnnData) -> None:

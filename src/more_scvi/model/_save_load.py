@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData, read_h5ad
 from mudata import MuData, read_h5mu
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
 from more_scvi._compat import parse_device_args
-from more_scvi.data import as_batch_array, check_genes
+from more_scvi._reading import check_regular, read_json
+from more_scvi._saved import file_of, read_saved, unpack, write_saved
+from more_scvi.data._columns import as_batch_array
 from more_scvi.model._setup import RESOLVED
 
 WEIGHTS, CARD, DATA, MUDATA = "adapters.safetensors", "model.json", "adata.h5ad", "mdata.h5mu"
@@ -64,12 +63,15 @@ class SaveLoadMixin(BaseModelClass):
 
         Notes
         -----
-        Writes ``adapters.safetensors`` and ``model.json`` (and ``adata.h5ad`` or ``mdata.h5mu``), each beside its place
-        and then renamed. The size does not depend on the number of cells. Of layers that adapters enter only the
-        adapters are written; with ``freeze_backbone=False`` the tuned layers, which have the size of the backbone's.
+        Writes ``adapters.safetensors`` and ``model.json`` (and ``adata.h5ad`` or ``mdata.h5mu``). Over an earlier save
+        files get their second name (``adapters-2.safetensors``) and the first again after that; the card, replaced
+        last, says which belong to it: whatever interrupts it, the folder holds the old model or the new one. The size
+        does not depend on the number of cells. Of layers that adapters enter only the adapters are written; with
+        ``freeze_backbone=False`` the tuned layers, which have the size of the backbone's. ``cache_dir`` is not saved.
         """
-        folder, prefix = Path(dir_path), prefix or ""
-        present = [name for name in (WEIGHTS, CARD) if (folder / f"{prefix}{name}").exists()]
+        card, prefix = _card_path(dir_path, prefix)
+        folder = card.parent
+        present = [path.name for path in (card, folder / f"{prefix}{WEIGHTS}") if path.exists()]
         if present and not overwrite:
             raise ValueError(f"{folder} already holds {', '.join(present)}; give overwrite=True or another folder.")
         if folder.exists() and not folder.is_dir():
@@ -77,17 +79,12 @@ class SaveLoadMixin(BaseModelClass):
         if save_anndata and self.adata is None:
             raise ValueError("save_anndata=True, but the model was loaded without data; save without it.")
         state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
-        files: dict[Path, bytes | Callable[[Path], None]] = {
-            folder / f"{prefix}{WEIGHTS}": save(state),
-            folder / f"{prefix}{CARD}": json.dumps(_plain(self._card()), indent=1).encode(),
-        }
-        if save_anndata:
-            if self.schema.is_mudata:
-                files[folder / f"{prefix}{MUDATA}"] = lambda path: self.adata.write_h5mu(path, **anndata_write_kwargs)
-            else:
-                files[folder / f"{prefix}{DATA}"] = lambda path: self.adata.write_h5ad(path, **anndata_write_kwargs)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(files)
+        files: dict[str, bytes | Callable[[Path], None]] = {WEIGHTS: save(state)}
+        if save_anndata and self.schema.is_mudata:
+            files[MUDATA] = lambda path: self.adata.write_h5mu(path, **anndata_write_kwargs)
+        elif save_anndata:
+            files[DATA] = lambda path: self.adata.write_h5ad(path, **anndata_write_kwargs)
+        write_saved(card, _plain(self._card()), files, (WEIGHTS, DATA, MUDATA), prefix)
 
     def _card(self) -> dict[str, Any]:
         history = {} if self.history_ is None else self.history_
@@ -96,7 +93,7 @@ class SaveLoadMixin(BaseModelClass):
             "class": type(self).__name__,
             "versions": {name: version(name) for name in ("more-scvi", "scvi-tools", "torch")},
             "is_trained": bool(self.is_trained_),
-            "arguments": self.init_arguments,
+            "arguments": {k: v for k, v in self.init_arguments.items() if k != "cache_dir"},
             "backbone_fingerprint": None if self.backbone is None else self.backbone.fingerprint(),
             "n_features": None if self.backbone is None else self.backbone.n_features,
             "registry": self.registry_,
@@ -135,38 +132,38 @@ class SaveLoadMixin(BaseModelClass):
         FileNotFoundError
             If a file is missing.
         ValueError
-            If a file is truncated or not what :meth:`save` writes, the class differs, or the backbone found now is
-            not the one the model was trained with.
+            If a file is truncated, changed or not what :meth:`save` writes, the class differs, or the backbone found
+            now is not the one the model was trained with.
 
         Examples
         --------
         >>> model = more.MoRE.load("my_model/", adata)
         """
-        folder, prefix = Path(dir_path), prefix or ""
-        card = _read_card(folder / f"{prefix}{CARD}", cls.__name__)
-        tensors = _read_tensors(folder / f"{prefix}{WEIGHTS}")
-        registry = _restore(card["registry"])
-        arguments = _ADDED_ARGUMENTS | _restore(card["arguments"])
+        path, prefix = _card_path(dir_path, prefix)
+        card, tensors = _read(path, prefix, cls.__name__)
+        registry, arguments = card["registry"], _ADDED_ARGUMENTS | card["arguments"] | {"cache_dir": None}
         unknown = set(arguments) ^ set(inspect.signature(cls).parameters) - {"adata", "registry"}
         if unknown:
-            raise ValueError(
-                f"{folder / f'{prefix}{CARD}'} lacks or adds the arguments {sorted(unknown)}; it was edited."
-            )
+            raise ValueError(f"{path} lacks or adds the arguments {sorted(unknown)}; it was edited.")
         if arguments["backbone"] == "precomputed":
             arguments["backbone_kwargs"] = {**arguments["backbone_kwargs"], "n_features": card["n_features"]}
         if adata is None:
-            path, read = folder / f"{prefix}{DATA}", read_h5ad
-            if "modalities" in registry["setup_args"]:
-                path, read = folder / f"{prefix}{MUDATA}", read_h5mu
-            if not path.exists():
+            name, read = (MUDATA, read_h5mu) if "modalities" in registry["setup_args"] else (DATA, read_h5ad)
+            data = file_of(path, card, name, prefix)
+            if data is None or not data.exists():
                 raise ValueError(
-                    f"{folder} holds no saved data ({path.name}); give adata=..., or adata=False to load the model"
+                    f"{path.parent} holds no saved data ({name}); give adata=..., or adata=False to load the model"
                     " without data."
                 )
-            adata = read(path)
-        model = cls(registry=registry, **arguments)
-        model._check_backbone(card["backbone_fingerprint"], folder)
-        _fill(model.module, tensors, folder / f"{prefix}{WEIGHTS}")
+            adata = read(check_regular(data))
+        try:
+            model = cls(registry=registry, **arguments)
+        except (TypeError, LookupError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
+            raise ValueError(
+                f"{path} makes no model ({error}); it was edited, or what it names is not here."
+            ) from error
+        model._check_backbone(card["backbone_fingerprint"], path.parent)
+        _fill(model.module, tensors, path)
         if adata is not False:  # last, so that a damaged folder leaves the AnnData as it was
             model._attach(adata)
         model.is_trained_ = card["is_trained"]
@@ -189,21 +186,10 @@ class SaveLoadMixin(BaseModelClass):
             raise TypeError(
                 f"The model was trained on a {wanted}, but adata is a {type(adata).__name__}; give a {wanted}."
             )
-        cells = self.schema.cells(adata)
-        for role in self.schema.modalities:
-            if role not in cells.adatas:
-                raise ValueError(
-                    f"mdata lacks the modality {self.schema.setup['modalities'][role]!r} that the model was trained on."
-                    " Embed such data with model = MoRE.load(dir, adata=False); model.get_latent_representation(mdata)."
-                )
-            if check_genes(cells.adatas[role].var_names, self.schema.features[role].tolist()) is not None:
-                raise ValueError(
-                    "adata has the model's genes in another order or more genes; select them first: "
-                    "adata = adata[:, model_genes].copy() with model_genes = MoRE.load(dir, adata=False).genes"
-                    " (model.features['atac'] and so on for other modalities)."
-                )
+        self.schema.check_complete(adata)
+        obs = self.schema.cells(adata).obs
         key = self.schema.setup["batch_key"]
-        new = sorted(set(as_batch_array(cells.obs[key], key)) - set(self.schema.batches)) if key in cells.obs else []
+        new = sorted(set(as_batch_array(obs[key], key)) - set(self.schema.batches)) if key in obs else []
         if new:
             raise ValueError(
                 f"adata.obs[{key!r}] holds batches the model was not trained on: {', '.join(map(repr, new[:5]))}."
@@ -230,8 +216,8 @@ class SaveLoadMixin(BaseModelClass):
         FileNotFoundError, ValueError
             If the file is missing, damaged, or of a model with other sizes.
         """
-        path = Path(dir_path) / f"{prefix or ''}{WEIGHTS}"
-        _fill(self.module, _read_tensors(path), path)
+        path, prefix = _card_path(dir_path, prefix)
+        _fill(self.module, _read(path, prefix, None)[1], path)
 
     def _check_backbone(self, expected: str | None, folder: Path) -> None:
         found = None if self.backbone is None else self.backbone.fingerprint()
@@ -245,7 +231,15 @@ class SaveLoadMixin(BaseModelClass):
     @staticmethod
     def load_registry(dir_path: str | os.PathLike, prefix: str | None = None) -> dict[str, Any]:
         """Read the registry (setup arguments, categories, genes) of a saved model without loading it."""
-        return _restore(_read_card(Path(dir_path) / f"{prefix or ''}{CARD}", None)["registry"])
+        return _read_card(_card_path(dir_path, prefix)[0], None)["registry"]
+
+    @classmethod
+    def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:
+        """Refuse: scvi-tools' old saves are pickles, which run code when they are read, and none hold a MoRE."""
+        raise NotImplementedError(
+            "MoRE has no legacy saves to convert, and reading those of scvi-tools would run code from the file. Load"
+            " folders of MoRE.save with MoRE.load."
+        )
 
     @classmethod
     def view_setup_args(cls, dir_path: str | os.PathLike, prefix: str | None = None) -> None:
@@ -253,20 +247,14 @@ class SaveLoadMixin(BaseModelClass):
         AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix))
 
 
-def _write(files: dict[Path, bytes | Callable[[Path], None]]) -> None:
-    """Write all files beside their places, then rename them: a reader sees the old files or the new ones, whole."""
-    beside = {path: path.with_name(f".{uuid4().hex}.{path.name}") for path in files}
-    try:
-        for path, content in files.items():
-            if callable(content):
-                content(beside[path])
-            else:
-                beside[path].write_bytes(content)
-        for path, written in beside.items():
-            os.replace(written, path)
-    finally:
-        for written in beside.values():
-            written.unlink(missing_ok=True)
+def _card_path(dir_path: str | os.PathLike, prefix: str | None) -> tuple[Path, str]:
+    """Path of the card, and the prefix of the other files."""
+    prefix = prefix or ""
+    if not isinstance(prefix, str) or any(mark in prefix for mark in "/\\\0"):
+        raise ValueError(
+            f"prefix={prefix!r} is put before the names of files; give text without '/', and the folder as dir_path."
+        )
+    return Path(dir_path) / f"{prefix}{CARD}", prefix
 
 
 def _plain(value: Any) -> Any:
@@ -289,12 +277,8 @@ def _plain(value: Any) -> Any:
     )
 
 
-def _restore(value: Any) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {"__array__"}:
-            return np.array(value["__array__"], dtype=object)
-        return {k: _restore(v) for k, v in value.items()}
-    return [_restore(v) for v in value] if isinstance(value, list) else value
+def _restore(value: dict[str, Any]) -> Any:
+    return np.array(value["__array__"], dtype=object) if set(value) == {"__array__"} else value
 
 
 _CARD_KEYS = (
@@ -317,12 +301,7 @@ def _read_card(path: Path, class_name: str | None) -> dict[str, Any]:
             else "no such folder"
         )
         raise FileNotFoundError(f"{path} not found ({where}); give a folder written by MoRE.save.")
-    try:
-        card = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is not readable JSON ({error}); it is truncated or was not written by MoRE.save."
-        ) from None
+    card = read_json(path, "It is truncated or was not written by MoRE.save.", hook=_restore)
     missing = [key for key in _CARD_KEYS if not isinstance(card, dict) or key not in card]
     if missing:
         raise ValueError(f"{path} lacks the entries {missing}; it was not written by MoRE.save, or was edited.")
@@ -341,16 +320,10 @@ def _read_card(path: Path, class_name: str | None) -> dict[str, Any]:
     return card
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} not found; give a folder written by MoRE.save.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is not a complete safetensors file ({error}); it is truncated or damaged. Save again."
-        ) from None
+def _read(path: Path, prefix: str, class_name: str | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Card and tensors of one save."""
+    card, files = read_saved(path, lambda path: _read_card(path, class_name), (WEIGHTS,), prefix)
+    return card, unpack(files[WEIGHTS], path.with_name(WEIGHTS), "It is truncated or damaged; save again.")
 
 
 def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -363,5 +336,5 @@ def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path)
         if k in own and v.shape != own[k].shape
     ]
     if wrong:
-        raise ValueError(f"{path} does not fit its {CARD}: {'; '.join(wrong[:5])}. Both must come from one save.")
+        raise ValueError(f"{WEIGHTS} does not fit {path}: {'; '.join(wrong[:5])}. Both must come from one save.")
     module.load_state_dict(tensors)

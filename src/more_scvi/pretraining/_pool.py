@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
+from more_scvi._reading import MOST_TEXT, read_bytes, unzip_text
 from more_scvi.data import GeneVocabulary, RowReader, match_genes
 
 _MIN_STUDIES = 3
@@ -74,9 +74,9 @@ class Pool:
 
 def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
     """Gene sets of a GMT file (gzipped or not): name, source, genes, tab-separated."""
-    opener = gzip.open if str(path).endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as handle:
-        rows = [line.rstrip("\n").split("\t") for line in handle if line.strip()]
+    content = read_bytes(path, MOST_TEXT)
+    text = unzip_text(content, path) if str(path).endswith(".gz") else content.decode("utf-8", errors="replace")
+    rows = [line.split("\t") for line in text.splitlines() if line.strip()]
     if any(len(row) < 3 for row in rows):
         raise ValueError(f"{path}: a GMT line holds a name, a source and at least one gene, separated by tabs.")
     return {row[0]: row[2:] for row in rows}

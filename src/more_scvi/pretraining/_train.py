@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,7 +16,9 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from more_scvi._files import atomic_path
 from more_scvi.backbones import MoreMini
+from more_scvi.backbones._checkpoints import read_torch
 
 from ._objective import contrast, denoise, drift, masked, same_cluster
 from ._pool import Pool
@@ -118,7 +119,7 @@ def pretrain(
     decoder = fit_decoder(pool, views.features[0], mean, scale, front.target_sum)
     module = _Pretraining(deepcopy(backbone.transformer).train(), n_steps, settings)
     if resume and path.exists():
-        module.restore(torch.load(path, weights_only=True), path)
+        module.restore(read_torch(path), path)
     sampler = Sampler(
         pool, views, decoder, module.step, n_steps, n_groups=settings.n_groups, n_cells=settings.n_cells,
         n_hidden=settings.n_hidden, smoothing=settings.smoothing, seed=settings.seed,
@@ -212,14 +213,17 @@ class _Pretraining(LightningModule):
         Raises
         ------
         ValueError
-            If it is of a run with other settings.
+            If it is of a run with other settings or another network, or no checkpoint.
         """
         wanted = asdict(self.settings) | {"n_steps": self.n_steps}
-        found = state["settings"] | {"n_steps": state["n_steps"]}
-        if found != wanted:
-            raise ValueError(f"{path} was written with settings {found}: resume with those, or start anew.")
-        self.network.load_state_dict(state["network"])
-        self.averaged, self.step, self._optimiser_state = state["averaged"], state["step"], state["optimiser"]
+        try:
+            found = state["settings"] | {"n_steps": state["n_steps"]}
+            if found != wanted:
+                raise ValueError(f"{path} was written with settings {found}: resume with those, or start anew.")
+            self.network.load_state_dict(state["network"])
+            self.averaged, self.step, self._optimiser_state = state["averaged"], int(state["step"]), state["optimiser"]
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"{path} is no checkpoint of this network ({error!r}): start anew.") from None
 
 
 class _AfterStep(Callback):
@@ -247,6 +251,5 @@ def _schedule(step: int, n_steps: int) -> float:
 
 def _save(path: Path, state: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with atomic_path(path) as beside:
+        torch.save(state, beside)

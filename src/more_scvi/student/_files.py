@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
+from more_scvi._reading import read_json
+from more_scvi._saved import read_saved, unpack, write_saved
 from more_scvi.data import GeneVocabulary
 
 from ._network import StudentNetwork
 
 WEIGHTS, CARD, GENES = "student.safetensors", "student.json", "genes.tsv.gz"
+FILES = (WEIGHTS, GENES)
 FORMAT = "more-scvi student"
 VERSION = 1
 SIZES = (
@@ -36,7 +36,7 @@ def write_student(
     vocabulary: GeneVocabulary,
     overwrite: bool,
 ) -> None:
-    """Write the three files beside their places and rename them, the card last."""
+    """Write the three files; the card last."""
     folder = Path(dir_path)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder.")
@@ -44,32 +44,19 @@ def write_student(
     if present and not overwrite:
         raise ValueError(f"{folder} already holds {', '.join(present)}; give overwrite=True or another folder.")
     head = {"format": FORMAT, "version": VERSION, "written_by": f"more-scvi {version('more-scvi')}"}
-    text = json.dumps(head | dict(card), indent=1)
     tensors = save({k: v.detach().cpu().contiguous() for k, v in state.items()})
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = {name: folder / f".{uuid4().hex}.{name}" for name in (WEIGHTS, GENES, CARD)}
-    try:
-        beside[WEIGHTS].write_bytes(tensors)
-        vocabulary.write(beside[GENES])
-        beside[CARD].write_text(text)
-        for name, path in beside.items():
-            os.replace(path, folder / name)
-    finally:
-        for path in beside.values():
-            path.unlink(missing_ok=True)
+    write_saved(folder / CARD, head | dict(card), {WEIGHTS: tensors, GENES: vocabulary.to_bytes()}, FILES)
 
 
 def read_student(dir_path: str | os.PathLike) -> tuple[StudentNetwork, dict[str, Any], GeneVocabulary]:
     """Network, card and gene names of a folder, checked."""
     folder = Path(dir_path)
-    for name in (WEIGHTS, CARD, GENES):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} not found. {_REMEDY}")
-    card = _read_card(folder / CARD)
+    card, files = read_saved(folder / CARD, _read_card, FILES)
     sizes = {key: card.pop(key) for key in SIZES}
-    vocabulary = GeneVocabulary.read(folder / GENES)
+    vocabulary = GeneVocabulary.from_bytes(files[GENES], folder / GENES)
     try:
-        network = StudentNetwork(**sizes)
+        with torch.device("meta"):  # sizes are believed once the tensors have them
+            expected = StudentNetwork(**sizes).state_dict()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{folder / CARD}: its sizes {sizes} make no student ({error}). {_REMEDY}") from None
     counts = {"genes": "n_variable", "batches": "n_batch", "labels": "n_labels"}
@@ -78,15 +65,14 @@ def read_student(dir_path: str | os.PathLike) -> tuple[StudentNetwork, dict[str,
             raise ValueError(f"{folder / CARD}: {len(card[key])} {key}, but {size} is {sizes[size]}. {_REMEDY}")
     if len(vocabulary) != sizes["n_genes"]:
         raise ValueError(f"{folder / GENES}: {len(vocabulary)} genes, {CARD} says {sizes['n_genes']}. {_REMEDY}")
-    network.load_state_dict(_read_tensors(folder / WEIGHTS, network.state_dict()))
+    tensors = _tensors(files[WEIGHTS], folder / WEIGHTS, expected)
+    network = StudentNetwork(**sizes)
+    network.load_state_dict(tensors)
     return network, card, vocabulary
 
 
 def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}). {_REMEDY}") from None
+    card = read_json(path, _REMEDY)
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise ValueError(f"{path} is not the card of a student. {_REMEDY}")
     if card.get("version") != VERSION:
@@ -102,11 +88,8 @@ def _read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error}). {_REMEDY}") from None
+def _tensors(content: bytes, path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    tensors = unpack(content, path, _REMEDY)
     if tensors.keys() != expected.keys():
         raise ValueError(f"{path}: tensors {sorted(tensors.keys() ^ expected.keys())} are missing or extra. {_REMEDY}")
     for key, wanted in expected.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from os import PathLike
@@ -27,6 +28,7 @@ from more_scvi.data import (
 from ._files import read_student, write_student
 from ._network import StudentNetwork
 
+logger = logging.getLogger("more_scvi")
 LEAST_GENES = 0.05
 """Share of the student's genes that data must have."""
 
@@ -249,6 +251,8 @@ class Student:
                 f" {', '.join(map(repr, self.genes[:3]))}. Give gene symbols or Ensembl ids in adata.var_names"
                 + (f" or adata.var[{key!r}]." if key is not None else ".")
             )
+        if share < 1:
+            logger.info("%.0f%% of the student's genes are in adata; the others count as missing.", 100 * share)
         if share < FEW_GENES:
             warnings.warn(
                 f"adata has {share:.0%} of the {len(self.genes)} genes of the student; the others count as missing, and"

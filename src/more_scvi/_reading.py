@@ -1,0 +1,56 @@
+"""Files that somebody else may have written: only regular files are opened, and never more is read than is fitting."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 1 << 33
+MOST_TEXT = 1 << 27
+"""Bytes of JSON and of tables, unpacked: ten times what the largest ones need."""
+
+
+def check_regular(path: str | os.PathLike[str]) -> Path:
+    """``path``, if it is a regular file; a pipe would wait for ever, a device never ends."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} not found.")
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder, a pipe or a device; a file is expected there.")
+    return path
+
+
+def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
+    """Content of a regular file of at most ``most`` bytes; FileNotFoundError or ValueError otherwise."""
+    path = check_regular(path)
+    size = path.stat().st_size
+    if size > most:
+        raise ValueError(f"{path} has {size:,} bytes; at most {most:,} are expected there. It was not read.")
+    with path.open("rb") as handle:
+        return handle.read(size)
+
+
+def read_json(path: str | os.PathLike[str], remedy: str = "", hook: Callable[[dict], Any] | None = None) -> Any:
+    """Content of a JSON file, objects by ``hook``; FileNotFoundError, or a ValueError that ends with ``remedy``."""
+    content = read_bytes(path, MOST_TEXT)
+    try:
+        return json.loads(content, object_hook=hook)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}). {remedy}".rstrip()) from None
+
+
+def unzip_text(content: bytes, source: str | os.PathLike[str]) -> str:
+    """Text of gzipped ``content``; a ValueError that names ``source`` where it is damaged or unpacks to too much."""
+    unpacking = zlib.decompressobj(wbits=31)
+    try:
+        text = unpacking.decompress(content, MOST_TEXT)
+        if not unpacking.eof:
+            left = "unpacks to too much" if len(text) == MOST_TEXT else "ends too early"
+            raise ValueError(f"{source} {left}.")
+        return text.decode()
+    except (zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{source} is not gzipped text ({error}).") from None
