@@ -48,8 +48,9 @@ def diagnosis(result: Diagnosis | Any, *, ax: Axes | None = None) -> Axes:
             )
         result = result.diagnose()
     checks = result.checks
+    names = shown(check.check.replace("_", " ") for check in checks)
     if ax is None:
-        ax = new_axes(6.5, 0.9 + 0.3 * len(checks))
+        ax = new_axes(6.5, 0.9 + 0.3 * len(checks), names)
     rows = np.arange(len(checks))
     ax.axvspan(-1, 0, color=COLORS[3], alpha=0.08, linewidth=0)
     ax.axvline(0, color="black", linewidth=0.8)
@@ -62,7 +63,7 @@ def diagnosis(result: Diagnosis | Any, *, ax: Axes | None = None) -> Axes:
         ax.scatter(at, row, s=45, color=color, marker=marker, zorder=2)
         sign = "≥" if check.healthy == "above" else "≤"
         ax.annotate(f"{check.value:.2g} ({sign} {check.limit:g})", (1.08, row), va="center", fontsize="small")
-    ax.set_yticks(rows, shown(check.check.replace("_", " ") for check in checks))
+    ax.set_yticks(rows, names)
     ax.invert_yaxis()
     ax.set(xlim=(-1.05, 1.05))
     ax.set_xticks([-0.5, 0, 0.5], ["warning", "limit", "ok"])

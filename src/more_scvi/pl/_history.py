@@ -9,7 +9,7 @@ from ._labels import legend_beside, new_axes, shown
 from ._palette import style
 
 SPLITS = {"train": "-", "validation": "--"}
-CURVE = re.compile(r"loss_(.+)_(train|validation)")
+CURVE = re.compile(r"loss_(.*)_(train|validation)", re.DOTALL)
 
 
 def history(

@@ -35,13 +35,14 @@ def shown(names: Iterable[Any]) -> list[str]:
     return [(" " * out[name].startswith("_") + out[name]).replace("$", r"\$") for name in names]
 
 
-def new_axes(width: float, height: float, names: Iterable[str] = (), upright: Iterable[str] = ()) -> Axes:
-    """Axes of a new figure (inches), which grows by what its longest names, and those set upright, need beyond 12."""
-    size = (
-        inches + 0.075 * max(0, max(map(len, texts), default=0) - 12)
-        for inches, texts in ((width, names), (height, upright))
-    )
-    return plt.subplots(figsize=tuple(size), layout="constrained")[1]
+def new_axes(width: float, height: float, *beside: Sequence[str], below: Sequence[str] = ()) -> Axes:
+    """Axes of a new figure (inches) that grows by what the longest name beside and below the plot needs beyond 12."""
+
+    def room(names: Sequence[str]) -> float:
+        return 0.075 * max(0, max(map(len, names), default=0) - 12)
+
+    size = (width + sum(map(room, beside)), height + room(below))
+    return plt.subplots(figsize=size, layout="constrained")[1]
 
 
 def legend_beside(ax: Axes, **kwargs: Any) -> None:

@@ -60,7 +60,7 @@ def modality_weights(model: Any, groupby: str | pd.Series | None = None, *, ax: 
     colors, bars = _colors(means.columns), shown(means.index)
     names = shown(colors)
     if ax is None:
-        ax = new_axes(5, 0.9 + 0.32 * len(means), [*bars, *names])
+        ax = new_axes(5, 0.9 + 0.32 * len(means), bars, names)
     rows, left = np.arange(len(means)), np.zeros(len(means))
     for (role, color), name in zip(colors.items(), names, strict=True):
         ax.barh(rows, means[role], left=left, height=0.75, color=color, edgecolor="white", linewidth=0.8, label=name)

@@ -74,7 +74,7 @@ def scores(
     points = over_seeds(rows[rows["protocol"].isin(chosen)])
     methods = ranked(points["mean"].groupby(level="method").mean())
     if ax is None:
-        ax = new_axes(5.5, 1 + 0.14 * len(methods) * (1.5 + len(chosen)), shown([*methods, *chosen]))
+        ax = new_axes(5.5, 1 + 0.14 * len(methods) * (1.5 + len(chosen)), shown(methods), shown(chosen))
     for shift, protocol in zip(np.linspace(-0.3, 0.3, len(chosen) + 2)[1:-1], chosen, strict=True):
         color, marker = style(chosen.index(protocol))
         of = points.xs(protocol, level="protocol").reindex(methods)

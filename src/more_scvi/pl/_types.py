@@ -150,7 +150,7 @@ def confusion(
     rows = [f"{name} ({int(n):,})" for name, n in zip(shown(sums.index), sums, strict=True)]
     if ax is None:
         size = min(2.2 + 0.36 * n_columns, 12.0)
-        ax = new_axes(size, max(2.0, size * (n_rows + 3) / (n_columns + 5)), rows, columns)
+        ax = new_axes(size, max(2.0, size * (n_rows + 3) / (n_columns + 5)), rows, below=columns)
     drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
     ax.set_xticks(range(n_columns), columns, rotation=90, fontsize="small")
     ax.set_yticks(range(n_rows), rows, fontsize="small")
