@@ -29,6 +29,7 @@ from more_scvi.model._features import FeaturesMixin, obsm_features
 from more_scvi.model._impute import ImputeMixin
 from more_scvi.model._inference import InferenceMixin
 from more_scvi.model._inside import ADAPTERS, InsideMixin
+from more_scvi.model._not_offered import guide_users_of_scvi
 from more_scvi.model._novelty import NoveltyMixin
 from more_scvi.model._paths import PathsMixin
 from more_scvi.model._save_load import SaveLoadMixin
@@ -40,6 +41,7 @@ MIN_LINKED_GENES = 10
 """A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens."""
 
 
+@guide_users_of_scvi
 class MoRE(
     DiagnoseMixin,
     DistillMixin,
