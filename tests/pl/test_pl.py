@@ -68,7 +68,7 @@ def test_history_draws_a_line_per_curve():
         pl.history(model, ["masked"])
     with pytest.raises(ValueError, match="not trained; call model.train"):
         pl.history(SimpleNamespace(history=None))
-    with pytest.raises(ValueError, match="logger that was given to train"):
+    with pytest.raises(ValueError, match="logger= given to train"):
         pl.history(SimpleNamespace(history={}, is_trained=True))
     with pytest.raises(ValueError, match="terms is empty"):
         pl.history(model, [])

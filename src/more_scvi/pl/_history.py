@@ -54,7 +54,7 @@ def history(
     if not known:
         why = "the model is not trained; call model.train() first."
         if getattr(model, "is_trained", False):
-            why = "the curves went to the logger that was given to train(); read them there, or train without logger=."
+            why = "a logger= given to train() takes the curves; read them there, or train without it."
         raise ValueError(f"model.history holds no loss curves: {why}")
     if unknown := [term for term in chosen if term not in known]:
         raise ValueError(f"The history has no term {', '.join(map(repr, unknown))}; it has {known}.")
