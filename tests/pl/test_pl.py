@@ -66,6 +66,10 @@ def test_history_draws_a_line_per_curve():
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["classify", "keep"]
     with pytest.raises(ValueError, match="keep"):
         pl.history(model, ["masked"])
-    with pytest.raises(ValueError, match="Train"):
+    with pytest.raises(ValueError, match="not trained; call model.train"):
         pl.history(SimpleNamespace(history=None))
+    with pytest.raises(ValueError, match="logger= given to train"):
+        pl.history(SimpleNamespace(history={}, is_trained=True))
+    with pytest.raises(ValueError, match="terms is empty"):
+        pl.history(model, [])
     plt.close("all")

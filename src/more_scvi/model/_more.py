@@ -24,6 +24,7 @@ from more_scvi.model._distill import distill, student_fidelity
 from more_scvi.model._impute import impute
 from more_scvi.model._inference import get_latent_representation, get_modality_weights, parameter_counts, predict
 from more_scvi.model._inside import ADAPTERS, inside_depth, make_inside
+from more_scvi.model._not_offered import guide_users_of_scvi
 from more_scvi.model._novelty import get_novelty
 from more_scvi.model._paths import get_layer_weights, get_path_weights
 from more_scvi.model._reader import Reader
@@ -34,6 +35,7 @@ from more_scvi.module._module import MoREModule
 from more_scvi.train._plan import MoRETrainingPlan
 
 
+@guide_users_of_scvi
 class MoRE(SaveLoadMixin, SetupMixin):
     """One embedding for cells of several batches and modalities: a frozen pre-trained transformer and light adapters.
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from more_scvi.diagnosis import Check, Diagnosis
 
+from ._labels import new_axes, shown
 from ._palette import COLORS, MISSING
 
 LOOKS = {"ok": (COLORS[2], "o"), "warning": (COLORS[3], "X")}
@@ -48,8 +48,9 @@ def diagnosis(result: Diagnosis | Any, *, ax: Axes | None = None) -> Axes:
             )
         result = result.diagnose()
     checks = result.checks
+    names = shown(check.check.replace("_", " ") for check in checks)
     if ax is None:
-        _, ax = plt.subplots(figsize=(6.5, 0.9 + 0.3 * len(checks)), layout="constrained")
+        ax = new_axes(6.5, 0.9 + 0.3 * len(checks), names)
     rows = np.arange(len(checks))
     ax.axvspan(-1, 0, color=COLORS[3], alpha=0.08, linewidth=0)
     ax.axvline(0, color="black", linewidth=0.8)
@@ -61,8 +62,8 @@ def diagnosis(result: Diagnosis | Any, *, ax: Axes | None = None) -> Axes:
         ax.hlines(row, 0, at, color=MISSING, linewidth=2, zorder=1)
         ax.scatter(at, row, s=45, color=color, marker=marker, zorder=2)
         sign = "≥" if check.healthy == "above" else "≤"
-        ax.annotate(f"{check.value:.2g} ({sign} {check.limit:g})", (1.08, row), va="center", fontsize="small")
-    ax.set_yticks(rows, [check.check.replace("_", " ") for check in checks])
+        ax.text(1.08, row, f"{check.value:.2g} ({sign} {check.limit:g})", va="center", fontsize="small")
+    ax.set_yticks(rows, names)
     ax.invert_yaxis()
     ax.set(xlim=(-1.05, 1.05))
     ax.set_xticks([-0.5, 0, 0.5], ["warning", "limit", "ok"])

@@ -6,6 +6,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from ._labels import legend_beside, new_axes, shown
 from ._palette import MISSING, style
 
 
@@ -64,7 +65,7 @@ def embedding(
     if color is not None and color not in adata.obs:
         raise KeyError(f"adata.obs has no column {color!r}; it has {sorted(adata.obs.columns)}.")
     if ax is None:
-        _, ax = plt.subplots(figsize=(4, 4), layout="constrained")
+        ax = new_axes(4, 4, _names(adata, color) if legend else ())
     xy = np.asarray(adata.obsm[basis])[:, :2]
     # one order for all categories, so that none hides another, and always the same
     order = np.random.default_rng(0).permutation(len(xy))
@@ -81,26 +82,35 @@ def embedding(
     else:
         _categories(ax, x, y, adata.obs[color].iloc[order], area, missing)
         if legend:
-            ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2, fontsize="small")
-    ax.set(title=color if title is None else title, xticks=[], yticks=[], xlabel="", ylabel="")
+            legend_beside(ax, markerscale=2)
+    if title is None and color is not None:
+        (title,) = shown([color])
+    ax.set(title=title, xticks=[], yticks=[], xlabel="", ylabel="")
     ax.spines[:].set_visible(False)
     return ax
+
+
+def _names(adata: AnnData, *columns: str | None) -> list[str]:
+    """What the legends of these columns say."""
+    obs = adata.obs[[name for name in columns if name is not None]].select_dtypes(exclude="number")
+    return [text for name in obs for text in shown(obs[name].unique())]
 
 
 def _categories(ax: Axes, x: np.ndarray, y: np.ndarray, values: pd.Series, area: float, missing: str | None) -> None:
     """Draw each category with its colour and marker, unknown ones first, so below."""
     unknown = (values.isna() | (values == missing)).to_numpy()
-    if unknown.any():
-        ax.scatter(
-            x[unknown], y[unknown], s=area / 2, c=MISSING, linewidths=0, label=missing or "missing", rasterized=True
-        )
     known = [c for c in values.astype("category").cat.categories if c != missing]
+    name, *names = shown([missing or "missing", *known])
+    if unknown.any():
+        ax.scatter(x[unknown], y[unknown], s=area / 2, c=MISSING, linewidths=0, label=name, rasterized=True)
     for position, category in enumerate(known):  # unused categories keep their colour for other plots
         cells = (values == category).to_numpy()
         if not cells.any():
             continue
         color, marker = style(position)
-        ax.scatter(x[cells], y[cells], s=area, c=color, marker=marker, linewidths=0, label=category, rasterized=True)
+        ax.scatter(
+            x[cells], y[cells], s=area, c=color, marker=marker, linewidths=0, label=names[position], rasterized=True
+        )
 
 
 def compare(
@@ -142,19 +152,21 @@ def compare(
     """
     shape = (len(color), len(bases))
     if axes is None:
-        size = (3.4 * shape[1] + 1.6, 3.2 * shape[0])
+        longest = max(map(len, _names(adata, *color)), default=0)
+        size = (3.4 * shape[1] + max(1.6, 0.7 + 0.075 * longest), 3.2 * shape[0])
         _, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
     axes = np.asarray(axes)
     if axes.shape != shape:
         raise ValueError(f"axes has shape {axes.shape}; {len(color)} colours of {len(bases)} embeddings need {shape}.")
+    titles = shown(bases)
     for row, column in enumerate(color):
-        for position, (name, basis) in enumerate(bases.items()):
+        for position, basis in enumerate(bases.values()):
             embedding(
                 adata,
                 basis,
                 column,
                 ax=axes[row, position],
-                title=name if row == 0 else "",
+                title=titles[position] if row == 0 else "",
                 missing=missing,
                 legend=position == shape[1] - 1,
             )

@@ -2,14 +2,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ._labels import legend_beside, new_axes, shown
 from ._palette import style
 
 SPLITS = {"train": "-", "validation": "--"}
-CURVE = re.compile(r"loss_(.+)_(train|validation)")
+CURVE = re.compile(r"loss_(.*)_(train|validation)", re.DOTALL)
 
 
 def history(
@@ -51,18 +51,25 @@ def history(
     curves: Mapping[str, pd.DataFrame] = model.history or {}
     known = list(dict.fromkeys(match[1] for name in curves if (match := CURVE.fullmatch(name))))
     chosen = known if terms is None else list(terms)
-    unknown = [term for term in chosen if term not in known]
-    if unknown or not chosen:
-        raise ValueError(f"The history has no term {unknown or 'at all'}; it has {known}. Train the model first?")
+    if not known:
+        why = "the model is not trained; call model.train() first."
+        if getattr(model, "is_trained", False):
+            why = "a logger= given to train() takes the curves; read them there, or train without it."
+        raise ValueError(f"model.history holds no loss curves: {why}")
+    if unknown := [term for term in chosen if term not in known]:
+        raise ValueError(f"The history has no term {', '.join(map(repr, unknown))}; it has {known}.")
+    if not chosen:
+        raise ValueError(f"terms is empty; give some of {known}, or None for all.")
+    names = shown(chosen)
     if ax is None:
-        _, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
-    for position, term in enumerate(chosen):
+        ax = new_axes(5, 3.2, names)
+    for position, (term, name) in enumerate(zip(chosen, names, strict=True)):
         for split, line in SPLITS.items():
             if (curve := curves.get(f"loss_{term}_{split}")) is not None:
                 values = curve.iloc[:, 0].astype(float)
-                label = term if split == "train" or f"loss_{term}_train" not in curves else None
+                label = name if split == "train" or f"loss_{term}_train" not in curves else None
                 ax.plot(curve.index, values, line, color=style(position)[0], label=label, linewidth=1.5)
     ax.set(xlabel="epoch", ylabel="loss", yscale="log" if log else "linear")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    legend_beside(ax)
     return ax

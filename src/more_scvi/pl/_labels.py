@@ -1,9 +1,11 @@
-"""Text beside points, placed so that no label hides another or a point."""
+"""Names in figures: shown so that they can be read, with room for them, and placed so that none hides another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
@@ -11,6 +13,41 @@ from matplotlib.transforms import Bbox
 
 ANGLES = (0, 180, 90, 270, 45, 135, 315, 225)
 DISTANCES = (8, 16, 26, 38, 52, 70)  # points
+
+LONGEST = 32
+"""Characters of a name in a figure; of longer ones the middle is left out."""
+
+
+def shown(names: Iterable[Any]) -> list[str]:
+    """Names as a figure shows them: short, none alike that differ, none read as mathematics or left out of a legend."""
+    names = [str(name) for name in names]
+    out: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        short = text = " ".join(name.split()) or "''"
+        if len(text) > LONGEST:
+            short = text = f"{text[: LONGEST // 2]}…{text[1 - LONGEST // 2 :]}"
+        number = 1
+        while text in out.values():
+            number += 1
+            text = f"{short} ({number})"
+        out[name] = text
+    # matplotlib sets what stands between dollars as a formula and hides what begins with an underscore
+    return [(" " * out[name].startswith("_") + out[name]).replace("$", r"\$") for name in names]
+
+
+def new_axes(width: float, height: float, *beside: Sequence[str], below: Sequence[str] = ()) -> Axes:
+    """Axes of a new figure (inches) that grows by what the longest name beside and below the plot needs beyond 12."""
+
+    def room(names: Sequence[str]) -> float:
+        return 0.075 * max(0, max(map(len, names), default=0) - 12)
+
+    size = (width + sum(map(room, beside)), height + room(below))
+    return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def legend_beside(ax: Axes, **kwargs: Any) -> None:
+    """Legend to the right of the plot."""
+    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), **kwargs)
 
 
 def label_points(

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from more_scvi.modalities import list_modalities
-
+from ._labels import legend_beside, new_axes, shown
 from ._palette import style
 
 
@@ -56,18 +55,20 @@ def modality_weights(model: Any, groupby: str | pd.Series | None = None, *, ax: 
     means = weights.groupby(groups, observed=True).mean()
     if not len(means):
         raise ValueError("groupby has a value for none of the cells; give a column or Series with at least one group.")
+    colors, bars = _colors(means.columns), shown(means.index)
+    names = shown(colors)
     if ax is None:
-        _, ax = plt.subplots(figsize=(5, 0.9 + 0.32 * len(means)), layout="constrained")
+        ax = new_axes(5, 0.9 + 0.32 * len(means), bars, names)
     rows, left = np.arange(len(means)), np.zeros(len(means))
-    for name, color in _colors(means.columns).items():
-        ax.barh(rows, means[name], left=left, height=0.75, color=color, edgecolor="white", linewidth=0.8, label=name)
-        left = left + means[name].to_numpy()
-    ax.set_yticks(rows, means.index.astype(str))
+    for (role, color), name in zip(colors.items(), names, strict=True):
+        ax.barh(rows, means[role], left=left, height=0.75, color=color, edgecolor="white", linewidth=0.8, label=name)
+        left = left + means[role].to_numpy()
+    ax.set_yticks(rows, bars)
     ax.invert_yaxis()
     ax.set(xlim=(0, 1), xlabel="mean weight", ylabel=_axis_name(groupby))
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
-    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    legend_beside(ax)
     return ax
 
 
@@ -118,4 +119,4 @@ def _colors(modalities: pd.Index) -> dict[str, str]:
 
 def _axis_name(groupby: str | pd.Series | None) -> str:
     name = groupby.name if isinstance(groupby, pd.Series) else groupby
-    return "" if name is None else str(name)
+    return "" if name is None else shown([name])[0]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ._labels import legend_beside, new_axes, shown
 from ._palette import COLORS, MARKERS, style
 from ._table import CONTROL, is_control, over_seeds, positions, ranked, select, words
 
@@ -57,7 +58,7 @@ def regimes(table: pd.DataFrame, metric: str = "own", x: str = "S4", *, ax: Axes
     ['1', '3', '10']
     """
     rows = select(table, metric)
-    label, end, whole = AXES.get(x, (x, None, None))
+    label, end, whole = AXES.get(x, (*shown([x]), None, None))
     found = {p: float(m[1]) for p in set(rows["protocol"]) if (m := re.fullmatch(rf"{re.escape(x)}-(\d+\.?\d*)", p))}
     if not found:
         raise ValueError(
@@ -71,24 +72,26 @@ def regimes(table: pd.DataFrame, metric: str = "own", x: str = "S4", *, ax: Axes
         at[str(whole)] = at[protocols[-1]] + (float(np.median(steps)) if len(steps) else 0.5)
         protocols, names = [*protocols, str(whole)], [*names, str(end)]
     points = over_seeds(rows[rows["protocol"].isin(protocols)])
-    if ax is None:
-        _, ax = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
     last = points["mean"].unstack()[protocols].ffill(axis=1).iloc[:, -1]
     color_of = positions(table)
-    for method in ranked(last):
+    methods = ranked(last)
+    curves = shown(methods)
+    if ax is None:
+        ax = new_axes(5.5, 3.6, curves)
+    for method, name in zip(methods, curves, strict=True):
         of = points.loc[method].reindex([p for p in protocols if p in points.loc[method].index])
         place = [at[protocol] for protocol in of.index]
         number = color_of.get(method, 0)
         color, line = (CONTROL, ":") if is_control(method) else (style(number)[0], "-")
         marker = "." if is_control(method) else MARKERS[number % len(MARKERS)]
-        ax.plot(place, of["mean"], line, color=color, marker=marker, markersize=5, linewidth=1.6, label=method)
+        ax.plot(place, of["mean"], line, color=color, marker=marker, markersize=5, linewidth=1.6, label=name)
         ax.fill_between(place, of["min"], of["max"], color=color, alpha=0.15, linewidth=0)
     ax.set_xticks([at[protocol] for protocol in protocols], names)
     ax.set(xlabel=label, ylabel=words(metric))
     ax.grid(axis="y", color="#E6E6E6", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    legend_beside(ax)
     return ax
 
 
@@ -138,16 +141,18 @@ def sensitivity(
     if reference not in frame:
         raise KeyError(f"frame has no column {reference!r} to compare with; it has {list(frame.columns)}.")
     change = frame.sub(frame[reference], axis=0).to_numpy(float)
+    terms = shown(frame.index)
+    factors = shown(f"{c:g}" if isinstance(c, int | float) else c for c in frame.columns)
     if ax is None:
-        size = (1.8 + 0.75 * frame.shape[1], 1.1 + 0.36 * len(frame))
-        _, ax = plt.subplots(figsize=size, layout="constrained")
+        width = max(0.75, 0.1 * max(map(len, factors)))  # names of columns stand side by side
+        ax = new_axes(1.8 + width * frame.shape[1], 1.1 + 0.36 * len(frame), terms)
     ax.set_facecolor("#E6E6E6")  # shows where there is no value
     ax.imshow(change, cmap=_ORANGE_BLUE, vmin=-_FULL, vmax=_FULL, aspect="auto")
     for row, column in zip(*np.nonzero(frame.notna().to_numpy()), strict=True):
         color = "white" if change[row, column] > 0.7 * _FULL else "black"
         ax.text(column, row, f"{frame.iloc[row, column]:.2f}", ha="center", va="center", fontsize="small", color=color)
-    ax.set_xticks(range(frame.shape[1]), [f"{c:g}" if isinstance(c, int | float) else str(c) for c in frame.columns])
-    ax.set_yticks(range(len(frame)), frame.index.astype(str))
+    ax.set_xticks(range(frame.shape[1]), factors)
+    ax.set_yticks(range(len(frame)), terms)
     ax.set(xlabel="factor on the weight", title=words(metric))
     ax.title.set_fontsize("medium")
     ax.tick_params(length=0)

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ._labels import label_points
+from ._labels import label_points, legend_beside, new_axes, shown
 from ._palette import style
 from ._table import (
     CONTROL,
@@ -69,22 +68,22 @@ def scores(
     ['more', 'lr_hvg']
     """
     rows = select(table, metric)
-    shown = natural(set(rows["protocol"])) if protocols is None else list(protocols)
-    for protocol in shown:
+    chosen = natural(set(rows["protocol"])) if protocols is None else list(protocols)
+    for protocol in chosen:
         only_protocol(rows, protocol)
-    points = over_seeds(rows[rows["protocol"].isin(shown)])
+    points = over_seeds(rows[rows["protocol"].isin(chosen)])
     methods = ranked(points["mean"].groupby(level="method").mean())
     if ax is None:
-        _, ax = plt.subplots(figsize=(5.5, 1 + 0.14 * len(methods) * (1.5 + len(shown))), layout="constrained")
-    for shift, protocol in zip(np.linspace(-0.3, 0.3, len(shown) + 2)[1:-1], shown, strict=True):
-        color, marker = style(shown.index(protocol))
+        ax = new_axes(5.5, 1 + 0.14 * len(methods) * (1.5 + len(chosen)), shown(methods), shown(chosen))
+    for shift, protocol in zip(np.linspace(-0.3, 0.3, len(chosen) + 2)[1:-1], chosen, strict=True):
+        color, marker = style(chosen.index(protocol))
         of = points.xs(protocol, level="protocol").reindex(methods)
         for row, (method, point) in enumerate(of.iterrows()):
             if np.isnan(point["mean"]):
                 continue
             tint = CONTROL if is_control(str(method)) else color
             ax.plot(point[["min", "max"]], [row + shift] * 2, color=tint, linewidth=1.5, alpha=0.6)
-            ax.plot(point["mean"], row + shift, marker=_MARKERS[shown.index(protocol) % 8], color=tint, markersize=5)
+            ax.plot(point["mean"], row + shift, marker=_MARKERS[chosen.index(protocol) % 8], color=tint, markersize=5)
     _method_axis(ax, methods)
     low, high = points["min"].min(), points["max"].max()
     margin = max(0.05 * (high - low), (MIN_SPAN - (high - low)) / 2)
@@ -93,12 +92,12 @@ def scores(
     ax.grid(axis="x", color="#E6E6E6", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right", "left"]].set_visible(False)
-    if len(shown) > 1:
+    if len(chosen) > 1:
         handles = [
-            Line2D([], [], linestyle="", marker=_MARKERS[i % 8], color=style(i)[0], label=protocol, markersize=5)
-            for i, protocol in enumerate(shown)
+            Line2D([], [], linestyle="", marker=_MARKERS[i % 8], color=style(i)[0], label=name, markersize=5)
+            for i, name in enumerate(shown(chosen))
         ]
-        ax.legend(handles=handles, frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+        legend_beside(ax, handles=handles)
     return ax
 
 
@@ -155,7 +154,7 @@ def tradeoff(
         raise ValueError(f"No method has both {x!r} and {y!r}: {sorted(one.index)} and {sorted(other.index)}.")
     one, other = one.loc[methods], other.loc[methods]
     if ax is None:
-        _, ax = plt.subplots(figsize=(5, 4.2), layout="constrained")
+        ax = new_axes(5, 4.2)
     place = positions(table)
     colors = [CONTROL if is_control(method) else style(place[method])[0] for method in methods]
     for i, color in enumerate(colors):
@@ -169,7 +168,7 @@ def tradeoff(
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     dark = [color if color == CONTROL else "#222222" for color in colors]
-    label_points(ax, one["mean"].tolist(), other["mean"].tolist(), methods, dark)
+    label_points(ax, one["mean"].tolist(), other["mean"].tolist(), shown(methods), dark)
     return ax
 
 
@@ -179,7 +178,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*")
 
 def _method_axis(ax: Axes, methods: Sequence[str]) -> None:
     """Methods from top to bottom, controls grey and below a line."""
-    ax.set_yticks(range(len(methods)), methods)
+    ax.set_yticks(range(len(methods)), shown(methods))
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     controls = [is_control(method) for method in methods]

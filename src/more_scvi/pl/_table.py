@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ._labels import shown
+
 COLUMNS = ("protocol", "seed", "method", "metric", "value")
 """What a tidy table must have; ``dataset`` and ``rotation`` are averaged over where they are there."""
 
@@ -33,7 +35,7 @@ WORDS = {
 
 def words(metric: str) -> str:
     """Axis label of a metric; its name where there is none."""
-    return WORDS.get(metric, metric)
+    return WORDS.get(metric) or shown([metric])[0]
 
 
 def is_control(method: str) -> bool:

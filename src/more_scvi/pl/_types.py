@@ -3,13 +3,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
+from ._labels import new_axes, shown
 from ._palette import COLORS
 
 
@@ -58,8 +58,9 @@ def per_type_f1(
     ['T cell', 'mast cell']
     """
     frame = _per_type(scores, classifier).sort_values(["f1", "n"], ascending=False, kind="stable")
+    types = shown(frame.index)
     if ax is None:
-        _, ax = plt.subplots(figsize=(5, 0.9 + 0.26 * len(frame)), layout="constrained")
+        ax = new_axes(5, 0.9 + 0.26 * len(frame), types)
     few = frame["n"].to_numpy() < rare
     bars = ax.barh(np.arange(len(frame)), frame["f1"], height=0.72, color=COLORS[0])
     for bar, is_rare, f1, n in zip(bars, few, frame["f1"], frame["n"], strict=True):
@@ -73,7 +74,7 @@ def per_type_f1(
             va="center",
             fontsize="small",
         )
-    ax.set_yticks(range(len(frame)), frame.index.astype(str))
+    ax.set_yticks(range(len(frame)), types)
     ax.set(xlim=(0, 1.32), xticks=[0, 0.5, 1], xlabel="F1", ylim=(len(frame) - 0.4, -0.6))
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -145,12 +146,14 @@ def confusion(
     sums = counts.sum(axis=1)
     shares = counts.div(sums, axis=0) * 100
     n_rows, n_columns = shares.shape
+    columns = shown(shares.columns)
+    rows = [f"{name} ({int(n):,})" for name, n in zip(shown(sums.index), sums, strict=True)]
     if ax is None:
         size = min(2.2 + 0.36 * n_columns, 12.0)
-        _, ax = plt.subplots(figsize=(size, max(2.0, size * (n_rows + 3) / (n_columns + 5))), layout="constrained")
+        ax = new_axes(size, max(2.0, size * (n_rows + 3) / (n_columns + 5)), rows, below=columns)
     drawn = ax.imshow(shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    ax.set_xticks(range(n_columns), shares.columns, rotation=90, fontsize="small")
-    ax.set_yticks(range(n_rows), [f"{name} ({int(n):,})" for name, n in sums.items()], fontsize="small")
+    ax.set_xticks(range(n_columns), columns, rotation=90, fontsize="small")
+    ax.set_yticks(range(n_rows), rows, fontsize="small")
     ax.set(xlabel="predicted", ylabel="true (cells)")
     ax.set_xticks(np.arange(n_columns + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(n_rows + 1) - 0.5, minor=True)

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from more_scvi import pl
+from more_scvi.pl._labels import LONGEST, shown
 
 from ._inputs import BASES, ReportInputs
 
@@ -123,6 +124,8 @@ def _maps(inputs: ReportInputs) -> dict[str, Picture]:
     out = {}
     for column, (missing, caption) in shown.items():
         groups = obs[column].nunique()
+        if column == "batch" and (cut := [name for name in obs[column].unique() if len(name) > LONGEST]):
+            caption += f" In full: {', '.join(cut)}."
         alt = f"UMAP of {len(obs)} cells by PCA (left) and by MoRE (right), coloured by {column} ({groups} groups)."
         out[f"map_{column.split()[-1]}"] = _picture(
             partial(_map, cells, column, missing),
@@ -134,8 +137,8 @@ def _maps(inputs: ReportInputs) -> dict[str, Picture]:
 
 def _map(cells: AnnData, column: str, missing: str | None) -> Axes:
     """Two maps side by side, the legend below, so that it is readable on a narrow screen."""
-    names = cells.obs[column].unique()
-    n_columns = 2 if max(map(len, map(str, names))) > 14 else 3
+    names = shown(cells.obs[column].unique())
+    n_columns = int(np.clip(60 // (max(map(len, names)) + 6), 1, 3))
     n_rows = -(-len(names) // n_columns)
     figure, axes = plt.subplots(1, 2, figsize=(5, 2.7 + 0.2 * n_rows), layout="constrained")
     for ax, (title, basis) in zip(axes, BASES.items(), strict=True):

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
+
+from more_scvi._files import check_writable, write_files
 
 from ._figures import Picture, pictures
 from ._inputs import ReportInputs
@@ -35,8 +36,8 @@ def write_report(inputs: ReportInputs, path: str | Path) -> tuple[Path, Path]:
     ------
     ValueError
         If ``path`` does not end in ``.html``.
-    FileNotFoundError
-        If its folder does not exist.
+    OSError
+        If its folder does not exist or cannot be written.
 
     Examples
     --------
@@ -47,11 +48,11 @@ def write_report(inputs: ReportInputs, path: str | Path) -> tuple[Path, Path]:
     twin = page.with_suffix(".json")
     if page.suffix != ".html":
         raise ValueError(f"The report is a page: give a path that ends in .html, not {str(path)!r}.")
-    if not page.absolute().parent.is_dir():
-        raise FileNotFoundError(f"The folder of {page} does not exist. Create {page.absolute().parent} first.")
+    for file in (page, twin):
+        check_writable(file)
     summary = summarise(inputs)
     html = _render(summary, pictures(inputs, summary), None if inputs.diagnosis is None else inputs.diagnosis.table)
-    _replace({page: html, twin: json.dumps(summary, indent=2) + "\n"})
+    write_files({page: html, twin: json.dumps(summary, indent=2) + "\n"})
     return page, twin
 
 
@@ -101,16 +102,3 @@ def _range(point: dict[str, float] | None) -> str:
     if point is None or point["max"] - point["min"] < 0.005:
         return ""
     return f"{_number(point['min'], 2)} to {_number(point['max'], 2)}"
-
-
-def _replace(texts: dict[Path, str]) -> None:
-    """Write all, then rename all."""
-    partial = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in texts}
-    try:
-        for path, text in texts.items():
-            partial[path].write_text(text, encoding="utf-8")
-        for path in texts:
-            os.replace(partial[path], path)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
