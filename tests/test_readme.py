@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from more_scvi import MoRE
+from more_scvi._compat import no_pull
 from more_scvi.cli import app
 from more_scvi.data import load_demo, simulate_multiomics
 
@@ -41,7 +42,7 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     simulated = simulate_multiomics(120, modalities=("rna", "protein"), gene_names=adata.var_names[:300])
     for part in simulated.mod.values():
         part.obs = part.obs.rename(columns={"batch": "donor"})
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         names["mdata"] = mudata.MuData({"rna": simulated["rna"], "prot": simulated["protein"][:90].copy()})
     exec(compile(several, "README.md", "exec"), names)
     assert names["mdata"].obsm["X_more"].shape == (120, 50)

@@ -51,7 +51,9 @@ def read(path: Path, several: bool = False) -> Any:
         if kind == ".h5mu":
             import mudata
 
-            with mudata.set_options(pull_on_update=False):
+            from more_scvi._compat import no_pull
+
+            with no_pull():
                 return mudata.read_h5mu(path)
         import anndata
 

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from anndata import AnnData
 
+from more_scvi._compat import layer_names
+
 from ._arguments import check_option, listing, nearest
 from ._columns import as_batch_array, as_label_array, check_column, check_continuous, check_key_list, value_text
 from ._values import ValueScan, scan_values
@@ -172,15 +174,15 @@ def check_matrix(adata: AnnData, *, layer: str | None = None, data_type: str = "
     """
     check_option("data_type", data_type, DATA_TYPES)
     name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    others = f" adata.layers holds: {listing(adata.layers.keys())}."
+    others = f" adata.layers holds: {listing(layer_names(adata))}."
     if layer is not None and not isinstance(layer, str):
         raise TypeError(
             f"layer is {layer!r} ({type(layer).__name__}); expected the key of a layer as a string, or None for"
             " adata.X."
         )
-    if layer is not None and layer not in adata.layers:
+    if layer is not None and layer not in layer_names(adata):
         raise KeyError(
-            f"layer={layer!r} is not in adata.layers.{nearest(layer, adata.layers)}{others} None uses adata.X."
+            f"layer={layer!r} is not in adata.layers.{nearest(layer, layer_names(adata))}{others} None uses adata.X."
         )
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:

@@ -17,6 +17,8 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from more_scvi._compat import layer_names
+
 from ._arguments import check_option, listing, nearest
 from ._checks import DATA_TYPES, DataSummary, DataType, check_anndata, check_matrix
 from ._columns import (
@@ -496,7 +498,7 @@ def _refuse_no_counts(role: str, where: str, adata: AnnData, layer: str | None) 
     raise ValueError(
         f"{matrix} holds {getattr(scan, f'n_{kinds[0]}')} {kinds[0]} values (first {value:g} in cell"
         f" {adata.obs_names[cell]!r}, feature {adata.var_names[feature]!r}); {COUNTS_ONLY[role]}. Name their layer with"
-        f" layers={{{role!r}: ...}}. {where}.layers holds: {listing(adata.layers.keys())}."
+        f" layers={{{role!r}: ...}}. {where}.layers holds: {listing(layer_names(adata))}."
     )
 
 
