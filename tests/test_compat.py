@@ -34,7 +34,7 @@ def test_layer_names_are_those_a_user_gave(registered):
 
 def test_no_pull_keeps_columns_in_their_modality():
     rna = ad.AnnData(np.ones((3, 2)), obs={"type": ["a", "b", "c"]})
-    with _compat.no_pull(), warnings.catch_warnings(action="error"):
+    with _compat.no_pull(), warnings.catch_warnings(action="error", category=FutureWarning):
         assert not list(mudata.MuData({"rna": rna}).obs)
 
 

@@ -212,6 +212,7 @@ def test_written_and_read_again(tmp_path):
 def test_no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # of pandas, about anndata
         simulate_multiomics(n_cells=20, pattern={"batch1": ("rna",)}, return_full=True)
 
 
