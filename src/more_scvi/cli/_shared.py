@@ -80,7 +80,7 @@ def read(path: Path, several: bool = False) -> Any:
         with no_pull():
             package = mudata if mudata_ else anndata
             return getattr(package, f"read_{kind[1:]}")(path)
-    except MemoryError:
+    except (ImportError, MemoryError):  # zarr may not be installed
         raise
     except Exception as error:  # h5py and anndata raise many types
         how = "mdata" if mudata_ else "adata"
