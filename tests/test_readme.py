@@ -55,7 +55,7 @@ def test_commands_exist(document):
     cli = typer.main.get_command(app)
     for program, *arguments in commands(document):
         if program == "make":
-            assert set(arguments) <= set(targets), arguments
+            assert {a for a in arguments if "=" not in a} <= set(targets), arguments
         if program == "more-scvi":
             options = {o for p in cli.commands[arguments[0]].params for o in p.opts}
             assert {a for a in arguments if a.startswith("-")} <= options, arguments

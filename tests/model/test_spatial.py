@@ -116,6 +116,14 @@ def test_where_a_cell_lies_matters(sections):
     assert moved[others].max() < 1e-4
 
 
+@pytest.mark.parametrize("dtype", [object, "category", "string"])
+def test_a_query_with_cells_of_no_section_is_refused(sections, dtype):
+    query = sections.adata.copy()
+    query.obs["section"] = query.obs["section"].astype(object).where(np.arange(query.n_obs) > 2, None).astype(dtype)
+    with pytest.raises(ValueError, match="the section of 3 cells is missing"):
+        embed(sections, query)
+
+
 @pytest.mark.parametrize("section_key", ["section", None])
 def test_neighbours_never_cross_sections(section_key):
     """All cells of section s3 become others; by default the section is the batch, which holds s2 and s3."""
