@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])"))
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest/bin
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: help install demo test test-slow test-lowest benchmark-quick lint types docs tutorials build clean
@@ -22,9 +23,11 @@ test-slow: $(VENV)/.installed-test $(VENV)/.installed-doc  ## tests that take mi
 	$(BIN)/python -m pytest -m slow
 
 test-lowest:  ## the test suite with the lowest versions that pyproject.toml names, in .venv-lowest; Python 3.11
-	test -x .venv-lowest/bin/uv || ($(PYTHON) -m venv .venv-lowest && .venv-lowest/bin/python -m pip install --quiet uv)
-	.venv-lowest/bin/uv pip install --python .venv-lowest/bin/python --resolution lowest-direct -e . --group test
-	.venv-lowest/bin/python -m pytest
+	test -x $(LOWEST)/uv || ($(PYTHON) -m venv .venv-lowest && $(LOWEST)/python -m pip install --quiet uv)
+	$(LOWEST)/uv pip compile --quiet --python $(LOWEST)/python --resolution lowest-direct pyproject.toml --group test \
+		-o .venv-lowest/lowest.txt
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --no-deps -r .venv-lowest/lowest.txt -e .
+	$(LOWEST)/python -m pytest
 
 benchmark-quick: $(VENV)/.installed-test  ## small form of the benchmark, minutes; needs MORE_DATA
 	$(BIN)/python benchmarks/run.py --quick --jobs 2

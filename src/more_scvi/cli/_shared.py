@@ -39,7 +39,7 @@ def refusals() -> Iterator[None]:
 
 
 def plainly(command: Callable[P, None]) -> Callable[P, None]:
-    """A command that lets its tables and bars go to standard error, and says in one line why it could not finish."""
+    """A command that says in one line why it could not finish."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
