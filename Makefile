@@ -1,53 +1,62 @@
-# Everything runs in .venv, made on first use. PYTHON picks the interpreter: make test PYTHON=python3.12
+# Everything runs in .venv, made on first use. Another interpreter has one of its own: make test PYTHON=python3.13
 PYTHON ?= python3
-BIN := .venv/bin
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])"))
+BIN := $(VENV)/bin
+LOWEST := .venv-lowest/bin
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help install demo test test-slow benchmark-quick lint types docs tutorials build clean
+.PHONY: help install demo test test-slow test-lowest benchmark-quick lint types docs tutorials build clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: .venv/.installed-test  ## .venv with the package (editable) and what its tests need
+install: $(VENV)/.installed-test  ## .venv with the package (editable) and what its tests need
 
-demo: .venv/.installed-test  ## integrate two platforms, annotate hidden cells; writes demo.h5ad and demo.png
+demo: $(VENV)/.installed-test  ## integrate two platforms, annotate hidden cells; writes demo.h5ad and demo.png
 	$(BIN)/more-scvi demo
 
-test: .venv/.installed-test  ## the test suite
+test: $(VENV)/.installed-test  ## the test suite
 	$(BIN)/python -m pytest
 
-test-slow: .venv/.installed-test .venv/.installed-doc  ## tests that take minutes, the tutorial among them
+test-slow: $(VENV)/.installed-test $(VENV)/.installed-doc  ## tests that take minutes, the tutorial among them
 	$(BIN)/python -m pytest -m slow
 
-benchmark-quick: .venv/.installed-test  ## small form of the benchmark, minutes; needs MORE_DATA
+test-lowest:  ## the test suite with the lowest versions that pyproject.toml names, in .venv-lowest; Python 3.11
+	test -x $(LOWEST)/uv || ($(PYTHON) -m venv .venv-lowest && $(LOWEST)/python -m pip install --quiet uv)
+	$(LOWEST)/uv pip compile --quiet --python $(LOWEST)/python --resolution lowest-direct pyproject.toml --group test \
+		-o .venv-lowest/lowest.txt
+	$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --no-deps -r .venv-lowest/lowest.txt -e .
+	$(LOWEST)/python -m pytest
+
+benchmark-quick: $(VENV)/.installed-test  ## small form of the benchmark, minutes; needs MORE_DATA
 	$(BIN)/python benchmarks/run.py --quick --jobs 2
 
-lint: .venv/.installed-dev  ## ruff: rules and format
+lint: $(VENV)/.installed-dev  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/.installed-dev  ## mypy on src
+types: $(VENV)/.installed-dev  ## mypy on src
 	$(BIN)/mypy
 
-docs: .venv/.installed-doc  ## HTML in docs/_build/html; warnings are errors
+docs: $(VENV)/.installed-doc  ## HTML in docs/_build/html; warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-tutorials: .venv/.installed-doc  ## execute the tutorials in place
+tutorials: $(VENV)/.installed-doc  ## execute the tutorials in place
 	TQDM_DISABLE=1 $(BIN)/jupyter execute --inplace tutorials/*.ipynb
 
-build: .venv/.installed-dev  ## sdist and wheel in dist/
-	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+build: $(VENV)/.installed-dev  ## sdist and wheel in dist/
+	$(BIN)/python -m build
 
 clean:  ## remove what was built
-	rm -rf .venv dist docs/_build docs/api/generated demo.h5ad demo.png
+	rm -rf .venv .venv-* dist docs/_build docs/api/generated demo.h5ad demo.png
 
 # --group needs pip 25.1
-.venv/.pip:
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+$(VENV)/.pip:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade "pip>=25.1"
 	touch $@
 
-.venv/.installed-%: .venv/.pip pyproject.toml constraints.txt
+$(VENV)/.installed-%: $(VENV)/.pip pyproject.toml constraints.txt
 	$(PIP) -e . --group $*
 	touch $@

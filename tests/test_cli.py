@@ -1,10 +1,17 @@
 import json
+import signal
+import subprocess
+import sys
 
 import anndata
+import numpy as np
+import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from more_scvi.cli import app
+from more_scvi.cli._shared import check_written, plainly, read, write
 from more_scvi.data import load_demo, simulate_multiomics
 from more_scvi.model import MoRE
 
@@ -41,10 +48,130 @@ def test_integrate_writes_embedding_and_annotation(cells, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "out.h5ad"]
 
 
+def test_integrate_changes_nothing_but_what_it_adds(cells, tmp_path):
+    """Onto the input, by a link; entries under scvi-tools' names, mode, nullable strings; counts in ``raw``."""
+    adata = anndata.read_h5ad(cells)[:60].copy()
+    adata.raw = adata
+    adata = adata[:, :50].copy()
+    adata.X = adata.X.toarray() - 3.5  # no model would take it
+    adata.obs["_scvi_batch"], adata.obs["note"] = "mine", pd.array(["a", None] * 30, dtype="string")
+    adata.uns["_scvi_uuid"], adata.uns["_scvi_mine"] = "mine", np.arange(3)
+    path, link = tmp_path / "cells.h5ad", tmp_path / "link.h5ad"
+    write(adata, path)
+    path.chmod(0o640)
+    link.symlink_to("cells.h5ad")
+    result = run("integrate", link, "-o", link, "--batch", "platform", "--layer", "raw", "--max-epochs", 1)
+    assert result.exit_code == 0, result.output
+    after = anndata.read_h5ad(path)
+    assert after.obsm["X_more"].shape[0] == 60
+    pd.testing.assert_frame_equal(after.obs, read(path).obs[list(adata.obs)])
+    assert list(after.obs["note"].isna()) == [False, True] * 30 and set(after.obs["_scvi_batch"]) == {"mine"}
+    assert after.uns["_scvi_uuid"] == "mine" and list(after.uns["_scvi_mine"]) == [0, 1, 2]
+    assert set(after.uns) == {"_scvi_uuid", "_scvi_mine"}
+    assert np.array_equal(after.X, adata.X) and (after.raw.X != adata.raw.X).nnz == 0
+    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o640
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cells.h5ad", "link.h5ad"]
+
+
+@pytest.mark.parametrize("infer", [False, True], ids=["object", "infer_string"])
+def test_strings_of_every_kind_are_written(cells, tmp_path, infer):
+    if infer and pd.__version__ < "2.3":
+        pytest.skip("pandas 2.2 needs pyarrow for it")
+    with pd.option_context("future.infer_string", infer):
+        adata = read(cells)[:9].copy()
+        adata.obs["plain"] = pd.Series(list("abcabcabc"), index=adata.obs_names)
+        adata.obs["nullable"] = pd.array(["a", None, "b"] * 3, dtype="string")
+        adata.obs["whole"] = pd.array([1, None, 2] * 3, dtype="Int64")
+        check_written(adata)
+        write(adata, tmp_path / "a.h5ad")
+    after = read(tmp_path / "a.h5ad")
+    for name in ("plain", "nullable", "whole"):
+        assert list(after.obs[name].dropna()) == list(adata.obs[name].dropna())
+
+
+def test_what_cannot_be_written_is_known_before_training(cells, tmp_path, monkeypatch):
+    monkeypatch.setattr(MoRE, "train", lambda *_, **__: pytest.fail("trained"))
+    adata = read(cells)
+    adata.uns["thing"] = object()
+    monkeypatch.setattr("more_scvi.cli._integrate.read", lambda _: adata)
+    result = run("integrate", cells, "-o", tmp_path / "a.h5ad")
+    assert result.exit_code == 2 and "could not be written again" in result.stderr and "thing" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_zarr_stores_are_read(cells, tmp_path):
+    pytest.importorskip("zarr", reason="anndata needs it from 0.12 on")
+    adata = read(cells)[:9, :20].copy()
+    adata.write_zarr(tmp_path / "cells.zarr")
+    assert (read(tmp_path / "cells.zarr").X != adata.X).nnz == 0
+    mdata = simulate_multiomics(9, modalities=("rna", "protein"), n_genes=20, gene_names=adata.var_names)
+    mdata.write_zarr(tmp_path / "several.zarr")
+    mdata.write_h5mu(tmp_path / "several.h5mu")
+    assert list(read(tmp_path / "several.zarr", several=True).mod) == ["rna", "protein"]
+    for name in ("several.zarr", "several.h5mu"):
+        with pytest.raises(ValueError, match=f"{name} holds several modalities. Use MoRE.setup_mudata"):
+            read(tmp_path / name)
+
+
+def test_ctrl_c_ends_with_one_line_and_writes_nothing(cells, tmp_path):
+    code = """if True:
+        import sys
+        from more_scvi.cli import app
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+        register_optimizer_step_post_hook(lambda *_: print("a step", file=sys.stderr, flush=True))
+        app()
+    """
+    arguments = ["integrate", cells, "-o", tmp_path / "a.h5ad", "--model", tmp_path / "m", "--max-epochs", "100000"]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        said = ""
+        while (line := child.stderr.readline()) and "a step" not in line:
+            said += line
+        child.send_signal(signal.SIGINT)
+        said += child.stderr.read()
+    assert child.returncode == 130, said
+    assert said.endswith("Interrupted; no output was written.\n") and "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (MemoryError("Unable to allocate 7 GiB"), 1, "not enough memory. Unable to allocate 7 GiB"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "not enough memory"),
+        (OSError(28, "No space left on device"), 1, "Error: [Errno 28] No space left"),
+        (KeyboardInterrupt(), 130, "Interrupted"),
+        (SystemExit(1), 130, "Interrupted"),
+    ],
+)
+def test_what_stops_a_command_is_said_in_a_line(error, code, says):
+    def command() -> None:
+        raise error
+
+    one = typer.Typer()
+    one.command()(plainly(command))
+    result = CliRunner().invoke(one)
+    assert result.exit_code == code and says in result.stderr and result.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere.h5ad", "-o", "{tmp}/out.h5ad"], "nowhere.h5ad is not a file"),
+        (["{tmp}", "-o", "{tmp}/out.h5ad"], "is not a file"),
+        (["nowhere.zarr", "-o", "{tmp}/out.h5ad"], "nowhere.zarr is not a folder"),
+        (["{cells}", "-o", "/proc/out.h5ad"], "--output /proc/out.h5ad cannot be written"),
+        (["{cells}", "-o", "/dev/null"], "a device"),
+        (["{cells}", "-o", "{tmp}/out.zarr"], "must end in .h5ad"),
+        (["{cells}", "-o", "{tmp}/out.h5ad", "--model", "{tmp}/no/folder"], "does not exist. Create"),
+        (["{cells}", "-o", "{tmp}/out.h5ad", "--model", "/proc/model"], "--model /proc/model cannot be written"),
+        (["{cells}", "-o", "{tmp}/out.h5ad", "--layer", "raw"], "raw"),
+        (["{cells}", "-o", "{tmp}/out.h5ad", "--gene-key", "symbol"], "symbol"),
+        (["{cells}", "-o", "{tmp}/out.h5ad", "--max-epochs", "0"], "--max-epochs"),
+        (["{cells}", "-o", "{tmp}/out.h5ad", "--max-epochs", "many"], "--max-epochs"),
+        (["{cells}", "-o", "{tmp}/out.h5ad", "--seed", "-1"], "--seed"),
+        (["{cells}", "-o", "{tmp}/out.h5ad", "--seed", "4294967296"], "--seed"),
+        (["{cells}", "-o", "{tmp}/out.h5ad", "--backbone", "{tmp}"], "backbone"),
         (["{cells}", "-o", "{tmp}/no/folder/out.h5ad"], "does not exist. Create"),
         (["{cells}", "-o", "{tmp}"], "is a folder"),
         (["{tmp}/notes.h5ad", "-o", "{tmp}/out.h5ad"], "cannot be read as .h5ad"),
@@ -54,9 +181,9 @@ def test_integrate_writes_embedding_and_annotation(cells, tmp_path):
         (["{cells}", "-o", "{tmp}/out.h5ad", "--backbone", "mini"], "more-mini"),
         (["{cells}", "-o", "{tmp}/out.h5ad", "--model", "{tmp}"], "exists"),
     ],
-    ids=["missing", "no-folder", "folder", "not-h5ad", "batch", "labels", "layer", "backbone", "model"],
 )
-def test_refusals_name_the_mistake_and_write_nothing(cells, tmp_path, arguments, message):
+def test_refusals_name_the_mistake_and_write_nothing(cells, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr(MoRE, "train", lambda *_, **__: pytest.fail("trained"))
     (tmp_path / "notes.h5ad").write_text("not HDF5")
     result = run("integrate", *(a.format(cells=cells, tmp=tmp_path) for a in arguments))
     assert result.exit_code == 2

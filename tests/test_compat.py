@@ -1,6 +1,9 @@
 """One test per private scvi-tools name: what this package relies on it for."""
 
+import warnings
+
 import anndata as ad
+import mudata
 import numpy as np
 import pytest
 import scvi
@@ -18,8 +21,21 @@ def registered():
 
 
 def test_every_name_is_exported():
-    public = {name for name in vars(_compat) if not name.startswith("_")} - {"TrainingPlan"}
-    assert public == set(_compat.__all__)
+    imported = {"AbstractContextManager", "AnnData", "TrainingPlan", "mudata", "nullcontext"}
+    assert {name for name in vars(_compat) if not name.startswith("_")} - imported == set(_compat.__all__)
+
+
+def test_layer_names_are_those_a_user_gave(registered):
+    adata = registered[0].copy()
+    assert _compat.layer_names(adata) == []
+    adata.layers["counts"] = adata.X
+    assert _compat.layer_names(adata) == ["counts"]
+
+
+def test_no_pull_keeps_columns_in_their_modality():
+    rna = ad.AnnData(np.ones((3, 2)), obs={"type": ["a", "b", "c"]})
+    with _compat.no_pull(), warnings.catch_warnings(action="error", category=FutureWarning):
+        assert not list(mudata.MuData({"rna": rna}).obs)
 
 
 def test_model_name_key(registered):

@@ -1,8 +1,12 @@
-"""The private names of scvi-tools this package needs, in one place: an upgrade breaks here or nowhere.
+"""What differs between versions of scvi-tools, anndata and mudata, in one place: an upgrade breaks here or nowhere.
 
 Every name has a test of its own in ``tests/test_compat.py``.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
+import mudata
+from anndata import AnnData
 from scvi.data._constants import _FIELD_REGISTRIES_KEY as FIELD_REGISTRIES_KEY
 from scvi.data._constants import _MANAGER_UUID_KEY as MANAGER_UUID_KEY
 from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME_KEY
@@ -20,6 +24,17 @@ With the decorator, metrics that are synchronised between processes are inferenc
 update them at the end of the epoch. Call it under ``torch.no_grad()``.
 """
 
+
+def layer_names(adata: AnnData) -> list[str]:
+    """Keys of ``adata.layers`` without ``X``, which anndata lists among them from 0.13 on."""
+    return [name for name in adata.layers if name is not None]
+
+
+def no_pull() -> AbstractContextManager[object]:
+    """Columns of the modalities stay there when a MuData is made or read, as they always do from mudata 0.4 on."""
+    return mudata.set_options(pull_on_update=False) if hasattr(mudata, "set_options") else nullcontext()
+
+
 __all__ = [
     "FIELD_REGISTRIES_KEY",
     "MANAGER_UUID_KEY",
@@ -29,5 +44,7 @@ __all__ = [
     "SimpleLogger",
     "STATE_REGISTRY_KEY",
     "compute_and_log_metrics",
+    "layer_names",
+    "no_pull",
     "parse_device_args",
 ]

@@ -129,10 +129,11 @@ def _principal_components(adata: AnnData) -> np.ndarray:
 
 def _train(adata: AnnData, seed: int, progress: bool) -> tuple[MoRE, np.ndarray]:
     scvi.settings.seed = seed
-    MoRE.setup_anndata(adata, batch_key="platform", labels_key="label")
-    model = MoRE(adata)
+    cells = adata.copy()  # what scvi-tools registers stays out of the file that is written
+    MoRE.setup_anndata(cells, batch_key="platform", labels_key="label")
+    model = MoRE(cells)
     model.train(enable_progress_bar=progress)
-    z = model.get_latent_representation()
+    adata.obsm["X_more"] = z = model.get_latent_representation()
     soft = pd.DataFrame(model.predict(soft=True))
     types = adata.obs["cell_type"].cat.categories  # one colour per type, true or predicted
     adata.obs["more_prediction"] = pd.Categorical(soft.idxmax(axis=1), categories=types)

@@ -39,8 +39,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def write_files(files: Mapping[Path, bytes | str | Callable[[Path], object]]) -> None:
     """Write all files in the order given, from content or by a function of a path; then rename them in that order."""
-    with contextlib.ExitStack() as stack:
-        beside = {path: stack.enter_context(atomic_path(path)) for path in reversed(files)}  # last in, first renamed
+    with contextlib.ExitStack() as stack:  # what enters last is renamed first
+        beside = {
+            path: stack.enter_context(atomic_path(path)) for path in reversed(list(files))
+        }  # last in, first renamed
         for path, content in files.items():
             if callable(content):
                 content(beside[path])

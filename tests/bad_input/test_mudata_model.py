@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from more_scvi import MoRE
+from more_scvi._compat import no_pull
 from more_scvi.data import simulate_multiomics
 
 from .conftest import QUIET, weights
@@ -25,7 +26,7 @@ def make_mudata(n_cells: int = 100, seed: int = 0) -> mudata.MuData:
         n_cells, n_types=3, n_genes=30, n_peaks=60, n_proteins=8, markers=0.3, pattern={"batch1": ["rna", "atac"]},
         protein_names=[f"prot_{i}" for i in range(8)], seed=seed,
     )  # fmt: skip
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         mdata = mudata.MuData({name: simulated[role] for role, name in THREE.items()})
     mdata.obs[["batch", "cell_type"]] = simulated.obs.loc[mdata.obs_names, ["batch", "cell_type"]].astype(str)
     mdata.obs["score"] = np.linspace(0, 1, n_cells)
@@ -169,14 +170,14 @@ def test_questions(model, method, kwargs, error, words):
 
 
 def named(mdata, **names):
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         out = mudata.MuData({names.get(name, name): adata for name, adata in mdata.mod.items()})
     out.obs = mdata.obs.loc[out.obs_names]
     return out
 
 
 def only(mdata, *names):
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         out = mudata.MuData({name: mdata[name].copy() for name in names})
     out.obs = mdata.obs.loc[out.obs_names]
     return out
@@ -208,7 +209,7 @@ def with_stranger(mdata):
     """A cell that only an unknown modality has."""
     other = mdata["adt"].copy()
     other.obs_names = [f"new{i}" for i in range(other.n_obs)]
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         return mudata.MuData({"rna": mdata["rna"], "other": other})
 
 

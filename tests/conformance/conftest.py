@@ -21,6 +21,8 @@ import rich.pretty  # noqa: F401 scvi-tools prints its registry with it and does
 import scipy.sparse as sp
 import scvi
 
+from more_scvi._compat import no_pull
+
 GENES = """
 ACTB ALDOA APOE ATF3 B2M BANK1 BCL2 BLK CCL3 CCL4 CCL5 CCR7 CD14 CD163 CD19 CD2 CD22 CD247 CD27 CD3D CD3E CD3G CD4
 CD68 CD69 CD7 CD74 CD79A CD79B CD8A CD8B CLEC10A COL1A1 COL1A2 CSF1R CST3 CTLA4 CTSW CXCR4 EPCAM FCER1A FCGR3A FCN1
@@ -122,7 +124,6 @@ SCVI = ModelCase(
         "t18": "scipy sparse arrays are refused",
         "t19:fortran": "a Fortran array in the user's object is replaced",
         "t22": "a missing batch column raises KeyError",
-        "t30": "view_registry and update_setup_method_args read an attribute that does not exist",
         "t32": "inference copies a view in place and writes _scvi columns into new data",
         "t33:list-mask": "boolean lists are taken for positions",
         "t33:slice": "slices have no length",
@@ -135,7 +136,8 @@ SCVI = ModelCase(
         "t50": "scipy sparse arrays are refused",
         "t51": "the saved pickle names numpy's private modules",
         "t52": "a second round starts in evaluation mode",
-    },
+    }
+    | ({"t30": "the registry helpers read an attribute that does not exist"} if scvi.__version__ < "1.5" else {}),
 )
 MORE = ModelCase(
     path="more_scvi:MoRE",
@@ -204,7 +206,7 @@ def make_multi(n_cells: int = 150, seed: int = 0, *, rna=slice(None), adt=slice(
     antibodies = ad.AnnData(sp.csr_matrix(counts))
     antibodies.obs_names = genes.obs_names
     antibodies.var_names = [f"adt_{name}" for name in genes.var_names[:36:3]]
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         out = mudata.MuData({"rna": genes[rna].copy(), "adt": antibodies[adt].copy()})
     for key in ("batch", "ct"):
         out.obs[key] = genes.obs[key].reindex(out.obs_names).to_numpy()

@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 import scvi
 
-pytestmark = [pytest.mark.needs("mudata"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+pytestmark = [pytest.mark.needs("mudata"), pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")]
 
 BACKWARDS = slice(None, None, -1)
 

@@ -29,7 +29,7 @@ CHECKS = [
     "low_vocabulary_overlap",
     "batch_and_type_confounded",
 ]
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
 
 
 def fit(data, *, labels="cell_type", batch="batch", epochs=20, model=None, **train):

@@ -9,7 +9,7 @@ import more_scvi as more
 from more_scvi.backbones import get_backbone
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
 
 
 def simulate(pattern, n_batches, modalities, n_cells=300):

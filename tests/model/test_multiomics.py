@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 
 import more_scvi as more
+from more_scvi._compat import no_pull
 from more_scvi.backbones import get_backbone
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 TWO = ("rna", "protein")
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
 
 
 def simulate(pattern, n_batches, modalities=TWO, n_cells=300, seed=0, **kwargs):
@@ -47,7 +48,7 @@ def build(mdata, epochs=3, setup=None, **kwargs):
 
 def part(mdata, names, cells=slice(None)):
     """Some modalities of some cells, as a MuData of its own."""
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         out = mudata.MuData(
             {name: mdata[name][mdata[name].obs_names.isin(mdata.obs_names[cells])].copy() for name in names}
         )
@@ -245,7 +246,7 @@ def test_features_in_another_order_and_more_of_them(mosaic):
     expected = embed(model)
     query = mdata.copy()
     permuted = {name: adata[:, ::-1].copy() for name, adata in query.mod.items()}
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         query = mudata.MuData({**permuted, "other": mdata["rna"][:50, :3].copy()})
     query.obs["batch"] = mdata.obs["batch"].reindex(query.obs_names).astype(str)
     z = pd.DataFrame(embed(model, query), index=query.obs_names).loc[mdata.obs_names]

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 import more_scvi as more
+from more_scvi._compat import no_pull
 from more_scvi.backbones import get_backbone
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 SETUP = {"batch_key": "batch", "labels_key": "cell_type", "spatial_key": "spatial"}
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
 
 
 def make_mudata(n_cells=160, seed=0):
@@ -24,7 +25,7 @@ def make_mudata(n_cells=160, seed=0):
     shift = 5.0 * np.array([int(t[-1]) for t in mdata.obs["cell_type"]])  # types lie together
     mdata["rna"].obsm["spatial"] = np.c_[rng.random(n_cells) * 5 + shift, rng.random(n_cells) * 5]
     mdata["rna"].obs["section"] = section
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         mdata.mod["protein"] = mdata["protein"][20:].copy()
         mdata.update()
     return mdata
@@ -87,7 +88,7 @@ def test_cells_in_another_order(sections, multi, kind):
     if kind == "anndata":
         close(embed(sections, sections.adata[order].copy()), embed(sections)[order])
         return
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         query = mudata.MuData({name: adata[::-1].copy() for name, adata in multi.adata.mod.items()})
     query.obs = multi.adata.obs.loc[query.obs_names]
     rows = multi.adata.obs_names.get_indexer(query.obs_names)
@@ -113,6 +114,14 @@ def test_where_a_cell_lies_matters(sections):
     others = np.setdiff1d(np.arange(160), inside)
     assert moved[inside].mean() > 0.05
     assert moved[others].max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [object, "category", "string"])
+def test_a_query_with_cells_of_no_section_is_refused(sections, dtype):
+    query = sections.adata.copy()
+    query.obs["section"] = query.obs["section"].astype(object).where(np.arange(query.n_obs) > 2, None).astype(dtype)
+    with pytest.raises(ValueError, match="the section of 3 cells is missing"):
+        embed(sections, query)
 
 
 @pytest.mark.parametrize("section_key", ["section", None])
@@ -179,7 +188,7 @@ def test_the_section_may_be_a_column_of_the_mudata(multi):
 def test_a_mudata_without_rna_has_coordinates_in_its_first_modality():
     mdata = make_mudata()
     mdata["protein"].obsm["xy"] = mdata["rna"].obsm["spatial"][20:]
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         alone = mudata.MuData({"protein": mdata["protein"].copy()})
     model = build_multi(alone, modalities={"protein": "protein"}, spatial_key="xy")
     assert "niche" in model.module.base("protein").path_names
@@ -242,7 +251,7 @@ def test_other_data_without_coordinates_or_sections(sections, multi, kind):
 
 def test_proteins_alone_need_no_coordinates(multi):
     """The modality with the niche is not there: nothing to ask for."""
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         query = mudata.MuData({"protein": multi.adata["protein"].copy()})
     query.obs["batch"] = multi.adata.obs["batch"].reindex(query.obs_names)
     assert np.isfinite(embed(multi, query)).all()

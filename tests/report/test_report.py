@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from more_scvi._compat import no_pull
 from more_scvi.data import simulate_batches
 from more_scvi.evaluation import Split
 from more_scvi.report import add_umaps, write_report
@@ -182,7 +183,7 @@ def test_without_a_model_what_it_would_say_is_left_out(inputs, tmp_path):
 def test_several_modalities_show_their_weights(inputs, monkeypatch):
     cells = inputs.adata.obs_names
     protein = anndata.AnnData(np.ones((len(cells), 3), dtype=np.float32), obs=pd.DataFrame(index=cells))
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         mdata = mudata.MuData({"rna": inputs.adata.copy(), "prot": protein})
     mdata.obs = inputs.adata.obs.copy()
     for key in ("X_umap_more", "X_umap_pca"):

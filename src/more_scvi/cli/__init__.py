@@ -1,7 +1,7 @@
 """The ``more-scvi`` command. Thin: each command is a few calls of the Python API.
 
 Results go to standard output, progress and warnings to standard error. Exit codes: 0 done, 2 refused (nothing was
-written; the message says what to change), 1 anything else.
+written; the message says what to change), 130 interrupted, 1 anything else.
 """
 
 import typer
@@ -10,6 +10,7 @@ from ._demo import demo
 from ._doctor import doctor
 from ._evaluate import evaluate
 from ._integrate import integrate
+from ._shared import plainly
 
 __all__ = ["app"]
 
@@ -20,4 +21,4 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 for _command in (integrate, evaluate, demo, doctor):
-    app.command()(_command)
+    app.command()(plainly(_command))

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ._shared import Json, Seed, quiet, refusals, replacing, show, write
+from more_scvi._files import atomic_path, check_writable
+
+from ._shared import Json, Seed, quiet, refusals, show, write
 
 
 def demo(
@@ -18,15 +20,15 @@ def demo(
 ) -> None:
     """Annotate cells of a second, simulated platform and compare with PCA and with the frozen backbone alone."""
     with refusals():
-        if not folder.is_dir():
-            raise FileNotFoundError(f"--folder {folder} does not exist. Create it, or choose another.")
+        for name in ("demo.h5ad", "demo.png"):
+            check_writable(folder / name)
     with contextlib.redirect_stdout(sys.stderr):
         from more_scvi._demo import draw, run_demo, table
 
         quiet()
         adata, result = run_demo(seed, progress=sys.stderr.isatty())
         write(adata, folder / "demo.h5ad")
-        with replacing(folder / "demo.png") as partial:
+        with atomic_path(folder / "demo.png") as partial:
             draw(adata, partial)
     if as_json:
         show(result, True)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._shared import Json, check_target, quiet, read, refusals, show
+from more_scvi._files import check_writable
+
+from ._shared import Json, choose_layer, quiet, read, refusals, show
 
 if TYPE_CHECKING:
     from more_scvi.evaluation import Task
@@ -25,11 +27,11 @@ QUICK_CELLS = 2000
 
 
 def evaluate(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="Labelled cells, raw counts: .h5ad or .h5mu.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Labelled cells, raw counts: .h5ad, .h5mu or .zarr.")],
     batch: Annotated[str, typer.Option(help="Column of obs with the batch.")],
     labels: Annotated[str, typer.Option(help="Column of obs with cell types; some are hidden, then predicted.")],
     unlabeled: Annotated[str, typer.Option(help="The value in --labels of cells without a label.")] = "Unknown",
-    layer: Annotated[str | None, typer.Option(help="Layer with raw counts instead of X.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with raw counts instead of X; raw: adata.raw.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", help="A .json goes beside it.")] = Path(
         "report.html"
     ),
@@ -54,7 +56,6 @@ def evaluate(
     """
     start = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr), refusals():
-        check_target(output)
         _check_report(output, overwrite, results)
         chosen = _names("--methods", methods, QUICK_METHODS if quick else ())
         plan = _Plan(
@@ -63,7 +64,7 @@ def evaluate(
             most=QUICK_CELLS if quick else None,
             prefilter=prefilter,
         )
-        data = read(source, several=True)
+        data, matrix = choose_layer(read(source, several=True), layer)
         options = {
             "--batch": batch,
             "--labels": labels,
@@ -76,7 +77,7 @@ def evaluate(
         }
         command = ["more-scvi", "evaluate", str(source)]
         command += [text for name, value in options.items() if value is not None for text in (name, value)]
-        keys = {"batch_key": batch, "labels_key": labels, "unlabeled_category": unlabeled, "layer": layer}
+        keys = {"batch_key": batch, "labels_key": labels, "unlabeled_category": unlabeled, "layer": matrix}
         with tempfile.TemporaryDirectory() as nowhere:
             page, twin = _report(
                 data,
@@ -193,11 +194,17 @@ def _select(bare: Data, known: Any, name: str, plan: _Plan) -> tuple[Data, Any, 
 def _check_report(output: Path, overwrite: bool, results: Path | None) -> None:
     if output.suffix != ".html":
         raise ValueError(f"--output {output} must end in .html; a .json file is written beside it.")
-    there = [path for path in (output, output.with_suffix(".json")) if path.exists()]
-    if there and not overwrite:
-        raise FileExistsError(f"{there[0]} exists. Name another --output, or add --overwrite.")
-    if results is not None and results.exists() and not results.is_dir():
-        raise ValueError(f"--results {results} is a file. Give a folder.")
+    both = (output, output.with_suffix(".json"))
+    for path in both:
+        check_writable(path, f"--output {path}")
+    old = [path for path in both if path.exists()]
+    if old and not overwrite:
+        raise FileExistsError(f"{old[0]} exists. Name another --output, or add --overwrite.")
+    if results is not None:
+        if results.exists() and not results.is_dir():
+            raise ValueError(f"--results {results} is a file. Give a folder.")
+        there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
+        check_writable(there / "a", f"--results {results}")
 
 
 def _names(option: str, text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:

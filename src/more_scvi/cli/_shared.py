@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
-import os
+import re
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from more_scvi._files import atomic_path
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
+P = ParamSpec("P")
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
-Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random draw.")]
 
 
 @contextlib.contextmanager
@@ -27,59 +32,86 @@ def refusals() -> Iterator[None]:
     """Turn what the API refuses into one line on standard error and exit code 2."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, FileNotFoundError, FileExistsError, ImportError) as error:
-        message = str(error.args[0]) if error.args else type(error).__name__
-        typer.echo(f"Error: {error if isinstance(error, OSError) else message}", err=True)
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        said = error if isinstance(error, OSError) or not error.args else error.args[0]
+        typer.echo(f"Error: {said or type(error).__name__}", err=True)
         raise typer.Exit(2) from error
 
 
-def check_target(path: Path) -> None:
-    """Whether ``--output`` can be written: before the work, not after it."""
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"The folder of --output {path} does not exist. Create {path.absolute().parent} first.")
-    if path.is_dir():
-        raise ValueError(f"--output {path} is a folder. Give the path of a file.")
+def plainly(command: Callable[P, None]) -> Callable[P, None]:
+    """A command that says in one line why it could not finish."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        cause: BaseException
+        try:
+            return command(*args, **kwargs)
+        except typer.Exit:  # is a RuntimeError
+            raise
+        except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
+            cause, code, text = error, 130, "Interrupted; no output was written."
+        except (MemoryError, OSError, RuntimeError) as error:
+            cause, code, text = error, 1, f"Error: {error}"
+            if isinstance(error, MemoryError) or re.search(r"allocate|out of memory|new thread", text):
+                text = f"Error: not enough memory. {error}\nUse fewer cells or genes, or a machine with more."
+            elif not isinstance(error, OSError):
+                raise
+        typer.echo(text, err=True)
+        raise typer.Exit(code) from cause
+
+    return run
 
 
 def read(path: Path, several: bool = False) -> Any:
-    """An ``.h5ad`` file or, with ``several`` modalities, also an ``.h5mu`` file; or a refusal."""
-    kinds = "an .h5ad or .h5mu file" if several else "an .h5ad file"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file. Give the path of {kinds}.")
-    kind = ".h5mu" if several and path.suffix == ".h5mu" else ".h5ad"
+    """An ``.h5ad`` file or zarr store or, with ``several`` modalities, also a MuData; or a refusal."""
+    kinds = ".h5ad, .h5mu or .zarr" if several else ".h5ad or .zarr"
+    kind = path.suffix if path.suffix in (".h5mu", ".zarr") else ".h5ad"
+    if not (path.is_dir() if kind == ".zarr" else path.is_file()):
+        raise FileNotFoundError(f"{path} is not a {'folder' if kind == '.zarr' else 'file'}. Give the path of {kinds}.")
+    mudata_ = kind == ".h5mu" or (kind == ".zarr" and (path / "mod").is_dir())
+    if mudata_ and not several:
+        raise ValueError(f"{path} holds several modalities. Use MoRE.setup_mudata in Python, or give {kinds} of one.")
     try:
-        if kind == ".h5mu":
-            import mudata
-
-            with mudata.set_options(pull_on_update=False):
-                return mudata.read_h5mu(path)
         import anndata
+        import mudata
 
-        return anndata.read_h5ad(path)
+        from more_scvi._compat import no_pull
+
+        with no_pull():
+            package = mudata if mudata_ else anndata
+            return getattr(package, f"read_{kind[1:]}")(path)
+    except (ImportError, MemoryError):  # zarr may not be installed
+        raise
     except Exception as error:  # h5py and anndata raise many types
-        how = "mdata.write_h5mu" if kind == ".h5mu" else "adata.write_h5ad"
-        raise ValueError(f"{path} cannot be read as {kind}: {error}. Write it with {how}.") from error
+        how = "mdata" if mudata_ else "adata"
+        raise ValueError(f"{path} cannot be read as {kind}: {error}. Write it with {how}.write_{kind[1:]}.") from error
+
+
+def choose_layer(data: Any, layer: str | None) -> tuple[Any, str | None]:
+    """What ``--layer raw`` means where no layer has that name: the cells of ``adata.raw``."""
+    from anndata import AnnData
+
+    if layer == "raw" and isinstance(data, AnnData) and "raw" not in data.layers and data.raw is not None:
+        return data.raw.to_adata(), None
+    return data, layer
 
 
 def write(adata: AnnData, path: Path) -> None:
-    """Write without what this process registered."""
-    for column in [c for c in adata.obs if c.startswith("_scvi")]:  # the registration of this process
-        del adata.obs[column]
-    for key in [k for k in adata.uns if k.startswith("_scvi")]:
-        del adata.uns[key]
-    with replacing(path) as partial:
+    """Write the file whole or not at all. Nullable strings stay what they are."""
+    import anndata
+
+    with atomic_path(path) as partial, anndata.settings.override(allow_write_nullable_strings=True):
         adata.write_h5ad(partial)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write beside and rename: a reader sees the old file or the new one, never half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def check_written(adata: AnnData) -> None:
+    """Raise if ``adata`` cannot be written, by writing one of its cells: before the work, not after it."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            write(adata[:1].copy(), Path(folder) / "a.h5ad")
+        except Exception as error:  # h5py and anndata raise many types
+            said = " ".join([str(error), *getattr(error, "__notes__", [])])  # the notes name the entry
+            raise ValueError(f"The file could not be written again: {said}. Mend or drop what is named.") from error
 
 
 def quiet() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import mudata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scipy.sparse import csr_matrix
+
+from more_scvi._compat import no_pull
 
 from ._arguments import check_mapping, check_number, listing, nearest
 
@@ -313,7 +314,7 @@ def _protein_counts(
 
 def _assemble(parts: dict[str, AnnData], obs: pd.DataFrame, state: np.ndarray, annotation: pd.DataFrame) -> MuData:
     """MuData with the truth of its cells; columns of the modalities are not copied with a prefix."""
-    with mudata.set_options(pull_on_update=False):
+    with no_pull():
         mdata = MuData(parts)
     mdata.obs = obs.loc[mdata.obs_names]
     mdata.obsm["state"] = state[obs.index.get_indexer(mdata.obs_names)]

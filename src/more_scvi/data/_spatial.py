@@ -175,5 +175,5 @@ def niche_weights(adata: AnnData, obs: pd.DataFrame, arguments: Mapping[str, Any
     column = obs[key] if key in obs else adata.obs.get(key)
     if key is not None and column is None:
         raise KeyError(f"obs has no column {key!r} that says which section a cell is from; it has {list(obs.columns)}.")
-    sections = np.zeros(adata.n_obs, dtype=int) if column is None else column.astype(str).to_numpy()
+    sections = np.zeros(adata.n_obs, dtype=int) if column is None else column.to_numpy()
     return neighbours(np.asarray(adata.obsm[spatial_key]), sections, arguments["n_neighbors"], arguments["radius"])
