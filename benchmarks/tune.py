@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -78,6 +79,14 @@ def _code() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
+def _change(stack: ExitStack, constant: str, value: object) -> None:
+    """Give a constant another value in every module that imported it: a copy that keeps the old one would be silent."""
+    module, _, name = constant.rpartition(".")
+    before = getattr(importlib.import_module(module), name)
+    for other in [m for key, m in sys.modules.items() if key.startswith("more_scvi") and getattr(m, name, m) is before]:
+        stack.enter_context(patch.object(other, name, value))
+
+
 def run(variants: dict[str, dict], arguments: argparse.Namespace) -> list[dict]:
     """Records of all variants on all splits, those that are missing computed."""
     from development import SETS, load
@@ -109,7 +118,7 @@ def run(variants: dict[str, dict], arguments: argparse.Namespace) -> list[dict]:
                             options = dict(options)
                             with ExitStack() as patched:
                                 for constant, value in options.pop("constants", {}).items():
-                                    patched.enter_context(patch(constant, value))
+                                    _change(patched, constant, value)
                                 _, record = run_task(task, get_method(name, **{"base": "more", **options}))
                             scores = {k: record["scores"].get(k) for k in ("own", "LR", "CiLISI", "structure")}
                             scores["seconds"] = round(sum(record["seconds"].values()), 3)
@@ -160,9 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run, print, write."""
     arguments = _arguments(argv)
     os.environ |= {"OMP_NUM_THREADS": str(arguments.threads), "TQDM_DISABLE": "1"}
+    import lightning.pytorch  # noqa: F401 - it sets the level of its loggers when it is imported
     import torch
-
-    import more_scvi  # noqa: F401 - lightning sets the level of its loggers when it is imported
 
     torch.set_num_threads(arguments.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
