@@ -1,7 +1,7 @@
 """The table of constants that steer results, read from the code: the string below a constant says what it steers.
 
-The string ends with ``Source:`` and one of: ``record`` and a file below ``benchmarks/results/``, ``paper`` and which, or
-``plain value``, a round number that nothing was fitted to.
+The string ends with ``Source:`` and one of: ``record`` and a file below ``benchmarks/results/``, ``paper`` and which,
+``plain value``, a round number that nothing was fitted to, or ``not recorded``: chosen without a table that was kept.
 """
 
 import ast
@@ -21,8 +21,8 @@ STEERS_NOTHING = {
 INTRODUCTION = """# Constants
 
 Numbers in the code that steer results, beside the arguments and their defaults. The page is made from the code. A
-*record* names the table, on development sets, that the value rests on; a *plain value* is a round number that nothing
-was fitted to. How values are chosen: [Choosing defaults](evaluation.md#choosing-defaults).
+*record* names the table that the value rests on; a *plain value* is a round number that nothing was fitted to; what is
+*not recorded* was chosen before tables were kept, and is to be measured or made plain. How values are chosen: [Choosing defaults](evaluation.md#choosing-defaults).
 
 | constant | value | what it steers | source |
 | --- | --- | --- | --- |
@@ -53,9 +53,8 @@ def constants() -> list[tuple[str, str, str, str]]:
 
 def page() -> str:
     """The page."""
-    return INTRODUCTION + "".join(
-        f"| `{name}` | {value} | {what} | {source} |\n" for name, value, what, source in constants()
-    )
+    rows = (" | ".join((f"`{name}`", *rest)) for name, *rest in constants())
+    return INTRODUCTION + "".join(f"| {row} |\n" for row in rows)
 
 
 def _numbers(node: ast.expr) -> bool:
