@@ -22,7 +22,8 @@ INTRODUCTION = """# Constants
 
 Numbers in the code that steer results, beside the arguments and their defaults. The page is made from the code. A
 *record* names the table that the value rests on; a *plain value* is a round number that nothing was fitted to; what is
-*not recorded* was chosen before tables were kept, and is to be measured or made plain. How values are chosen: [Choosing defaults](evaluation.md#choosing-defaults).
+*not recorded* was chosen before tables were kept, and is to be measured or made plain. How values are chosen:
+[Choosing defaults](evaluation.md#choosing-defaults).
 
 | constant | value | what it steers | source |
 | --- | --- | --- | --- |
