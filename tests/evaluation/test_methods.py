@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from more_scvi.evaluation import Given, Method, Result, get_method, leak, list_methods, make_tasks, run_task
+from more_scvi.evaluation.methods._multi_peers import _cached
 
 SMALL = {
     "more-small": {"base": "more", "model_kwargs": {"backbone": None}, "train_kwargs": {"max_epochs": 2}},
@@ -143,6 +145,19 @@ def test_a_trained_peer_comes_from_the_cache_as_weights_and_a_planted_file_runs_
     assert not ran.exists()
     torch.load(file, weights_only=False)
     assert ran.exists()  # the planted file is armed
+
+
+@pytest.mark.parametrize("content", ["pickle", "objects", "nothing"])
+def test_a_planted_fit_of_a_peer_runs_nothing(tmp_path, content):
+    file, ran = tmp_path / "totalvi_key.npz", tmp_path / "ran"
+    if content == "objects":
+        np.savez(file, record=np.array([Planted(ran)], dtype=object))
+        ran.unlink(missing_ok=True)
+    else:
+        file.write_bytes(pickle.dumps(Planted(ran)) if content == "pickle" else b"")
+    with pytest.raises(ValueError, match=f"{file.name}: holds no fit of this model .*; delete it"):
+        _cached(file, None)
+    assert not ran.exists()
 
 
 def test_unknown_methods_and_options_are_refused_with_the_known_ones():

@@ -125,13 +125,22 @@ def _roles(mdata: MuData, given: Mapping[str, str] | None) -> dict[str, str]:
 def _counts(adata: AnnData, layer: str | None, what: str) -> sparse.csr_matrix:
     if layer is not None and layer not in (layers := named_layers(adata)):
         raise KeyError(f"layer: {what} has no layer {layer!r}; it has {', '.join(layers) or 'none'}.")
-    x = sparse.csr_matrix(adata.X if layer is None else adata.layers[layer], dtype=np.float32)
-    sample = x.data[:100_000]
-    if sample.size and (sample.min() < 0 or np.any(sample != np.round(sample))):
+    x = canonical(adata.X if layer is None else adata.layers[layer])
+    wrong = x.data[(x.data < 0) | (x.data != np.round(x.data)) | ~np.isfinite(x.data)]
+    if wrong.size:
         raise ValueError(
             f"{'X' if layer is None else f'layers[{layer!r}]'} of {what} holds values that are not counts, e.g."
-            f" {sample[(sample < 0) | (sample != np.round(sample))][0]:.3g}; name the layer that holds raw counts."
+            f" {wrong[0]:.3g}; name the layer that holds raw counts."
         )
+    return x
+
+
+def canonical(matrix: Any) -> sparse.csr_matrix:
+    """As float32 CSR in which every entry occurs once; the given matrix is left as it is."""
+    x = sparse.csr_matrix(matrix, dtype=np.float32)
+    if not x.has_canonical_format:
+        x = x.copy()
+        x.sum_duplicates()
     return x
 
 
