@@ -1,6 +1,8 @@
 """Sphinx configuration; warnings are errors (``make docs``)."""
 
 import shutil
+import sys
+from importlib import import_module
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -10,6 +12,9 @@ HERE = Path(__file__).parent
 (HERE / "tutorials").mkdir(exist_ok=True)
 for notebook in (HERE.parent / "tutorials").glob("*.ipynb"):
     shutil.copy2(notebook, HERE / "tutorials")
+
+sys.path.insert(0, str(HERE))
+(HERE / "how" / "constants.md").write_text(import_module("constants").page(), encoding="utf-8")
 
 project = "MoRE"
 author = "The MoRE developers"

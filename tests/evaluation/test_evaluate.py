@@ -82,3 +82,81 @@ def test_refusals_name_the_array_and_the_rows_it_needs(cells):
         evaluate({}, split, labels, batches)
     with pytest.raises(ValueError, match="not finite"):
         evaluate({"mine": np.full_like(z, np.nan)}, split, labels, batches)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"split": "S1"}, TypeError, "split is a str; give one that evaluation.make_splits returned"),
+        ({"embeddings": np.ones((600, 2))}, TypeError, "embeddings is a ndarray; give a dictionary"),
+        ({"embeddings": {"m": np.ones(600)}}, ValueError, r"embeddings\['m'\] \(600,\) must be"),
+        ({"embeddings": {"m": np.full((600, 2), np.inf)}}, ValueError, r"embeddings\['m'\] holds 1200 values"),
+        ({"predictions": ["a"] * 600}, TypeError, "predictions is a list; give a dictionary"),
+        ({"predictions": {"m": np.full((600, 1), "a")}}, ValueError, r"predictions\['m'\] has shape \(600, 1\)"),
+        (
+            {"probabilities": {"m": np.ones((600, 3))}},
+            TypeError,
+            r"probabilities\['m'\] is a ndarray; give a DataFrame",
+        ),
+        ({"reference": np.full((600, 2), np.nan)}, ValueError, "reference holds 1200 values that are not finite"),
+        ({"labels": ["Unknown"] * 600}, ValueError, "leaves 0 type.s. with visible labels"),
+        ({"labels": ["a"] * 600}, ValueError, "leaves 1 type.s. with visible labels"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name_with_what_is_legal(cells, changed, error, message):
+    z, labels, batches = cells
+    split = make_splits(labels, batches, "S1")[0]
+    given = {"embeddings": {"m": z}, "split": split, "labels": labels, "batches": batches} | changed
+    with pytest.raises(error, match=message):
+        evaluate(**given)
+
+
+@pytest.mark.parametrize("missing", ["Unknown", np.nan, "not sure"])
+@pytest.mark.parametrize("protocol", ["S1", "S3", "S5-4"])
+def test_cells_without_a_label_are_never_scored(cells, missing, protocol):
+    z, labels, batches = cells
+    split = make_splits(labels, batches, protocol)[0]
+    unlabelled = np.random.default_rng(1).random(600) < 0.3
+    given = labels.astype(object)
+    given[unlabelled] = missing
+    options = {"unlabeled_category": "not sure"} if missing == "not sure" else {}
+    kept = np.ones(600, bool) if split.kept is None else split.kept
+    one, other = z.copy(), z.copy()
+    other[unlabelled] = 5 + 40 * np.random.default_rng(2).standard_normal((unlabelled.sum(), 10))
+    tables = []
+    for each in (one, other):
+        predicted = np.where(unlabelled, "anything", labels)[kept]
+        tables.append(evaluate({"m": each[kept]}, split, given, batches, each[kept], {"m": predicted}, **options))
+    scored = split.hidden & ~unlabelled & (labels != split.held_out if protocol == "S3" else True)
+    assert tables[0].loc["m", "n_scored"] == scored.sum()
+    assert tables[0].loc["m", "own"] == 1
+    for column in ("own", "LR", "CiLISI", "structure", "dimension", "n_scored"):
+        assert tables[0].loc["m", column] == pytest.approx(tables[1].loc["m", column], abs=1e-9), column
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda a: next(make_tasks(a.X, "S1")), TypeError, "data is a csr_matrix; give an AnnData"),
+        (lambda a: next(make_tasks(a[:, :5], "S9")), ValueError, "protocol 'S9' is unknown; use one of"),
+        (lambda a: next(make_tasks(a, "S1", known=[True])), ValueError, "known .* each of the 240 cells"),
+        (lambda a: next(make_tasks(renamed(a), "S1")), KeyError, "obs has no column 'cell_type'; it has batch, type"),
+        (
+            lambda a: next(make_tasks(a, "S1", splits=make_splits([*"ab"], [*"xx"], "S1"))),
+            ValueError,
+            "covers 2",
+        ),
+        (lambda a: run_task(a, get_method("pca")), TypeError, "task is a AnnData; give one of evaluation.make_tasks"),
+        (lambda a: run_task(next(make_tasks(a, "S1")), 3), TypeError, "method is a int; give evaluation.get_method"),
+        (lambda a: run_task(next(make_tasks(a, "S1")), "pcaa"), KeyError, "'pcaa' is unknown. Known are"),
+    ],
+)
+def test_bad_tasks_and_methods_are_refused(prepared, call, error, message):
+    with pytest.raises(error, match=message):
+        call(prepared)
+
+
+def renamed(adata):
+    other = adata.copy()
+    other.obs = other.obs.rename(columns={"cell_type": "type"})
+    return other

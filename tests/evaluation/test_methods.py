@@ -1,7 +1,12 @@
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from more_scvi.evaluation import Given, Method, Result, get_method, leak, list_methods, make_tasks, run_task
+from more_scvi.evaluation.methods._multi_peers import _cached
 
 SMALL = {
     "more-small": {"base": "more", "model_kwargs": {"backbone": None}, "train_kwargs": {"max_epochs": 2}},
@@ -112,6 +117,47 @@ def test_any_embedding_of_the_data_is_a_method(prepared):
     np.testing.assert_allclose(result.z, adata.obsm["X_mine"], rtol=1e-6)
     with pytest.raises(KeyError, match="no embedding 'X_other' in .obsm; they hold X_mine"):
         run_task(next(make_tasks(adata, "S1")), get_method("obsm:X_other"))
+
+
+class Planted:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_trained_peer_comes_from_the_cache_as_weights_and_a_planted_file_runs_nothing(prepared, tmp_path):
+    task, method = next(make_tasks(prepared, "S1")), method_of("scvi-small")
+    first = run_task(task, method, tmp_path)[0]
+    (file,) = (tmp_path / "scvi").iterdir()
+    again = run_task(task, method, tmp_path)[0]
+    np.testing.assert_allclose(again.z, first.z, atol=1e-5)
+    assert again.seconds["training"] == first.seconds["training"]
+    ran = tmp_path / "ran"
+    (tmp_path / "scvi" / file.stem).mkdir()
+    for planted in (file, tmp_path / "scvi" / file.stem / "model.pt"):
+        torch.save({"model_state_dict": Planted(ran)}, planted)
+    with pytest.raises(ValueError, match=f"{file.name}: holds no weights of this model.* delete it"):
+        run_task(task, method, tmp_path)
+    assert not ran.exists()
+    torch.load(file, weights_only=False)
+    assert ran.exists()  # the planted file is armed
+
+
+@pytest.mark.parametrize("content", ["pickle", "objects", "nothing"])
+def test_a_planted_fit_of_a_peer_runs_nothing(tmp_path, content):
+    file, ran = tmp_path / "totalvi_key.npz", tmp_path / "ran"
+    if content == "objects":
+        np.savez(file, record=np.array([Planted(ran)], dtype=object))
+        ran.unlink(missing_ok=True)
+    else:
+        file.write_bytes(pickle.dumps(Planted(ran)) if content == "pickle" else b"")
+    with pytest.raises(ValueError, match=f"{file.name}: holds no fit of this model .*; delete it"):
+        _cached(file, None)
+    assert not ran.exists()
 
 
 def test_unknown_methods_and_options_are_refused_with_the_known_ones():

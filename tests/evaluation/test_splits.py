@@ -135,8 +135,44 @@ def test_refusals_say_what_is_legal():
     for protocol in ("S2a", "S2b", "S6-prot"):
         with pytest.raises(ValueError, match="only one"):
             make_splits(LABELS, ["x"] * len(LABELS), protocol)
-    with pytest.raises(ValueError, match="equally long"):
+    with pytest.raises(ValueError, match=r"labels \(240,\) and batches \(239,\) must be .* equally long"):
         make_splits(LABELS, BATCHES[:-1], "S1")
     two = np.where(BATCHES == "x", "x", "y")
     with pytest.raises(ValueError, match="no second one can be hidden"):
         inner_split(make_splits(LABELS, two, "S2a")[0], LABELS, two)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": None}, "seed=None is not a whole number; give 0 or more"),
+        ({"seed": -1}, "seed=-1 is not"),
+        ({"seed": 1.5}, "seed=1.5 is not"),
+        ({"max_rotations": 0}, "max_rotations=0 is not a whole number; give 1 or more"),
+        ({"protocol": 1}, "protocol 1 is a int; use one of S1"),
+        ({"labels": [], "batches": []}, "not empty"),
+        ({"labels": [None] * 240}, "None of the 240 cells has a label"),
+        ({"batches": [None, *BATCHES[1:]]}, "batches: 1 of 240 cells have none"),
+        ({"known": np.arange(240)}, "known must be a mask of booleans"),
+        ({"known": np.ones(3, bool)}, "known .* one boolean for each of the 240 cells"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name_with_what_is_legal(changed, message):
+    given = {"labels": LABELS, "batches": BATCHES, "protocol": "S1"} | changed
+    with pytest.raises(ValueError, match=message):
+        make_splits(**given)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, "Unknown"])
+def test_cells_without_a_label_are_known_by_their_label(missing):
+    labels = LABELS.astype(object)
+    labels[BATCHES == "x"] = missing
+    for protocol in ("S1", "S4-3", "S2a"):
+        for split in make_splits(labels, BATCHES, protocol):
+            assert split.hidden[BATCHES == "x"].all()
+            assert split.held_out != "x"  # a batch without any label cannot be scored
+            assert set(split.hide(labels)) <= {*LABELS, "Unknown"}
+
+
+def test_numpy_integers_are_whole_numbers():
+    assert make_splits(LABELS, BATCHES, "S1", seed=np.int64(1)) == make_splits(LABELS, BATCHES, "S1", seed=1)

@@ -130,16 +130,21 @@ def _roles(mdata: MuData, given: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _counts(adata: AnnData, layer: str | None, what: str) -> sparse.csr_matrix:
-    if layer is not None and layer not in adata.layers:
-        raise KeyError(f"layer: {what} has no layer {layer!r}; it has {', '.join(adata.layers) or 'none'}.")
+    if layer is not None and layer not in (layers := named_layers(adata)):
+        raise KeyError(f"layer: {what} has no layer {layer!r}; it has {', '.join(layers) or 'none'}.")
     x = RowReader(adata, layer)[:]
-    sample = x.data[:100_000]
-    if sample.size and (sample.min() < 0 or np.any(sample != np.round(sample))):
+    wrong = x.data[(x.data < 0) | (x.data != np.round(x.data)) | ~np.isfinite(x.data)]
+    if wrong.size:
         raise ValueError(
             f"{'X' if layer is None else f'layers[{layer!r}]'} of {what} holds values that are not counts, e.g."
-            f" {sample[(sample < 0) | (sample != np.round(sample))][0]:.3g}; name the layer that holds raw counts."
+            f" {wrong[0]:.3g}; name the layer that holds raw counts."
         )
     return x
+
+
+def named_layers(adata: AnnData) -> dict[str, Any]:
+    """The layers; anndata >= 0.13 lists ``X`` among them, as ``None``."""
+    return {name: value for name, value in adata.layers.items() if name is not None}
 
 
 def _features(adata: AnnData) -> pd.DataFrame:
@@ -196,7 +201,7 @@ def give_labels(data: Data, labels: ArrayLike) -> Data:
     obs = data.obs[[BATCH_KEY]].assign(**{LABELS_KEY: pd.Categorical(np.asarray(labels).astype(str))})
     if isinstance(data, MuData):
         return assemble(data.mod, obs, data.obsm)
-    shared = {"layers": dict(data.layers), "obsm": dict(data.obsm), "uns": dict(data.uns)}
+    shared = {"layers": named_layers(data), "obsm": dict(data.obsm), "uns": dict(data.uns)}
     return AnnData(data.X, obs=obs, var=data.var.copy(), **shared)
 
 
@@ -352,7 +357,7 @@ def assemble(mods: Mapping[str, AnnData], obs: pd.DataFrame, obsm: Mapping[str, 
             adata.X,
             obs=pd.DataFrame(index=adata.obs_names),
             var=adata.var.copy(),
-            layers=dict(adata.layers),
+            layers=named_layers(adata),
             obsm={"view": adata.obsm["view"]} if "view" in adata.obsm else None,
             uns={key: adata.uns[key] for key in ("prepare_seconds", "pca") if key in adata.uns},
         )

@@ -1,4 +1,4 @@
-"""The benchmark's data sets."""
+"""Data sets of the benchmark, and of development."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .methods._links import link_antibodies
 
 @dataclass(frozen=True)
 class BenchSet:
-    """A file of the benchmark.
+    """A file of the benchmark or of development.
 
     Parameters
     ----------
@@ -40,6 +40,11 @@ class BenchSet:
     file: str
     kind: str = "rna"
     labels_key: str = LABELS_KEY
+
+    @property
+    def reported(self) -> bool:
+        """Whether it is a set of the benchmark: such scores are reported, and choose nothing."""
+        return Path(self.file).parts[0] == "bench"
 
 
 DATASETS: dict[str, BenchSet] = {
@@ -56,8 +61,10 @@ DATASETS: dict[str, BenchSet] = {
     "her2_breast_st": BenchSet("bench/her2_breast_st.h5ad", "spatial"),
     "starmap_mpfc": BenchSet("bench/starmap_mpfc.h5ad", "spatial"),
     "starmap_mpfc_layer": BenchSet("bench/starmap_mpfc.h5ad", "spatial", "layer"),
+    **{name: BenchSet(f"dev/{name}.h5ad") for name in ("human_gastrula", "mouse_lung_immune", "mouse_oligo_regions")},
 }
-"""Name → file; the same file may be read as RNA alone and with all its modalities."""
+"""Sets of the benchmark, and those in ``dev/`` on which defaults are chosen. The same file may be read as RNA alone and
+with all its modalities."""
 
 
 def load_dataset(name: str, data_dir: str | os.PathLike) -> tuple[Data, NDArray[np.bool_]]:
@@ -71,7 +78,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike) -> tuple[Data, NDArray[
     name
         A key of :data:`DATASETS`.
     data_dir
-        Folder that holds ``bench/`` and ``annotation/``.
+        Folder that holds ``bench/``, ``dev/`` and ``annotation/``.
 
     Returns
     -------

@@ -31,9 +31,10 @@ from more_scvi.metrics import (
     scorable,
     structure,
 )
+from more_scvi.metrics._check import check_matrix
 
 from ._data import dense, modalities, present
-from ._splits import Split
+from ._splits import Split, labelled
 from ._tasks import Task
 from .methods import Result
 
@@ -51,6 +52,7 @@ def evaluate(
     predictions: Mapping[str, ArrayLike] | None = None,
     probabilities: Mapping[str, pd.DataFrame] | None = None,
     with_scib: bool = False,
+    unlabeled_category: str = "Unknown",
 ) -> pd.DataFrame:
     """Score embeddings and predictions on the cells whose labels a split hid.
 
@@ -72,6 +74,8 @@ def evaluate(
         classifier of their own. A name may occur here alone.
     with_scib
         Also the figures of scib-metrics (:func:`~more_scvi.metrics.scib`): minutes, and the extra ``benchmark``.
+    unlabeled_category
+        Label of cells without one: they, and cells whose label is missing, are neither learned from nor scored.
 
     Returns
     -------
@@ -79,8 +83,10 @@ def evaluate(
 
     Raises
     ------
+    TypeError
+        If something is not given by name, or ``split`` is no :class:`~more_scvi.evaluation.Split`.
     ValueError
-        If an array does not have one row per cell of the split.
+        If an array does not have one row per cell of the split, or cannot be scored.
 
     Examples
     --------
@@ -92,22 +98,40 @@ def evaluate(
     >>> z = adata.X[:, :50].toarray()  # stands for the embedding of a method
     >>> more.evaluation.evaluate({"genes": z}, split, labels, batches).loc["genes", ["LR", "kNN"]]  # doctest: +SKIP
     """
+    if not isinstance(split, Split):
+        raise TypeError(f"split is a {type(split).__name__}; give one that evaluation.make_splits returned.")
     y, b = np.asarray(labels).astype(str), np.asarray(batches).astype(str)
     if y.shape != split.hidden.shape or b.shape != y.shape:
         raise ValueError(f"Split {split.name} covers {split.hidden.size} cells; got {y.size} labels, {b.size} batches.")
     order = _order(split)
-    y, b, hidden = y[order], b[order], split.hidden[order]
+    known = labelled(labels, unlabeled_category)[order]
+    y, b, hidden = y[order], b[order], split.hidden[order] | ~known
+    if np.unique(y[~hidden]).size < 2:
+        raise ValueError(
+            f"Split {split.name} leaves {np.unique(y[~hidden]).size} type(s) with visible labels; scores need two. Are"
+            " labels the true ones, before split.hide?"
+        )
     predictions, probabilities = predictions or {}, probabilities or {}
     names = list(dict.fromkeys([*embeddings, *predictions, *probabilities]))
     if not names:
         raise ValueError("Nothing to evaluate: give embeddings, predictions or probabilities by name.")
     for kind, given in (("embeddings", embeddings), ("predictions", predictions), ("probabilities", probabilities)):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{kind} is a {type(given).__name__}; give a dictionary from names of methods to arrays.")
         for name, value in given.items():
             _check_rows(f"{kind}[{name!r}]", value, order.size, split)
+            if kind == "embeddings":
+                check_matrix(value, f"embeddings[{name!r}]")
+            elif kind == "probabilities" and not isinstance(value, pd.DataFrame):
+                found = type(value).__name__
+                raise TypeError(f"probabilities[{name!r}] is a {found}; give a DataFrame whose columns are the types.")
+            elif kind == "predictions" and np.ndim(value) != 1:
+                raise ValueError(f"predictions[{name!r}] has shape {np.shape(value)}; give one label for each cell.")
     view = None if reference is None else np.asarray(reference)
     if view is not None:
         view = view[order] if len(view) == split.hidden.size else view
         _check_rows("reference", view, order.size, split)
+        check_matrix(view, "reference")
     is_type = split.protocol.split("-")[0] in ("S3", "S5", "S5b")
     rows = {}
     for name in names:
@@ -116,15 +140,16 @@ def evaluate(
         if prediction is None and probability is not None:
             prediction = np.asarray(probability.columns).astype(str)[probability.to_numpy().argmax(axis=1)]
         result = Result(None if z is None else np.asarray(z), prediction, probability)
-        target = y == split.held_out if is_type else None
+        target = (y == split.held_out) & known if is_type else None
         annotation = Annotation.of(result, y, hidden)
-        scores = annotation.scores(y, scorable(y, hidden))
-        scores |= _about_target(annotation, result, y, b, hidden, hidden, target)
+        scores = annotation.scores(y, scorable(y, hidden, known))
+        scores |= _about_target(annotation, result, y, b, hidden, hidden & known, target)
         if result.z is not None:
-            views = {} if view is None else {"rna": (view, np.ones(y.size, dtype=bool))}
-            scores |= embedding_scores(result.z, y, b, b, views)
+            of, z_of = None if view is None else view[known], result.z[known]
+            views = {} if of is None else {"rna": (of, np.ones(len(of), dtype=bool))}
+            scores |= embedding_scores(z_of, y[known], b[known], b[known], views)
             if with_scib:
-                scores |= scib(result.z, y, b, hidden, reference=view)
+                scores |= scib(z_of, y[known], b[known], hidden[known], reference=of)
         rows[name] = scores
     table = pd.DataFrame.from_dict(rows, orient="index").astype(float)
     first = [name for name in FIRST if name in table]

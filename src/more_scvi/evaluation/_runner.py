@@ -267,6 +267,12 @@ def run_task(
     >>> task = next(make_tasks(adata, "S1"))  # doctest: +SKIP
     >>> result, record = run_task(task, get_method("pca"))  # doctest: +SKIP
     """
+    if isinstance(method, str):
+        method = get_method(method)
+    if not isinstance(task, Task) or not isinstance(method, Method):
+        wrong, wanted = (method, "method") if isinstance(task, Task) else (task, "task")
+        how = {"task": "one of evaluation.make_tasks(data, protocol)", "method": "evaluation.get_method(name)"}[wanted]
+        raise TypeError(f"{wanted} is a {type(wrong).__name__}; give {how}.")
     task.prepare()
     split = task.split
     given = Given(

@@ -23,13 +23,17 @@ Batches rotate from the largest to smaller ones, types over the range of abundan
 from __future__ import annotations
 
 import base64
+import numbers
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+
+from more_scvi.metrics._check import check_mask
 
 MIN_TYPE = 20
 """Types with fewer cells are not rotated over: a figure for them would be noise."""
@@ -157,7 +161,7 @@ def make_splits(
         Name written into the splits.
     known
         Mask of the cells ``(n_cells,)`` that have a label at all; the others are hidden in every split and never
-        scored. Default: all.
+        scored. Default: those whose label is neither missing nor ``"Unknown"``.
 
     Returns
     -------
@@ -175,9 +179,18 @@ def make_splits(
     [np.int64(5)]
     """
     y, b = np.asarray(labels).astype(str), np.asarray(batches).astype(str)
-    has_label = np.ones(y.shape, dtype=bool) if known is None else np.asarray(known, dtype=bool)
-    if y.shape != b.shape or y.ndim != 1 or has_label.shape != y.shape:
-        raise ValueError(f"labels {y.shape} and batches {b.shape} must be one-dimensional and equally long.")
+    if y.shape != b.shape or y.ndim != 1 or not y.size:
+        raise ValueError(f"labels {y.shape} and batches {b.shape} must be one-dimensional, equally long and not empty.")
+    if missing := int(pd.isna(np.asarray(batches, dtype=object)).sum()):
+        raise ValueError(f"batches: {missing} of {b.size} cells have none; every cell needs a batch.")
+    for name, value, least in (("seed", seed, 0), ("max_rotations", max_rotations, 1)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+            raise ValueError(f"{name}={value!r} is not a whole number; give {least} or more.")
+    has_label = labelled(labels) if known is None else check_mask(known, "known", y.size)
+    if not has_label.any():
+        raise ValueError(f"None of the {y.size} cells has a label; labels are hidden and scored, so some are needed.")
+    if not isinstance(protocol, str):
+        raise ValueError(f"protocol {protocol!r} is a {type(protocol).__name__}; use one of {', '.join(PROTOCOLS)}.")
     kind, _, rest = protocol.partition("-")
     draw = _DRAWS.get(kind)
     if draw is None or protocol.endswith("-") or not re.fullmatch(_SUFFIX[kind], rest):
@@ -204,7 +217,7 @@ def _batch(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most
     if names.size < 2:
         only = str(names[0])
         raise ValueError(f"{split.protocol} holds out a batch, but there is only one ({only!r}). Use S1, S3 or S4.")
-    largest = names[np.argsort(-sizes, kind="stable")][:most]
+    largest = [name for name in names[np.argsort(-sizes, kind="stable")] if name in b[known]][:most]
     absent = split.protocol == "S2b"
     return [replace(split, hidden=b == n, held_out=str(n), absent=(b == n) if absent else None) for n in largest]
 
@@ -264,7 +277,10 @@ _SUFFIX |= dict.fromkeys(("S2a", "S2b", "S3"), "")
 
 
 def inner_split(split: Split, labels: ArrayLike, batches: ArrayLike, seed: int = 0) -> tuple[Split, NDArray[np.bool_]]:
-    """Split the *visible* cells of ``split`` once more, for choosing hyper-parameters without the hidden labels.
+    """Split the *visible* cells of ``split`` once more, to choose settings on your own data without the hidden labels.
+
+    The inner cells of one split may be hidden, and so reported, in another seed or rotation: choose on data that you
+    do not report where there are any, else let :func:`~more_scvi.evaluation.tune` plan all splits together.
 
     ``S2a`` hides one further batch (``seed`` picks which, among the batches with visible labels, largest first); the
     other protocols hide a random half of the visible cells.
@@ -300,23 +316,35 @@ def inner_split(split: Split, labels: ArrayLike, batches: ArrayLike, seed: int =
     (False, 2)
     """
     b = np.asarray(batches).astype(str)
-    visible = ~split.hidden
-    if b.shape != visible.shape or np.shape(labels) != visible.shape:
-        raise ValueError(f"Split {split.name} covers {visible.size} cells; give as many labels and batches.")
-    rng = np.random.default_rng([seed, split.seed])
+    if b.shape != split.hidden.shape or np.shape(labels) != split.hidden.shape:
+        raise ValueError(f"Split {split.name} covers {split.hidden.size} cells; give as many labels and batches.")
+    return split_visible(split, b, seed, ~split.hidden)
+
+
+def split_visible(
+    split: Split, batches: NDArray[np.str_], seed: int, free: NDArray[np.bool_]
+) -> tuple[Split, NDArray[np.bool_]]:
+    """:func:`inner_split` that scores ``free`` cells only: visible ones that no other split scores."""
+    inner = np.zeros_like(free)
+    held_out = split.held_out
     if split.protocol == "S2a":
-        names, sizes = np.unique(b[visible], return_counts=True)
-        if names.size < 2:
-            only = str(names[0])
+        if np.unique(batches[~split.hidden]).size < 2:
+            only = str(batches[~split.hidden][0])
             raise ValueError(f"{split.name}: only batch {only!r} has visible labels; no second one can be hidden.")
+        names, sizes = np.unique(batches[free], return_counts=True)
         name = names[np.argsort(-sizes, kind="stable")][seed % names.size]
-        scored = visible & (b == name)
-        held_out: str | None = f"{split.held_out}+{name}"
+        inner = ~split.hidden & (batches == name)
+        held_out = f"{split.held_out}+{name}"
     else:
-        scored = np.zeros_like(visible)
-        scored[np.flatnonzero(visible)[random_half(int(visible.sum()), rng)]] = True
-        held_out = split.held_out
-    return replace(split, hidden=split.hidden | scored, held_out=held_out), scored
+        half = random_half(int(free.sum()), np.random.default_rng([seed, split.seed]))
+        inner[np.flatnonzero(free)[half]] = True
+    return replace(split, hidden=split.hidden | inner, held_out=held_out), inner & free
+
+
+def labelled(labels: ArrayLike, unlabeled: str = "Unknown") -> NDArray[np.bool_]:
+    """Mask ``(n_cells,)`` of the cells that have a label: neither missing nor ``unlabeled``."""
+    values = np.asarray(labels, dtype=object)
+    return ~pd.isna(values) & (values.astype(str) != unlabeled)
 
 
 def random_half(n: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -13,8 +13,10 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
 from more_scvi.data import RNA
+from more_scvi.metrics._check import check_mask
 
 from ._data import (
+    BATCH_KEY,
     LABELS_KEY,
     UNLABELED,
     Data,
@@ -28,7 +30,7 @@ from ._data import (
     project,
     subset,
 )
-from ._splits import Split, make_splits
+from ._splits import Split, labelled, make_splits
 
 
 @dataclass(eq=False)
@@ -141,18 +143,28 @@ def make_tasks(
     protocol, seed, dataset, max_rotations
         As for ``make_splits``.
     known
-        Cells that have a label.
+        Cells that have a label. Default: all whose label is neither missing nor ``"Unknown"``.
     splits
         These splits instead of those of the protocol.
 
     Raises
     ------
+    TypeError, KeyError
+        If the data are neither AnnData nor MuData, or lack ``obs["batch"]`` or ``obs["cell_type"]``.
     ValueError
         If the protocol does not fit the data; the message says which do.
     """
-    known = np.ones(data.n_obs, dtype=bool) if known is None else np.asarray(known, dtype=bool)
+    if not isinstance(data, AnnData | MuData):
+        raise TypeError(f"data is a {type(data).__name__}; give an AnnData with RNA counts or a MuData.")
+    if missing := [key for key in (BATCH_KEY, LABELS_KEY) if key not in data.obs]:
+        there = ", ".join(map(str, data.obs)) or "none"
+        raise KeyError(f"obs has no column {missing[0]!r}; it has {there}. Rename the column, or use evaluation.run.")
+    known = labelled(data.obs[LABELS_KEY]) if known is None else check_mask(known, "known", data.n_obs)
     labels = data.obs[LABELS_KEY].to_numpy().astype(str)
     made = splits or make_splits(labels, batches_of(data), protocol, seed, max_rotations, dataset, known)
+    for split in made:
+        if split.hidden.size != data.n_obs:
+            raise ValueError(f"Split {split.name} covers {split.hidden.size} cells, but the data hold {data.n_obs}.")
     for split in made:
         if protocol.startswith("S6-"):
             yield _hidden_modality(data, split, known)

@@ -18,6 +18,7 @@ import json
 import logging
 import math
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import mudata
 import numpy as np
@@ -288,17 +290,21 @@ def _path(
 
 def _cached(path: Path | None, fit: Any) -> PeerFit:
     if path is not None and path.is_file():
-        with np.load(path) as stored:
-            record = json.loads(str(stored["record"]))
-            return PeerFit(arrays={name: stored[name] for name in stored.files if name != "record"}, **record)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                record = json.loads(str(stored["record"]))
+                return PeerFit(arrays={name: stored[name] for name in stored.files if name != "record"}, **record)
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+            raise ValueError(f"{path}: holds no fit of this model ({error}); delete it.") from error
     with warnings.catch_warnings(action="ignore"):
         result = fit()
     if path is not None:
         record = {name: value for name, value in vars(result).items() if name != "arrays"}
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
-        np.savez(beside, record=json.dumps(record), **result.arrays)
-        os.replace(beside, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            beside = Path(folder) / path.name
+            np.savez(beside, record=json.dumps(record), **result.arrays)
+            os.replace(beside, path)
     return result
 
 

@@ -1,0 +1,151 @@
+"""Development sets, on which every default is chosen. The sets of ``bench/`` are only reported, and refused here.
+
+=======================  =============================================================================================
+set                      what it is
+=======================  =============================================================================================
+``human_gastrula``       3 parts of one embryo, Smart-seq2, 11 types; composition differs strongly
+``mouse_lung_immune``    4 mice, inDrops, 4 types, weak batch effect
+``mouse_oligo_regions``  6 brain regions, STRT, 13 stages of one lineage
+``brain_donors``         Darmanis 2015: 12 donors of 466 cells, SMARTer, 9 types
+``liver_panel``          Tabula Muris Senis liver: 2 mice, 725 genes, 5 types
+``pancreas_platform``    Bastidas-Ponce 2019, 8 stages; a random half measured again by a simulated platform
+``tumour_platform``      Moncada 2020, 20 types; the same
+``cite_mosaic``          simulated RNA and protein, one of 3 batches without protein
+``multiome_mosaic``      simulated RNA and chromatin, one of 3 batches without chromatin
+=======================  =============================================================================================
+
+The four sets below the first three are of the pool that ``more-mini`` was pre-trained on: its frozen features saw
+these cells (without labels), so they cannot choose between backbones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import anndata
+import numpy as np
+from anndata import AnnData
+from scipy import sparse
+
+import more_scvi as more
+from more_scvi.evaluation import DATASETS
+from more_scvi.evaluation._data import Data, modalities, standardise, subset
+
+SKETCH = Path(__file__).with_name("bench_cells.txt")
+"""Of every bench set the cells with the smallest hashes: enough to notice a twentieth of it under another name."""
+SKETCH_SIZE = 40
+
+
+def _file(name: str, data_dir: Path) -> AnnData:
+    return anndata.read_h5ad(data_dir / "dev" / f"{name}.h5ad")
+
+
+def _pool(file: str, study: str, data_dir: Path) -> AnnData:
+    pool = anndata.read_h5ad(data_dir / "pretrain" / f"{file}.h5ad", backed="r")
+    rows = np.flatnonzero((pool.obs["study"] == study) & (pool.obs["cell_type"] != ""))
+    genes = np.asarray(pool.varm["measured"])[:, list(pool.uns["measured_studies"]).index(study)].astype(bool)
+    obs = pool.obs.iloc[rows][["batch", "cell_type"]].reset_index(drop=True).rename(index=str)
+    return AnnData(sparse.csr_matrix(pool.X[rows])[:, genes].astype(np.float32), obs=obs, var=pool.var[[]][genes])
+
+
+def _platform(file: str, study: str, data_dir: Path) -> AnnData:
+    """As measured, and a random half by another platform: batches with a known, purely technical difference."""
+    adata = _pool(file, study, data_dir)
+    again = np.random.default_rng(0).permutation(adata.n_obs) % 2 == 1
+    x = sparse.csr_matrix(adata.X)
+    rows = np.r_[np.flatnonzero(~again), np.flatnonzero(again)]
+    counts = sparse.vstack([x[~again], more.data.simulate_platform(x[again], seed=0)], format="csr")
+    out = AnnData(counts, obs=adata.obs.iloc[rows].copy(), var=adata.var)
+    out.obs["batch"] = np.where(again[rows], "simulated", "measured")
+    return out
+
+
+def _multi(second: str, data_dir: Path) -> Data:
+    names = anndata.read_h5ad(data_dir / "dev" / "human_gastrula.h5ad", backed="r").var_names
+    genes = list(np.random.default_rng(0).choice(names, 1000, replace=False))
+    return more.data.simulate_multiomics(
+        900, 8, 3, modalities=("rna", second), n_genes=1000, n_peaks=3000, n_proteins=25, gene_names=genes,
+        pattern={"batch1": ("rna",)}, depth={"rna": 1000}, markers=0.05, n_factors=2, seed=1,
+    )  # fmt: skip
+
+
+SETS: dict[str, Callable[[Path], Data]] = {
+    "human_gastrula": partial(_file, "human_gastrula"),
+    "mouse_lung_immune": partial(_file, "mouse_lung_immune"),
+    "mouse_oligo_regions": partial(_file, "mouse_oligo_regions"),
+    "brain_donors": partial(_pool, "human_pool", "Darmanis2015_brain"),
+    "liver_panel": partial(_pool, "mouse_pool", "TMS_liver_726genes"),
+    "pancreas_platform": partial(_platform, "mouse_pool", "BastidasPonce2019_pancreas"),
+    "tumour_platform": partial(_platform, "extra_pool", "Moncada2020_PDAC_A"),
+    "cite_mosaic": partial(_multi, "protein"),
+    "multiome_mosaic": partial(_multi, "atac"),
+}
+
+
+def load(name: str, data_dir: str | os.PathLike, max_cells: int | None = None) -> Data:
+    """A development set, or your own ``.h5ad`` with ``obs["batch"]`` and ``obs["cell_type"]``.
+
+    Raises
+    ------
+    ValueError
+        For a set of the benchmark: by name, by folder, or by its cells under another name.
+    KeyError
+        For an unknown name.
+    """
+    path = Path(name)
+    reported = {key: Path(entry.file).stem for key, entry in DATASETS.items() if entry.reported}
+    if name in reported or path.stem in reported.values():
+        raise ValueError(_refusal(name, "its name"))
+    if "bench" in path.resolve().parts[:-1]:
+        raise ValueError(_refusal(name, "its folder"))
+    if name in SETS:
+        data = SETS[name](Path(data_dir))
+    elif path.is_file():
+        data = anndata.read_h5ad(path)
+    else:
+        raise KeyError(f"Development set {name!r} is unknown; give a .h5ad file or one of {', '.join(SETS)}.")
+    data = standardise(data, "batch", "cell_type")[0]
+    if found := bench_set_of(data):
+        raise ValueError(_refusal(name, f"cells of {found!r}"))
+    if max_cells is not None and data.n_obs > max_cells:
+        cells = np.random.default_rng(0).permutation(data.n_obs) < max_cells
+        data = subset(data, cells)
+    return data
+
+
+def _refusal(name: str, by: str) -> str:
+    return (
+        f"{name!r} is a set of the benchmark ({by}), which is only reported and may choose nothing; tune on"
+        f" {', '.join(SETS)}."
+    )
+
+
+def bench_set_of(data: Data) -> str | None:
+    """Bench set whose cells ``data`` hold, if any; names, order of cells and of genes do not matter."""
+    known = dict(line.split()[::-1] for line in SKETCH.read_text().splitlines())
+    hits = [known[cell] for adata in modalities(data).values() for cell in hashes(adata) if cell in known]
+    return hits[0] if hits else None
+
+
+def hashes(adata: AnnData) -> list[str]:
+    """One hash per cell, of its sorted counts."""
+    x = sparse.csr_matrix(adata.X, dtype=np.float32)
+    rows = (np.sort(x.data[a:b][x.data[a:b] > 0]) for a, b in zip(x.indptr, x.indptr[1:], strict=False))
+    return [hashlib.sha256(row.tobytes()).hexdigest()[:12] for row in rows if row.size >= 20]
+
+
+def write_sketch(data_dir: str | os.PathLike) -> None:
+    """Write :data:`SKETCH` anew; needed when a set comes to the benchmark."""
+    import mudata
+
+    lines: dict[str, str] = {}
+    for file in sorted((Path(data_dir) / "bench").iterdir()):
+        whole = mudata.read_h5mu(file) if file.suffix == ".h5mu" else anndata.read_h5ad(file)
+        for adata in modalities(whole).values():
+            cells = sorted(set(hashes(adata)))[:SKETCH_SIZE]
+            lines |= dict.fromkeys(cells, file.stem)
+    SKETCH.write_text("".join(f"{name} {cell}\n" for cell, name in lines.items()))

@@ -1,0 +1,89 @@
+"""Defaults are chosen on development sets: the benchmark is refused by name, folder and cells."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from more_scvi.data import simulate_batches
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the benchmarks are in the repository only")
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return import_module("development"), import_module("tune")
+
+
+@pytest.fixture
+def toy(tmp_path):
+    adata = simulate_batches(n_cells=240, n_genes=120, n_types=3, n_batches=3, markers=0.3)
+    path = tmp_path / "toy.h5ad"
+    adata.write_h5ad(path)
+    return adata, path
+
+
+@pytest.mark.parametrize("name", ["pbmc_kang", "pbmc_cite_multi", "elsewhere/pbmc_cite.h5mu", "bench/renamed.h5ad"])
+def test_the_benchmark_is_refused_by_name_and_folder(scripts, name, tmp_path):
+    with pytest.raises(ValueError, match="is a set of the benchmark"):
+        scripts[0].load(str(tmp_path / name) if "/" in name else name, tmp_path)
+
+
+def test_the_benchmark_is_refused_by_its_cells(scripts, toy, tmp_path, monkeypatch):
+    development, _ = scripts
+    adata, path = toy
+    assert development.load(str(path), tmp_path).n_obs == 240
+    monkeypatch.setattr(development, "SKETCH", tmp_path / "cells.txt")
+    development.SKETCH.write_text("".join(f"secret {cell}\n" for cell in sorted(development.hashes(adata))[:40]))
+    rng = np.random.default_rng(0)
+    part = adata[rng.permutation(240)[:60], rng.permutation(120)].copy()
+    part.obs_names, part.var_names = [f"a{i}" for i in range(60)], [f"b{i}" for i in range(120)]
+    part.write_h5ad(path)
+    with pytest.raises(ValueError, match="cells of 'secret'"):
+        development.load(str(path), tmp_path)
+
+
+def test_the_committed_sketch_covers_every_file_of_the_benchmark(scripts):
+    from more_scvi.evaluation import DATASETS
+
+    development, _ = scripts
+    covered = {line.split()[0] for line in development.SKETCH.read_text().splitlines()}
+    assert covered >= {Path(entry.file).stem for entry in DATASETS.values() if entry.reported}
+
+
+def test_variants_are_compared_on_the_same_splits_and_a_stopped_run_goes_on(scripts, toy, tmp_path, monkeypatch):
+    _, tune = scripts
+    _, path = toy
+    variants = {"ten": {"base": "pca"}, "none": {"base": "random"}}
+    words = [json.dumps(variants), "--data", str(tmp_path), "--datasets", str(path), "--records", f"{tmp_path}/r.jsonl"]
+    words += ["--protocols", "S1,S2a", "--seeds", "0,1", "--rotations", "2"]
+    arguments = tune._arguments(words)
+    records = tune.run(variants, arguments)
+    lines = arguments.records.read_text().splitlines()
+    assert len(records) == 16
+    assert len(lines) == 16
+    arguments.records.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])  # killed while it wrote
+    assert [r["own"] for r in tune.run(variants, arguments)] == [r["own"] for r in records]
+    text = tune.tables(records, list(variants))
+    change = text.split("difference to 'ten'")[1]
+    assert "none" in change
+    assert "LR" in change
+    by_hand = np.mean([[r["LR"] for r in records if r["method"] == m] for m in variants], axis=1)
+    assert f"{by_hand[1] - by_hand[0]:+.4f}" in change
+
+
+def test_a_constant_changes_wherever_it_was_imported(scripts):
+    from contextlib import ExitStack
+
+    from more_scvi.module import _base, _module, _probes
+
+    _, tune = scripts
+    with ExitStack() as stack:
+        tune._change(stack, "more_scvi.module._probes.GAUSSIAN_SHARE", 0.5)
+        assert _probes.GAUSSIAN_SHARE == _module.GAUSSIAN_SHARE == 0.5
+        assert not hasattr(_base, "GAUSSIAN_SHARE")
+    assert _module.GAUSSIAN_SHARE != 0.5
