@@ -86,6 +86,23 @@ METHODS = {
 }
 """Name → words, in the order of tables; variants of MoRE come after it."""
 
+SHORT = {
+    "scanvi": "scANVI (2,500 steps)",
+    "scvi": "scVI (2,500 steps)",
+    "totalvi": "totalVI (2,500 steps)",
+    "totalvi:background": "totalVI with background (2,500 steps)",
+    "multivi": "MultiVI (2,500 steps)",
+    "multivi:7500": "MultiVI (7,500 steps)",
+}
+"""Peers that were trained for less than the default epochs of scvi-tools → the name they are shown under. Nothing that
+is said of them is bold, and none stands for the best peer of a row."""
+
+
+def named(method: str) -> str:
+    """Name of a method in tables and figures."""
+    return SHORT.get(method, method)
+
+
 COLUMNS = {
     "annotation": "macro-F1",
     "novelty": "novelty AUROC",
