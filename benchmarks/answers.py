@@ -22,8 +22,8 @@ def answers(results: Results) -> str:
         "Every sentence on this page is made by a rule from the result files. A difference is called *better* or "
         "*worse* if its 95 % interval, from resampling whole data sets, excludes zero; *level* if it is below "
         f"{number(TIE)} in the mean; otherwise there is *no reliable difference*. Rows are data sets × protocols; one "
-        f"is level if the difference is below {number(TIE)}. Only splits that both methods have are compared. Peers that "
-        "were trained for less than their default epochs, which their names say, enter no sentence.",
+        f"is level if the difference is below {number(TIE)}. Only splits that both methods have are compared. Peers "
+        "that were trained for less than their default epochs, as their names say, enter no sentence.",
         "## Does the pre-trained backbone help?",
         _backbone(results),
         "## Which parts of the loss earn their place?",

@@ -117,11 +117,10 @@ def report(results: Path) -> list[Path]:
     left_out = "; ".join(", ".join(key) for key in groups if finished and key not in finished)
     groups = finished or groups
     summaries = {key: summary(group, key[0]) for key, group in groups.items()}
-    allowed = {key: limits(group) for key, group in groups.items()}
     parts = [ABOUT, "![Mixing and conservation per term and factor on its weight](losses.png)"]
     if left_out:
         parts.append(f"Not finished and left out: {left_out}.")
-    parts.append("## Stable region\n\n" + _regions(summaries, allowed))
+    parts.append("## Stable region\n\n" + _regions(summaries))
     parts.append("## Alignment and contrast together\n\n" + _pairs(summaries))
     parts.append("## What training by itself moves\n\n" + _noise(groups))
     for key, one in summaries.items():
@@ -136,7 +135,7 @@ def report(results: Path) -> list[Path]:
 
 def summary(group: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Per variant that was run: means over splits, as ``Δ <metric>`` the paired difference to the default, and the
-    largest ``change`` as a share of what is allowed, 1 or less where it is stable.
+    largest ``change`` as a share of what is allowed, 1 or less where it is stable, with the metric that is ``moved``.
     """
     rows = {}
     for name in variants(dataset):
@@ -145,83 +144,65 @@ def summary(group: pd.DataFrame, dataset: str) -> pd.DataFrame:
             of = group.xs(name, level="method").reindex(change.index)
             rows[name] = pd.concat([of.mean(), change.mean().add_prefix("Δ ")])
     frame = pd.DataFrame.from_dict(rows, orient="index")
-    frame["change"] = _shares(frame, limits(group)).max(axis=1).round(6)
-    return frame
-
-
-def _shares(frame: pd.DataFrame, allowed: pd.Series) -> pd.DataFrame:
-    return pd.DataFrame({metric: frame[f"Δ {metric}"].abs() / allowed[metric] for metric in WATCHED})
+    shares = frame[[f"Δ {metric}" for metric in WATCHED]].abs().set_axis(WATCHED, axis=1) / limits(group)[[*WATCHED]]
+    return frame.assign(change=shares.max(axis=1).round(6), moved=shares.fillna(0).idxmax(axis=1))
 
 
 def _has(group: pd.DataFrame, name: str) -> bool:
     return name in group.index.get_level_values("method")
 
 
-def _changes(one: pd.DataFrame, term: str) -> dict[float, float]:
-    """Factor → largest change, of the factors that were run."""
-    return {f: one["change"][name] for f in FACTORS if f != 1 and (name := name_of(((term, f),))) in one.index}
-
-
-def _regions(summaries: Mapping[tuple[str, str], pd.DataFrame], allowed: Mapping[tuple[str, str], pd.Series]) -> str:
+def _regions(summaries: Mapping[tuple[str, str], pd.DataFrame]) -> str:
     rows, found, unfinished = [], {}, []
     for term in LOSS_WEIGHTS:
         row, ends, leaves = {"term": term, "default": f"{LOSS_WEIGHTS[term]:g}"}, [], []
         for key, one in summaries.items():
-            data, changes = ", ".join(key), _changes(one, term)
+            data, names = ", ".join(key), {f: name_of(((term, f),)) for f in FACTORS if f != 1}
             row[data] = "–"
             if term not in terms_of(key[0]):
                 continue
-            if len(changes) < len(FACTORS) - 1:
-                unfinished.append(f"{term} ({data})")
-            if changes:
-                ends.append(stable_region(changes))
+            run = {factor: one.loc[name] for factor, name in names.items() if name in one.index}
+            unfinished += [f"{term} ({data})"] * (len(run) < len(names))
+            if run:
+                ends.append(stable_region({factor: of["change"] for factor, of in run.items()}))
                 row[data] = "{:g}–{:g}".format(*ends[-1])
-                moved = [_worst(one, allowed[key], term, factor) for factor, change in changes.items() if change > 1]
+                moved = [
+                    f"× {f:g} {of['moved']} {of['Δ ' + of['moved']]:+.3f}" for f, of in run.items() if of["change"] > 1
+                ]
                 leaves += [f"{data} {', '.join(moved)}"] if moved else []
         if ends:
-            found[term] = max(low for low, _ in ends), min(high for _, high in ends)
-            rows.append(
-                row | {"all": "{:g}–{:g}".format(*found[term]), "what moves most": "; ".join(leaves) or "nothing"}
-            )
+            low, high = found[term] = max(low for low, _ in ends), min(high for _, high in ends)
+            rows.append(row | {"all": f"{low:g}–{high:g}", "what moves most": "; ".join(leaves) or "nothing"})
     if not rows:
         return "Nothing was run yet."
     everywhere = [term for term, ends in found.items() if ends == (min(FACTORS), max(FACTORS))]
     tenfold = [term for term, (low, high) in found.items() if low <= 0.1 and high >= 10 and term not in everywhere]
     rest = [f"{term} {low:g}–{high:g}" for term, (low, high) in found.items() if term not in (*everywhere, *tenfold)]
     lines = [
+        f"Stable on all data ({'; '.join(', '.join(key) for key in summaries)}):\n",
         f"- at any factor from 0 to 10: {', '.join(everywhere) or 'no term'};",
         f"- from 0.1 to 10, but not at 0: {', '.join(tenfold) or 'no term'};",
         f"- in a narrower region: {', '.join(rest) or 'no term'}.",
     ]
     if unfinished:
-        lines.append(
-            f"\nNot all factors were run yet, and what was not run counts as not stable: {', '.join(unfinished)}."
-        )
-    data = "; ".join(", ".join(key) for key in summaries)
-    return f"Stable on all data ({data}):\n\n" + "\n".join(lines) + f"\n\n{markdown(rows)}"
-
-
-def _worst(one: pd.DataFrame, allowed: pd.Series, term: str, factor: float) -> str:
-    name = name_of(((term, factor),))
-    metric = _shares(one.loc[[name]], allowed).iloc[0].idxmax()
-    return f"× {factor:g} {metric} {one.loc[name, f'Δ {metric}']:+.3f}"
+        text = "\nNot all factors were run yet, and what was not run counts as not stable: "
+        lines.append(f"{text}{', '.join(unfinished)}.")
+    return "\n".join(lines) + f"\n\n{markdown(rows)}"
 
 
 def _pairs(summaries: Mapping[tuple[str, str], pd.DataFrame]) -> str:
-    grid = list(product(FACTORS[1:], repeat=2))
     rows = []
-    for a, b in grid:
-        name, row, unstable = name_of(((PAIR[0], a), (PAIR[1], b))), {PAIR[0]: f"{a:g}", PAIR[1]: f"{b:g}"}, False
+    for pair in product(FACTORS[1:], repeat=2):
+        row: dict[str, str] = dict(zip(PAIR, map("{:g}".format, pair), strict=True))
+        name, stable = name_of(tuple(zip(PAIR, pair, strict=True))), True
         for key, one in summaries.items():
-            if name in one.index:
-                values = ", ".join(f"{metric} {one[f'Δ {metric}'][name]:+.3f}" for metric in WATCHED)
-                row[", ".join(key)] = f"**{values}**" if one["change"][name] > 1 else values
-                unstable |= one["change"][name] > 1
-            else:
-                row[", ".join(key)], unstable = "–", True
-        rows.append(row | {"stable on all": "no" if unstable else "yes"})
+            fine = name in one.index and one["change"][name] <= 1
+            changes = [f"{metric} {one[f'Δ {metric}'][name]:+.3f}" for metric in WATCHED] if name in one.index else []
+            row[", ".join(key)] = ", ".join(changes) if fine else f"**{', '.join(changes)}**" if changes else "–"
+            stable &= bool(fine)
+        rows.append(row | {"stable on all": "yes" if stable else "no"})
     n = sum(row["stable on all"] == "yes" for row in rows)
-    return f"Differences to the default; {n} of {len(grid)} pairs are stable on all data.\n\n{markdown(rows)}"
+    return f"Differences to the default; {n} of {len(rows)} pairs are stable on all data.\n\n{markdown(rows)}"
 
 
 def _noise(groups: Mapping[tuple[str, str], pd.DataFrame]) -> str:
@@ -243,13 +224,12 @@ def _values(one: pd.DataFrame, dataset: str) -> str:
     names |= {f"{term} × {f:g}": name_of(((term, f),)) for term in terms_of(dataset) for f in FACTORS if f != 1}
     rows = []
     for label, name in names.items():
-        if name not in one.index:
-            continue
-        row = {"weights": label if one["change"][name] <= 1 else f"**{label}**"}
-        for metric in SHOWN:
-            change = f" ({one[f'Δ {metric}'][name]:+.3f})" if name != "more" else ""
-            row[metric] = f"{one[metric][name]:.3f}{change}"
-        rows.append(row)
+        if name in one.index:
+            row = {"weights": label if one["change"][name] <= 1 else f"**{label}**"}
+            for metric in SHOWN:
+                change = f" ({one[f'Δ {metric}'][name]:+.3f})" if name != "more" else ""
+                row[metric] = f"{one[metric][name]:.3f}{change}"
+            rows.append(row)
     return markdown(rows)
 
 

@@ -285,7 +285,7 @@ BAD = {
     "a name for methods": (
         bad(lambda a: {"methods": "pca"}),
         TypeError,
-        r"methods is 'pca'; give a list, e.g. .*\\['pca'\\]",
+        r"methods is 'pca'; give a list, e.g. .*\['pca'\]",
     ),
     "a name for protocols": (bad(lambda a: {"protocols": "S1"}), TypeError, "protocols is 'S1'; give a list"),
     "a number for seeds": (bad(lambda a: {"seeds": 0}), TypeError, "seeds is 0; give a list"),
@@ -377,7 +377,7 @@ def start(folder):
     os._exit(0)
 
 folder, rng = Path(sys.argv[1]), random.Random(0)
-for kill in range(6):
+for kill in range(4):
     pid, before = start(folder / "killed"), len(list(folder.rglob("*.json")))
     while len(list(folder.rglob("*.json"))) < before + 2 and not os.waitpid(pid, os.WNOHANG)[0]:
         time.sleep(0.001)
@@ -394,7 +394,7 @@ assert os.waitpid(start(folder / "whole"), 0)[1] == 0
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_table(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines().count("9") >= 3  # killed while it ran
+    assert done.stdout.splitlines().count("9") >= 2  # killed while it ran
     keys = ["protocol", "seed", "rotation", "method", "metric"]
     killed, whole = (pd.read_csv(tmp_path / name / "data.csv").set_index(keys)["value"] for name in ("killed", "whole"))
     assert killed.index.is_unique and set(killed.index) == set(whole.index)

@@ -15,7 +15,7 @@ from ._evaluate import score_task
 from ._fingerprint import method_fingerprint, settings
 from ._store import commit, split_digest, versions
 from ._tasks import Task
-from .methods import Given, Method, Result
+from .methods import Given, Method, Result, get_method
 
 
 def run_task(
@@ -41,6 +41,12 @@ def run_task(
     >>> task = next(make_tasks(adata, "S1"))  # doctest: +SKIP
     >>> result, record = run_task(task, get_method("pca"))  # doctest: +SKIP
     """
+    if isinstance(method, str):
+        method = get_method(method)
+    if not isinstance(task, Task) or not isinstance(method, Method):
+        wrong, wanted = (method, "method") if isinstance(task, Task) else (task, "task")
+        how = {"task": "one of evaluation.make_tasks(data, protocol)", "method": "evaluation.get_method(name)"}[wanted]
+        raise TypeError(f"{wanted} is a {type(wrong).__name__}; give {how}.")
     task.prepare()
     split = task.split
     given = Given(
