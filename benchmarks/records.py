@@ -22,7 +22,7 @@ from frame import RESULTS, parser
 
 from more_scvi._files import write_files
 from more_scvi.evaluation import load_results
-from more_scvi.evaluation._store import check_name, read_json, write_json
+from more_scvi.evaluation._store import check_name, file_name, read_json, write_json
 
 KEYS = ("dataset", "protocol", "rotation", "seed", "method")
 TEXT = ("dataset", "protocol", "method", "held_out", "split", "split_digest", "data", "fingerprint", "commit", "date")
@@ -56,8 +56,9 @@ def merge(folder: Path, records: Iterable[Mapping[str, Any]]) -> int:
 
 def unpack(folder: Path, work: Path, datasets: Iterable[str]) -> None:
     """Put the records that name their code where a run looks for them, so that it does what is missing or stale."""
-    for record in (r for dataset in set(datasets) for r in _read(folder / f"{dataset}.csv.gz")):
-        path = work / record["dataset"] / record["split"] / f"{record['method'].replace(':', '-')}.json"
+    for record in (r for name in set(datasets) for r in _read(folder / f"{check_name('dataset', name)}.csv.gz")):
+        split = work / check_name("dataset", record["dataset"]) / check_name("Split", record["split"])
+        path = split / f"{file_name(record['method'])}.json"
         if record.get("fingerprint") and not _later(read_json(path), record):
             write_json(path, record)
 

@@ -56,7 +56,7 @@ def jobs(arguments: argparse.Namespace) -> list[Stage]:
 
 
 def _work(arguments: argparse.Namespace) -> Path:
-    return WORK if arguments.results == RESULTS else arguments.results / "work"
+    return WORK if arguments.results.resolve() == RESULTS else arguments.results / "work"
 
 
 def _run(stage: Stage, arguments: argparse.Namespace) -> int:

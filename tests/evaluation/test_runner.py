@@ -289,6 +289,11 @@ BAD = {
     ),
     "a name for protocols": (bad(lambda a: {"protocols": "S1"}), TypeError, "protocols is 'S1'; give a list"),
     "a number for seeds": (bad(lambda a: {"seeds": 0}), TypeError, "seeds is 0; give a list"),
+    "a number for a protocol": (
+        bad(lambda a: {"protocols": [1]}),
+        TypeError,
+        "protocols holds 1; give names such as S1",
+    ),
     "no protocol": (bad(lambda a: {"protocols": []}), ValueError, "protocols is empty, so nothing would be run"),
     "no seed": (bad(lambda a: {"seeds": ()}), ValueError, "seeds is empty"),
     "negative seed": (bad(lambda a: {"seeds": [0, -1]}), ValueError, "seeds holds -1; give whole numbers from 0"),

@@ -25,7 +25,7 @@ from ._datasets import DATASETS, load_dataset
 from ._fingerprint import data_fingerprint, method_fingerprint
 from ._prefilter import prefilter as find_doublets
 from ._run_task import run_task
-from ._splits import Split, make_splits
+from ._splits import PROTOCOLS, Split, make_splits
 from ._store import (
     check_name,
     file_name,
@@ -283,6 +283,8 @@ def _chosen(
             raise TypeError(f"{name} is {given!r}; give a list, e.g. {name}=[{given!r}].")
     if wrong := [m for m in methods if not isinstance(m, str | Method)]:
         raise TypeError(f"methods holds {wrong[0]!r}; give names (list_methods() has them) or Method objects.")
+    if wrong := [p for p in protocols if not isinstance(p, str)]:
+        raise TypeError(f"protocols holds {wrong[0]!r}; give names such as {', '.join(PROTOCOLS[:3])}.")
     if not len(protocols) or not len(seeds):
         raise ValueError(f"{'seeds' if len(protocols) else 'protocols'} is empty, so nothing would be run.")
     if wrong := [s for s in seeds if isinstance(s, bool) or not isinstance(s, Integral) or s < 0]:
