@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from frame import markdown
 from records import load
-from tables import SPLIT, difference, draw, page, spread, wide
+from tables import FIRST, SPLIT, difference, draw, page, spread, wide
 
 from more_scvi.evaluation import tidy
 
@@ -64,7 +64,7 @@ def report(results: Path) -> list[Path]:
     table = tidy(records)
     table = table.assign(protocol=table["dataset"], method=table["method"].map(NAMES))
     figure = draw([("", table, metric) for metric in DRAWN], 3, results / "backbone.png")
-    return [page(results, "backbone", "Frozen, fine-tuned or random backbone", records, *parts), figure]
+    return [page(results, "backbone", "Frozen, fine-tuned or random backbone", records, *parts, earlier=FIRST), figure]
 
 
 def _split(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from frame import markdown
 from records import load
-from tables import difference, page, wide
+from tables import FIRST, difference, page, wide
 
 from more_scvi.evaluation import get_method
 from more_scvi.evaluation.methods import Method
@@ -130,7 +130,7 @@ def report(results: Path) -> list[Path]:
         )
         parts.append(f"## {', '.join(key)}\n\n{text}\n\n" + _values(one, key[0]))
     figure = _draw(summaries, results / "losses.png")
-    return [page(results, "losses", "Weights of the loss terms", records, *parts), figure]
+    return [page(results, "losses", "Weights of the loss terms", records, *parts, earlier=FIRST), figure]
 
 
 def summary(group: pd.DataFrame, dataset: str) -> pd.DataFrame:
@@ -241,7 +241,7 @@ def _draw(summaries: Mapping[tuple[str, str], pd.DataFrame], path: Path) -> Path
         for ax, metric in zip(line, WATCHED, strict=True):
             of = {term: [one[metric].get(name_of(((term, f),))) for f in FACTORS] for term in terms_of(key[0])}
             sensitivity(pd.DataFrame.from_dict(of, "index", float, FACTORS), metric, ax=ax)
-            ax.set_title(f"{', '.join(key)}: {ax.get_title()}", fontsize="medium")
+            ax.set_title(f"{', '.join(key)}: {metric}", fontsize="medium")
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path

@@ -15,6 +15,9 @@ from more_scvi.pl import scores
 
 SPLIT = ["dataset", "protocol", "seed", "rotation"]
 EARLIER = "Measured with an earlier version of MoRE, whose code the results do not name."
+FIRST = (
+    "Measured with the first weights of `more-mini`, and before the discriminant analysis took part in the annotation."
+)
 
 
 def wide(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -40,11 +43,13 @@ def spread(values: pd.Series, digits: int = 3) -> str:
     return mean if low == high else f"{mean} ({low}–{high})"
 
 
-def page(folder: Path, name: str, title: str, records: Sequence[Mapping[str, Any]], *parts: str) -> Path:
+def page(
+    folder: Path, name: str, title: str, records: Sequence[Mapping[str, Any]], *parts: str, earlier: str = EARLIER
+) -> Path:
     """Write a report with the command that made it, and say if its results name no code."""
     command = f"`python benchmarks/experiments {name} --data $MORE_DATA --cache /tmp/more-cache`."
-    earlier = [] if all(record.get("fingerprint") for record in records) else [EARLIER]
-    return write(folder / f"{name}.md", title, command, *earlier, *parts)
+    said = [] if all(record.get("fingerprint") for record in records) else [earlier]
+    return write(folder / f"{name}.md", title, command, *said, *parts)
 
 
 def draw(panels: Sequence[tuple[str, pd.DataFrame, str]], columns: int, path: Path) -> Path:
