@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from catalogue import BACKBONES, COLUMNS, DATASETS, REGIMES
-from gathered import OURS, Results, interval, markdown, number, probability, signed
+from catalogue import BACKBONES, COLUMNS, DATASETS, REGIMES, SHORT, named
+from frame import markdown
+from gathered import OURS, Results, interval, number, probability, signed
 
 from more_scvi.evaluation._compare import TIE, Comparison
 
@@ -21,7 +22,8 @@ def answers(results: Results) -> str:
         "Every sentence on this page is made by a rule from the result files. A difference is called *better* or "
         "*worse* if its 95 % interval, from resampling whole data sets, excludes zero; *level* if it is below "
         f"{number(TIE)} in the mean; otherwise there is *no reliable difference*. Rows are data sets × protocols; one "
-        f"is level if the difference is below {number(TIE)}. Only splits that both methods have are compared.",
+        f"is level if the difference is below {number(TIE)}. Only splits that both methods have are compared. Peers "
+        "that were trained for less than their default epochs, as their names say, enter no sentence.",
         "## Does the pre-trained backbone help?",
         _backbone(results),
         "## Which parts of the loss earn their place?",
@@ -164,7 +166,7 @@ def _mixing(results: Results) -> str:
             continue
         rows.append(
             {
-                "against": f"`{other}`",
+                "against": f"`{named(other)}`",
                 "rows": mixing.n_rows,
                 "Δ CiLISI": signed(mixing.difference),
                 "95 % (CiLISI)": interval(mixing),
@@ -173,7 +175,7 @@ def _mixing(results: Results) -> str:
             }
         )
         mixes, keeps = mixing.verdict(), structure.verdict()
-        if mixes == keeps and mixes in ("better", "worse"):
+        if mixes == keeps and mixes in ("better", "worse") and other not in SHORT:
             lines.append(f"- `{other}`: MoRE is {mixes} at both.")
     if not rows:
         return "Not measured yet."

@@ -22,15 +22,15 @@ Held-out studies are scored with weights that never saw their cells (FOLDER, fro
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
 import mudata as md
 import numpy as np
-import torch
+from frame import RESULTS, markdown, parser, start, write
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -45,8 +45,7 @@ from more_scvi.pretraining import read_pool
 BENCH = ["pbmc_4batch.h5ad", "bm_vangalen.h5ad", "pbmc_kang.h5ad", "pbmc_cite.h5mu", "snareseq.h5mu"]
 MAX_CELLS = 2000
 DEPTH = 1500  # pool studies by Smart-seq hold up to 1e7 counts a cell; thinned to what droplets give
-SEEDS = range(3)
-RANDOM_SEEDS = range(2)
+SEEDS, RANDOM_SEEDS = range(3), range(2)
 PROTOCOLS = ["S1", "S2a", "S4-3", "S4-10", "200 cells"]
 FEW = {"S4-3": 3, "S4-10": 10}
 TOLERANCE = 0.005
@@ -113,10 +112,6 @@ def score(z: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, k: 
     return tuple(f1_score(y[test], p, labels=types, average="macro", zero_division=0) for p in (linear, near))
 
 
-def neighbours(protocol: str) -> int:
-    return 15 if protocol in ("S1", "S2a") else 5
-
-
 def splits(protocol: str, y: np.ndarray, batch: np.ndarray):
     """(cells, labelled, scored) positions of every repetition; none for S2a of one batch."""
     everything = np.arange(len(y))
@@ -136,7 +131,21 @@ def splits(protocol: str, y: np.ndarray, batch: np.ndarray):
             yield cells, half[: len(cells) // 2], half[len(cells) // 2 :]
 
 
-def evaluate(data, folder: Path | None) -> dict:
+def probe(embed: Callable[[np.ndarray], np.ndarray], y: np.ndarray, batch: np.ndarray, protocol: str) -> np.ndarray:
+    """Mean macro-F1 over the repetitions of a protocol, by the linear probe and by neighbours; NaN if there is none."""
+    k = 15 if protocol in ("S1", "S2a") else 5
+    rows = []
+    for cells, train, test in splits(protocol, y, batch):
+        rows.append(score(centre(embed(cells), batch[cells]), y[cells], train, test, k))
+    return np.mean(rows, axis=0) if rows else np.full(2, np.nan)
+
+
+def features(backbone: MoreMini, x: csr_matrix, genes: list[str]) -> np.ndarray:
+    return compute_features(backbone, x, genes, progress=False, dtype="float32").full
+
+
+def evaluate(data, folder: Path | None) -> dict[str, np.ndarray]:
+    """Row → (protocols, probes)."""
     x, genes, batch, y = data
     backbones = {
         "pre-trained": [MoreMini.load(folder)],
@@ -144,91 +153,62 @@ def evaluate(data, folder: Path | None) -> dict:
         "random transformer": [MoreMini.load(folder, weights="random", seed=s) for s in RANDOM_SEEDS],
         "SVD only": [svd_only(folder)],
     }
-    features = {
-        row: [compute_features(b, x, genes, progress=False, dtype="float32").full for b in many]
-        for row, many in backbones.items()
-    }
-    scores = defaultdict(list)
-    for protocol in PROTOCOLS:
-        for cells, train, test in splits(protocol, y, batch):
-            for row in ROWS:
-                many = [in_data_pca(x[cells])] if row == "in-data PCA" else [z[cells] for z in features[row]]
-                for z in many:
-                    scores[row, protocol].append(
-                        score(centre(z, batch[cells]), y[cells], train, test, neighbours(protocol))
-                    )
-    return {key: np.mean(values, axis=0) for key, values in scores.items()}
+    found = defaultdict(list)
+    for row, many in backbones.items():
+        for z in (features(backbone, x, genes) for backbone in many):
+            found[row].append([probe(z.__getitem__, y, batch, protocol) for protocol in PROTOCOLS])
+    found["in-data PCA"] = [[probe(lambda cells: in_data_pca(x[cells]), y, batch, p) for p in PROTOCOLS]]
+    return {row: np.mean(found[row], axis=0) for row in ROWS}
 
 
-def table(results: dict[str, dict]) -> str:
-    head = "| set | features | mean | " + " | ".join(f"{p}: linear | kNN" for p in PROTOCOLS) + " |"
-    lines = [head, "| --- " * (3 + 2 * len(PROTOCOLS)) + "|"]
-    keys = {key for result in results.values() for key in result}
-    mean = {key: np.mean([r[key] for r in results.values() if key in r], axis=0) for key in keys}
-    for name, result in [*results.items(), ("**mean**", mean)]:
+def table(results: dict[str, dict[str, np.ndarray]]) -> str:
+    means = {row: np.nanmean([result[row] for result in results.values()], axis=0) for row in ROWS}
+    lines = []
+    for name, result in [*results.items(), ("**mean**", means)]:
         for row in ROWS:
-            pairs = [result.get((row, p)) for p in PROTOCOLS]
-            cells = " | ".join("– | –" if pair is None else f"{pair[0]:.3f} | {pair[1]:.3f}" for pair in pairs)
-            lines.append(f"| {name} | {row} | {mean_of(result, row):.3f} | {cells} |")
-    return "\n".join(lines)
+            line = {"set": name, "features": row, "mean": f"{np.nanmean(result[row]):.3f}"}
+            for protocol, pair in zip(PROTOCOLS, result[row], strict=True):
+                words = ["–" if np.isnan(value) else f"{value:.3f}" for value in pair]
+                line |= {f"{protocol}: linear": words[0], f"{protocol}: kNN": words[1]}
+            lines.append(line)
+    return markdown(lines)
 
 
-def mean_of(result: dict, row: str) -> float:
-    """Mean over protocols and probes."""
-    return float(np.mean([v for (name, _), values in result.items() if name == row for v in values]))
-
-
-def verdict(bench: dict[str, dict]) -> dict:
+def verdict(bench: dict[str, dict[str, np.ndarray]]) -> dict:
     """Difference to the untrained programs per set, and whether the weights pass."""
-    gain = {name: mean_of(r, "pre-trained") - mean_of(r, "untrained programs") for name, r in bench.items()}
+    gain = {n: float(np.nanmean(r["pre-trained"]) - np.nanmean(r["untrained programs"])) for n, r in bench.items()}
     passed = min(gain.values()) >= -TOLERANCE and sum(g > 0 for g in gain.values()) > len(gain) / 2
     return {"gain over untrained programs": {k: round(v, 4) for k, v in gain.items()}, "passed": passed}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with bench/, pretrain/ and annotation/")
-    parser.add_argument("--weights", type=Path, default=BUNDLED, help="folder to gate (default: the bundled weights)")
-    parser.add_argument("--held-out", nargs="+", action="append", default=[], metavar="FOLDER STUDY")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "backbone_gates.md")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    options = parser(__doc__)
+    options.add_argument("--weights", type=Path, default=BUNDLED, help="folder to gate (default: the bundled weights)")
+    options.add_argument("--held-out", nargs="+", action="append", default=[], metavar="FOLDER STUDY")
+    options.add_argument("--out", type=Path, default=RESULTS / "backbone_gates.md")
+    args = options.parse_args()
+    start(args.threads)
     held = {}
     if args.held_out:
         pool = read_pool(args.data / "pretrain", args.data / "annotation", n_genes=20_000)
         for folder, *studies in args.held_out:
-            for study in studies:
-                held[study] = evaluate(read_study(pool, study), Path(folder))
-                print(table({study: held[study]}), flush=True)
-    bench = {}
-    for name in BENCH:
-        bench[name.split(".")[0]] = evaluate(read_bench(args.data / "bench" / name), args.weights)
-        print(table({name: bench[name.split(".")[0]]}), flush=True)
+            held |= {study: evaluate(read_study(pool, study), Path(folder)) for study in studies}
+    bench = {name.split(".")[0]: evaluate(read_bench(args.data / "bench" / name), args.weights) for name in BENCH}
     found = verdict(bench)
     gains = ", ".join(f"{name} {gain:+.3f}" for name, gain in found["gain over untrained programs"].items())
-    text = [
-        "# Gates of the bundled backbone",
-        "",
+    parts = [
         "Made by `benchmarks/backbone_gates.py`; macro-F1 of hidden labels by frozen features.",
-        "",
         f"**{'Passed' if found['passed'] else 'Not passed'}**: mean over protocols and probes, pre-trained minus "
         f"untrained programs: {gains}.",
-        "",
         f"## Benchmark sets (at most {MAX_CELLS} cells)",
-        "",
         table(bench),
-        "",
     ]
-    if held:
-        text += ["## Pool studies that the weights never saw", "", table(held), ""]
-    args.out.write_text("\n".join(text))
-    scores = {
-        name: {
-            row: {p: [round(float(v), 4) for v in result[row, p]] for p in PROTOCOLS if (row, p) in result}
-            for row in ROWS
-        }
-        for name, result in bench.items()
-    }
+    parts += ["## Pool studies that the weights never saw", table(held)] if held else []
+    write(args.out, "Gates of the bundled backbone", *parts)
+    scores = {}
+    for name, result in bench.items():
+        of_row = {row: zip(PROTOCOLS, result[row].round(4).tolist(), strict=True) for row in ROWS}
+        scores[name] = {row: {p: pair for p, pair in of if not np.isnan(pair[0])} for row, of in of_row.items()}
     stored = {"weights": MoreMini.load(args.weights).fingerprint(), **found, "macro_f1 (linear, kNN)": scores}
     (args.weights / "gates.json").write_text(json.dumps(stored, indent=1) + "\n")
 

@@ -1,79 +1,182 @@
-"""Seconds and peak memory of MoRE against scVI + scANVI: each in a fresh process, one after the other, same cores.
+"""What MoRE costs.
 
-    python benchmarks/cost.py --data DATA [--dataset bm_vangalen] [--threads 1]
+    python benchmarks/cost.py methods [--dataset bm_vangalen]   # seconds and memory, MoRE against scVI + scANVI
+    python benchmarks/cost.py speed [--dataset pbmc_4batch]     # feature extraction against bare matrix products
+    python benchmarks/cost.py peaks [--cells 10000]             # memory and time on 120,000 simulated peaks
 
-Writes ``results/cost.md``. A process counts from after the imports and the loading of the data; its memory is the peak
-of the whole process, so both numbers include the same libraries and the same data.
+Each method runs in a fresh process, one after the other. Its seconds count from after the imports and the loading of
+the data; its memory is the peak of the whole process. ``speed`` reports ratios only: extraction and the products that
+it cannot do without (the sparse product of the front, the linear maps of every layer, attention's two products, on
+arrays of the same shapes) take turns, and the best time of each counts. Writes ``cost.md``, ``speed.md`` and
+``atac_memory.md`` into ``results/``.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
+import sys
 import tempfile
+import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
-METHODS = ("more", "scanvi")
+import numpy as np
+from frame import RESULTS, markdown, parser, start, write
+
+METHODS = {"more": "MoRE", "scanvi": "scVI + scANVI (2,500 steps)"}
+
+
+def peak_gigabytes() -> float:
+    """Largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def measure(method: str, dataset: str, data: str, threads: int) -> dict[str, float]:
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
-    import scvi  # noqa: F401
-    import torch
-
+    start(threads)
     from more_scvi.evaluation import get_method, load_dataset, make_tasks, run_task
-    from more_scvi.model import MoRE  # noqa: F401
 
-    torch.set_num_threads(threads)
     adata, known = load_dataset(dataset, data)
     task = next(make_tasks(adata, "S1", known=known, dataset=dataset))
     with tempfile.TemporaryDirectory() as cache:
         _, record = run_task(task, get_method(method), cache)
+    return record["parameters"] | {"seconds": sum(record["seconds"].values()), "memory": peak_gigabytes()}
+
+
+def methods(arguments) -> None:
+    rows = []
+    for method, name in METHODS.items():
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            found = pool.submit(measure, method, arguments.dataset, arguments.data, arguments.threads).result()
+        row = {"method": name, "CPU seconds": f"{found['seconds']:.1f}", "peak memory (GB)": f"{found['memory']:.2f}"}
+        rows.append(row | {f"{kind} parameters": f"{found[kind]:,}" for kind in ("trained", "frozen")})
+    about = "CPU seconds of set-up, features, training and embedding; peak memory of the whole process, with libraries."
+    command = f"`python benchmarks/cost.py methods --dataset {arguments.dataset} --threads {arguments.threads}`."
+    write(RESULTS / "cost.md", "Cost", command, about, markdown(rows))
+
+
+def products(backbone, x, shown: list, dtype) -> dict[str, Callable]:
+    """The bare products of features of ``x`` for each set of visible columns, in parts."""
+    import torch
+
+    from more_scvi.backbones._more_mini import _BLOCK
+
+    sizes, rng = backbone.sizes, np.random.default_rng(0)
+    t, d, h, width = sizes.n_tokens + 1, sizes.d_model, sizes.n_heads, sizes.n_features // sizes.n_tokens
+    n_blocks = -(-x.shape[0] // _BLOCK) * len(shown)
+    front = [(x[:, columns].astype(np.float32), rng.normal(size=(len(columns), sizes.n_features))) for columns in shown]
+    front = [(y, weight.astype(np.float32)) for y, weight in front]
+
+    def pairs(*shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> list:
+        return [tuple(torch.randn(*shape, dtype=dtype) for shape in pair) for pair in shapes]
+
+    rows, n = _BLOCK * t, sizes.n_tokens
+    maps = pairs(((rows, d), (d, 3 * d)), ((rows, d), (d, d)), ((rows, d), (d, 2 * d)), ((rows, 2 * d), (2 * d, d)))
+    ends = pairs(((n, _BLOCK, width), (n, width, d)), ((n, _BLOCK, d), (n, d, width)))
+    scores = pairs(((_BLOCK * h, t, d // h), (_BLOCK * h, d // h, t)), ((_BLOCK * h, t, t), (_BLOCK * h, t, d // h)))
+
+    def repeated(of: list, times: int) -> Callable[[], None]:
+        return lambda: [a @ b for _ in range(times) for a, b in of] and None
+
+    linear = repeated(maps, n_blocks * sizes.n_layers), repeated(ends, n_blocks)
     return {
-        "seconds": sum(record["seconds"].values()),
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "trained": record["parameters"]["trained"],
-        "frozen": record["parameters"]["frozen"],
+        "front": repeated(front, 1),
+        "linear maps": lambda: [part() for part in linear],
+        "attention": repeated(scores, n_blocks * sizes.n_layers),
     }
 
 
+def speed(arguments) -> None:
+    import scipy.sparse as sp
+    import torch
+
+    from more_scvi.backbones import MoreMini, compute_features, make_panels
+    from more_scvi.data import match_genes
+    from more_scvi.evaluation import load_dataset
+
+    adata, _ = load_dataset(arguments.dataset, arguments.data)
+    cells = np.sort(np.random.default_rng(0).permutation(adata.n_obs)[: arguments.cells])
+    x, genes, backbone = sp.csr_matrix(adata.X)[cells], adata.var_names.tolist(), MoreMini.load()
+    panels = make_panels(x.shape[1], 2)
+    known = match_genes(genes, backbone.vocabulary).vocab_index >= 0
+    shown = [np.flatnonzero(known & panel) for panel in (np.ones_like(known), *panels)]
+    rows = []
+    for threads in dict.fromkeys((1, os.cpu_count() or 1)):
+        torch.set_num_threads(threads)
+        for precision in ("float32", "bfloat16"):
+            given = {"panels": panels, "precision": precision, "progress": False}
+            turns = {"features": lambda given=given: compute_features(backbone, x, genes, **given)}
+            turns |= products(backbone, x, shown, getattr(torch, precision))
+            seconds = dict.fromkeys(turns, np.inf)
+            with torch.inference_mode():
+                for _ in range(arguments.repeats + 1):  # the first turn warms up
+                    for name, turn in turns.items():
+                        since = time.perf_counter()
+                        turn()
+                        seconds[name] = min(seconds[name], time.perf_counter() - since)
+            whole = seconds.pop("features")
+            row = {"threads": threads, "precision": precision}
+            row["features / products"] = f"{whole / sum(seconds.values()):.2f}"
+            rows.append(row | {f"share of {name}": f"{part / whole:.2f}" for name, part in seconds.items()})
+    about = (
+        f"Made by `benchmarks/cost.py speed`: {len(cells)} cells of {arguments.dataset}, full view and two panels, "
+        f"{backbone.sizes.n_layers} layers of width {backbone.sizes.d_model}; ratios of the least times in one run."
+    )
+    write(RESULTS / "speed.md", "Speed of `more-mini`", about, markdown(rows))
+
+
+def simulate(n_cells: int, widths: dict[str, tuple[int, int]], n_types: int = 8):
+    """Counts of cell types in two batches; each type opens its own tenth of the features three times as often."""
+    import mudata
+    import pandas as pd
+    import scipy.sparse as sp
+    from anndata import AnnData
+
+    rng = np.random.default_rng(0)
+    types, names, modalities = rng.integers(n_types, size=n_cells), [f"cell{i}" for i in range(n_cells)], {}
+    for modality, (width, per_cell) in widths.items():
+        rate = rng.lognormal(0, 1, width) * np.where(rng.random((n_types, width)) < 0.1, 3.0, 1.0)
+        rate /= rate.sum(1, keepdims=True)
+        rows = [sp.csr_matrix(np.bincount(rng.choice(width, per_cell, p=rate[t]), minlength=width)) for t in types]
+        x, var = sp.vstack(rows, "csr", np.float32), pd.DataFrame(index=[f"{modality}{i}" for i in range(width)])
+        modalities[modality] = AnnData(x, obs=pd.DataFrame(index=names), var=var)
+    out = mudata.MuData(modalities)
+    out.obs["batch"] = pd.Categorical(rng.choice(["a", "b"], n_cells))
+    out.obs["cell_type"] = pd.Categorical([f"type{t}" for t in types])
+    return out
+
+
+def peaks(arguments) -> None:
+    import more_scvi as more
+
+    mdata = simulate(arguments.cells, {"rna": (4_000, 1_500), "atac": (arguments.peaks, 3_000)})
+    sparse = sum(a.X.data.nbytes + a.X.indices.nbytes + a.X.indptr.nbytes for a in mdata.mod.values()) / 2**30
+    before, since = peak_gigabytes(), time.process_time()
+    more.MoRE.setup_mudata(mdata, {"rna": "rna", "atac": "atac"}, batch_key="batch", labels_key="cell_type")
+    model = more.MoRE(mdata, backbone=None)
+    model.train(enable_progress_bar=False)
+    model.get_latent_representation()
+    text = (
+        f"MoRE (no backbone) on simulated RNA + ATAC, {arguments.cells:,} cells × {arguments.peaks:,} peaks,"
+        f" {mdata['atac'].X.nnz / 1e6:.0f} million open: the data take {sparse:.2f} GB sparse. Peak memory of the"
+        f" process {before:.2f} GB before setup, {peak_gigabytes():.2f} GB after training and embedding;"
+        f" {time.process_time() - since:.0f} CPU seconds on {arguments.threads} thread(s)."
+    )
+    write(RESULTS / "atac_memory.md", "Many peaks", "Written by `benchmarks/cost.py peaks`; do not edit.", text)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default=os.environ.get("MORE_DATA"), required="MORE_DATA" not in os.environ)
-    parser.add_argument("--dataset", default="bm_vangalen")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    rows = {}
-    for method in METHODS:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            rows[method] = pool.submit(measure, method, arguments.dataset, arguments.data, arguments.threads).result()
-    lines = [
-        "# Cost",
-        "",
-        f"`python benchmarks/cost.py --dataset {arguments.dataset} --threads {arguments.threads}`.",
-        "CPU seconds of set-up, features, training and embedding; peak memory of the whole process, with libraries and",
-        "data.",
-        "",
-        "| method | CPU seconds | peak memory (GB) | trained parameters | frozen parameters |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    names = {"more": "MoRE", "scanvi": "scVI + scANVI"}
-    for method, row in rows.items():
-        numbers = (f"{row['seconds']:.1f}", f"{row['peak_gb']:.2f}", f"{row['trained']:,}", f"{row['frozen']:,}")
-        cells = (names[method], *numbers)
-        lines.append(f"| {' | '.join(cells)} |")
-    ratio = rows["scanvi"]["seconds"] / rows["more"]["seconds"]
-    share = rows["more"]["trained"] / (rows["more"]["trained"] + rows["more"]["frozen"])
-    lines += [
-        "",
-        f"MoRE takes 1/{ratio:.1f} of the time and trains {share:.1%} of what full fine-tuning would train.",
-        "",
-    ]
-    (Path(__file__).parent / "results" / "cost.md").write_text("\n".join(lines))
-    print("\n".join(lines))
+    what = {"methods": methods, "speed": speed, "peaks": peaks}
+    options = parser(__doc__, data="peaks" not in sys.argv)
+    options.add_argument("what", choices=what)
+    options.add_argument("--dataset", default="bm_vangalen")
+    options.add_argument("--cells", type=int, default=4096)
+    options.add_argument("--peaks", type=int, default=120_000)
+    options.add_argument("--repeats", type=int, default=5)
+    arguments = options.parse_args()
+    start(arguments.threads)
+    what[arguments.what](arguments)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,14 @@ every set) and ``results/distillation.md``.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from anndata import AnnData
+from frame import RESULTS, markdown, parser, start, write
 from sklearn.linear_model import Ridge
 
 import more_scvi as more
@@ -27,10 +25,9 @@ from more_scvi.evaluation import load_dataset, make_tasks
 from more_scvi.metrics import fidelity, macro_f1
 from more_scvi.modalities import log_normalise
 
-RESULTS = Path(__file__).parent / "results"
 SETS = ("pbmc_kang", "snareseq", "bm_vangalen", "pbmc_4batch", "pbmc_cite")
 COLUMNS = ("set", "row", "seed", "n_cells", "knn_overlap", "knn_overlap_chance", "variance_kept", "agreement",
-           "macro_f1_teacher", "macro_f1_lost", "mixing_teacher", "mixing_lost", "speed_up", "seconds")  # fmt: skip
+           "macro_f1_teacher", "macro_f1_lost", "mixing_teacher", "mixing_lost", "speed_up")  # fmt: skip
 
 
 def teacher(adata: AnnData, seed: int) -> more.MoRE:
@@ -89,7 +86,6 @@ def known_batches(name: str, data: str, seeds: list[int]) -> list[dict]:
         if "cells_per_second_student" in scores:
             scores["speed_up"] = scores["cells_per_second_student"] / scores["cells_per_second_teacher"]
         rows.append({"set": name, "row": row, "seed": seed, "seconds": seconds, **scores})
-        print(name, row, {k: round(v, 3) for k, v in scores.items() if isinstance(v, float)}, flush=True)
 
     for seed in seeds:
         start = time.perf_counter()
@@ -129,60 +125,52 @@ def new_batch(name: str, data: str) -> list[dict]:
     student = model.distill(holdout=0.0, progress=False)
     scores = model.student_fidelity(student, query, labels=task.labels[n:])
     scores["speed_up"] = scores["cells_per_second_student"] / scores["cells_per_second_teacher"]
-    # mixing of the new batch with those that were trained on, which nobody embeds twice
-    for who, known_z in (("teacher", model.get_latent_representation()), ("student", None)):
-        known_z = student.get_latent_representation(adata, obsm_key=None) if known_z is None else known_z
-        new_z = (model if who == "teacher" else student).get_latent_representation(query, obsm_key=None)
-        joint = np.concatenate([known_z, new_z])
-        scores[f"mixing_{who}"] = more.metrics.cilisi(joint, task.labels, task.batches)
+    parts = {"teacher": (model.get_latent_representation(), model.get_latent_representation(query, obsm_key=None))}
+    parts["student"] = tuple(student.get_latent_representation(part, obsm_key=None) for part in (adata, query))
+    for who, of in parts.items():  # mixing of the new batch with those that were trained on
+        scores[f"mixing_{who}"] = more.metrics.cilisi(np.concatenate(of), task.labels, task.batches)
     scores["mixing_lost"] = scores["mixing_teacher"] - scores["mixing_student"]
-    print(name, "new batch", scores, flush=True)
     return [{"set": name, "row": f"new batch ({task.split.held_out})", "seed": 0, "seconds": None, **scores}]
 
 
-def table(rows: list[dict]) -> str:
-    """Markdown."""
+ABOUT = """\
+Made by `benchmarks/distillation.py`. All scores are of cells that the student did not learn from (a fifth of each \
+set; of a new batch all). `knn_overlap`: share of the teacher's 15 nearest neighbours among the student's. \
+`macro_f1_*`: on cells whose label was hidden from the teacher; `*_lost` is teacher less student: negative values are \
+gains. \
+`speed_up`: cells per second of the student over those of the teacher, from the count matrix to the embedding, in one \
+process. `another teacher` is the same model trained from another seed: what a second training changes."""
 
-    def text(value) -> str:
-        if value is None or (isinstance(value, float) and np.isnan(value)):
-            return ""
-        return f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    head = "| " + " | ".join(COLUMNS[:-1]) + " |\n|" + " --- |" * (len(COLUMNS) - 1)
-    body = ["| " + " | ".join(text(row.get(c)) for c in COLUMNS[:-1]) + " |" for row in rows]
-    intro = (
-        "# Distillation\n\nMade by `benchmarks/distillation.py`. All scores are of cells that the student did not learn"
-        " from (a fifth of each set; of a new batch all). `knn_overlap`: share of the teacher's 15 nearest neighbours"
-        " among the student's. `macro_f1_*`: on cells whose label was hidden from the teacher; `*_lost` is teacher less"
-        " student, so that negative values are gains. `speed_up`: cells per second of the student over those of the"
-        " teacher, from the count matrix to the embedding, in one process. `another teacher` is the same model trained"
-        " from another seed: what a second training changes.\n\n"
-    )
-    return intro + head + "\n" + "\n".join(body) + "\n"
+def text(value: object) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
     """Run and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--sets", nargs="*", default=list(SETS))
-    parser.add_argument("--new-batch", nargs="*", default=["pbmc_kang", "pbmc_4batch"])
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    options = parser(__doc__)
+    options.add_argument("--sets", nargs="*", default=list(SETS))
+    options.add_argument("--new-batch", nargs="*", default=["pbmc_kang", "pbmc_4batch"])
+    options.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
+    args = options.parse_args()
+    start(args.threads)
     warnings.filterwarnings("ignore")
     path = RESULTS / "distillation.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     jobs = [(known_batches, name, (args.seeds,)) for name in args.sets]
-    jobs += [(new_batch, name, ()) for name in args.new_batch]
-    for job, name, more_arguments in jobs:
-        is_new = job is new_batch
-        rows = [r for r in rows if r["set"] != name or r["row"].startswith("new batch") != is_new]
-        rows += job(name, args.data, *more_arguments)
+    for job, name, rest in [*jobs, *((new_batch, name, ()) for name in args.new_batch)]:
+        rows = [r for r in rows if r["set"] != name or r["row"].startswith("new batch") != (job is new_batch)]
+        rows += job(name, args.data, *rest)
         rows.sort(key=lambda r: (SETS.index(r["set"]), r["row"].startswith("new batch")))
         path.write_text(json.dumps(rows, indent=1, default=float) + "\n")
-        (RESULTS / "distillation.md").write_text(table(rows))
+        write(
+            path.with_suffix(".md"),
+            "Distillation",
+            ABOUT,
+            markdown([{c: text(r.get(c)) for c in COLUMNS} for r in rows]),
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from catalogue import BACKBONES, TRANSFER, Belongs, family, rows_of
+from catalogue import BACKBONES, TRANSFER, Belongs, family, named, rows_of
 from gathered import OURS, Results
 
 from more_scvi import pl
@@ -55,7 +55,7 @@ def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
         sets = sorted(set(table["dataset"]))
         n_splits = len(table[["dataset", "protocol", "seed", "rotation"]].drop_duplicates())
         caption = f"{words}: mean over {', '.join(sets)}; {n_splits} splits, which all methods drawn share."
-        drawable[name] = (table, caption)
+        drawable[name] = (table.assign(method=table["method"].map(named)), caption)
     return drawable
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from catalogue import CHOICES, CLASSIFIERS, CONTROLS, DATASETS, METHODS, Belongs
+from catalogue import CHOICES, CLASSIFIERS, CONTROLS, DATASETS, METHODS, SHORT, Belongs
 
 from more_scvi.evaluation import tidy
 from more_scvi.evaluation._compare import LOWER_IS_BETTER, MIN_ROWS, Comparison, compare_columns, of_rows, split_values
@@ -32,6 +32,12 @@ class Results:
         for name, candidates in CHOICES.items():
             table = with_chosen(table, name, candidates)
         self.table = table
+        newest: dict[str, Mapping[str, Any]] = {}
+        for record in sorted(self.records, key=lambda record: record.get("date", "")):
+            newest[record["method"]] = record
+        older = [r for r in self.records if r.get("fingerprint") != newest[r["method"]].get("fingerprint")]
+        self.older = {tuple(record[key] for key in ("dataset", "protocol", "method")) for record in older}
+        """(data set, protocol, method) with results of other code than the method's newest."""
         self._values = {metric: split_values(part, metric) for metric, part in table.groupby("metric")}
         self._rows = {
             (metric, *row): part
@@ -55,9 +61,14 @@ class Results:
         return [m for m in self.methods if m.split(":")[0] not in (OURS, *CONTROLS)]
 
     @property
+    def rivals(self) -> list[str]:
+        """Peers that may stand for the best of a row: those that were trained as their authors do by default."""
+        return [m for m in self.peers if m not in SHORT]
+
+    @property
     def integrating(self) -> list[str]:
-        """Peers that make an embedding; the others only classify."""
-        return [m for m in self.peers if m not in CLASSIFIERS]
+        """Rivals that make an embedding; the others only classify."""
+        return [m for m in self.rivals if m not in CLASSIFIERS]
 
     @property
     def controls(self) -> list[str]:
@@ -92,9 +103,9 @@ class Results:
     def best_peers(
         self, metric: str, belongs: Belongs | None = None, ours: str = OURS, among: Iterable[str] | None = None
     ) -> pd.DataFrame:
-        """Per row the peer that is furthest ahead of ours (or least behind): who wins it against everybody."""
+        """Per row the rival that is furthest ahead of ours (or least behind): who wins it against everybody."""
         parts = []
-        for other, found in self.compare_all(self.peers if among is None else among, metric, belongs, ours).items():
+        for other, found in self.compare_all(self.rivals if among is None else among, metric, belongs, ours).items():
             parts.append(found.rows.assign(best=other).reset_index())
         if not parts:
             return pd.DataFrame()
@@ -171,12 +182,3 @@ def times(factor: float | None) -> str:
     if factor is None:
         return "–"
     return f"{factor:,.0f}" if factor >= 20 else f"{factor:.2g}"
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table of equal dicts; columns of numbers stand right."""
-    header = list(rows[0])
-    cells = [[str(row[name]) for name in header] for row in rows]
-    numeric = [all(row[i].lstrip("*")[:1] in tuple("+−.–<0123456789") for row in cells) for i in range(len(header))]
-    rule = ["---:" if right else "---" for right in numeric]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *cells))

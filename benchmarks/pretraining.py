@@ -10,7 +10,6 @@ shipped weights are chosen here; benchmark sets choose nothing. A variant that i
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import asdict, replace
@@ -18,9 +17,9 @@ from pathlib import Path
 
 import backbone_gates as gates
 import numpy as np
-import torch
+from frame import RESULTS, markdown, parser, start, write
 
-from more_scvi.backbones import MoreMini, compute_features
+from more_scvi.backbones import MoreMini
 from more_scvi.pretraining import PretrainSettings, fit_front, make_views, pretrain, read_gene_sets, read_pool
 
 HELD_OUT = (
@@ -54,33 +53,23 @@ def thinned(study: tuple) -> tuple:
     return x, [genes[g] for g in panel], batch, labels
 
 
-def probe(backbone: MoreMini, studies: dict) -> np.ndarray:
-    """(studies, protocols x probes) macro-F1."""
+def probe(backbone: MoreMini, studies: dict) -> list:
+    """Macro-F1, studies × (protocols, probes)."""
     rows = []
     for x, genes, batch, labels in studies.values():
-        z = compute_features(backbone, x, genes, progress=False, dtype="float32").full
-        row = []
-        for protocol in PROTOCOLS:
-            scores = [
-                gates.score(
-                    gates.centre(z[cells], batch[cells]), labels[cells], train, test, gates.neighbours(protocol)
-                )
-                for cells, train, test in gates.splits(protocol, labels, batch)
-            ]
-            row.append(np.mean(scores, axis=0))
-        rows.append(np.concatenate(row))
-    return np.array(rows)
+        z = gates.features(backbone, x, genes)
+        rows.append(np.concatenate([gates.probe(z.__getitem__, labels, batch, p) for p in PROTOCOLS]).tolist())
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with pretrain/, programs/ and annotation/")
-    parser.add_argument("--work", type=Path, default=Path("pretraining-work"), help="for checkpoints and scores")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "pretraining.md")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    options = parser(__doc__)
+    options.add_argument("--work", type=Path, default=Path("pretraining-work"), help="for checkpoints and scores")
+    options.add_argument("--steps", type=int, default=1500)
+    options.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    options.add_argument("--out", type=Path, default=RESULTS / "pretraining.md")
+    args = options.parse_args()
+    start(args.threads)
     gates.SEEDS = range(5)
     sets = read_gene_sets(args.data / "programs" / "cellmatch_human.gmt.gz")
     preferred = {gene for genes in sets.values() for gene in genes}
@@ -94,10 +83,9 @@ def main() -> None:
     views = None
 
     def done(name: str, backbone: MoreMini, seconds: float) -> None:
-        scores[name] = [probe(backbone, studies).tolist(), probe(backbone, thin).tolist(), seconds]
+        scores[name] = [probe(backbone, studies), probe(backbone, thin), seconds]
         store.write_text(json.dumps(scores))
-        args.out.write_text(report(scores, args.steps))
-        print(name, *(np.mean(scores[name][k], axis=0).round(3) for k in (0, 1)), f"{seconds:.0f} s", flush=True)
+        report(args.out, scores, args.steps)
 
     for name in args.variants:
         if name in scores and "untrained programs" in scores:
@@ -109,36 +97,27 @@ def main() -> None:
             front.save(args.work / "front")
             done("random transformer", MoreMini.load(args.work / "front", weights="random"), 0.0)
             done("SVD only", gates.svd_only(args.work / "front"), 0.0)
-        views = views or make_views(pool, front)
-        started = time.process_time()
-        trained = pretrain(
-            pool, views, front, checkpoint=args.work / f"{name}.pt", n_steps=args.steps * multiple, resume=True,
-            settings=settings,
-        )  # fmt: skip
+        views, started = views or make_views(pool, front), time.process_time()
+        given = {"checkpoint": args.work / f"{name}.pt", "resume": True, "settings": settings}
+        trained = pretrain(pool, views, front, n_steps=args.steps * multiple, **given)
         done(name, trained, time.process_time() - started)
         trained.save(args.work / name)
 
 
-def report(scores: dict, steps: int) -> str:
-    probes = " | ".join(f"{p}: linear | kNN" for p in PROTOCOLS)
-    lines = [f"| features | mean | {probes} | thinned: mean | {probes} | CPU seconds |"]
-    lines.append("| --- " * (4 + 4 * len(PROTOCOLS)) + "|")
-    for name, (*both, seconds) in scores.items():
-        cells = [v for rows in both for v in (np.mean(rows), *np.mean(rows, axis=0))]
-        lines.append(f"| {name} | {' | '.join(f'{v:.3f}' for v in cells)} | {f'{seconds:.0f}' if seconds else '–'} |")
-    return "\n".join(
-        [
-            "# Objectives of pre-training",
-            "",
-            f"Made by `benchmarks/pretraining.py --steps {steps}`: macro-F1 of hidden labels, mean of five draws over "
-            f"{len(HELD_OUT)} studies that were left out ({', '.join(HELD_OUT)}). One seed of the training.",
-            "",
-            *lines,
-            "",
-            f"Settings of `all`: {asdict(DEFAULT)}.",
-            "",
-        ]
+def report(path: Path, scores: dict, steps: int) -> None:
+    rows = []
+    for name, (whole, thin, seconds) in scores.items():
+        row = {"features": name}
+        for words, of in (("", whole), ("thinned: ", thin)):
+            row[f"{words}mean"] = f"{np.mean(of):.3f}"
+            heads = [f"{words}{p}: {probe}" for p in PROTOCOLS for probe in ("linear", "kNN")]
+            row |= {head: f"{value:.3f}" for head, value in zip(heads, np.mean(of, axis=0), strict=True)}
+        rows.append(row | {"CPU seconds": f"{seconds:.0f}" if seconds else "–"})
+    about = (
+        f"Made by `benchmarks/pretraining.py --steps {steps}`: macro-F1 of hidden labels, mean of five draws over "
+        f"{len(HELD_OUT)} studies that were left out ({', '.join(HELD_OUT)}). One seed of the training."
     )
+    write(path, "Objectives of pre-training", about, markdown(rows), f"Settings of `all`: {asdict(DEFAULT)}.")
 
 
 if __name__ == "__main__":

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from answers import answers, capital, say
-from catalogue import CLASSIFIERS, COLUMNS, CONTROLS, DATASETS, GROUPS, METHODS, REGIMES, Belongs, Group, kind_of
-from figures import draw, figures
-from gathered import (
-    OURS,
-    Results,
-    interval,
-    markdown,
-    number,
-    probability,
-    ranged,
-    signed,
-    times,
+from catalogue import (
+    CLASSIFIERS,
+    COLUMNS,
+    CONTROLS,
+    DATASETS,
+    GROUPS,
+    METHODS,
+    REGIMES,
+    SHORT,
+    Belongs,
+    Group,
+    kind_of,
+    named,
 )
+from figures import draw, figures
+from frame import RESULTS, markdown, parser
+from gathered import OURS, Results, interval, number, probability, ranged, signed, times
+from records import load
 
-from more_scvi.evaluation import load_results
+from more_scvi.evaluation import get_method, list_methods
 from more_scvi.evaluation._compare import Comparison
+from more_scvi.evaluation._fingerprint import method_fingerprint
 from more_scvi.evaluation._report import summarise
 from more_scvi.pl._table import natural
 
-HERE = Path(__file__).resolve().parent
-RESULTS, DOCS = HERE / "results", HERE.parent / "docs"
+DOCS = RESULTS.parents[1] / "docs"
 NOTICE = "<!-- Written by benchmarks/report.py from benchmarks/results; do not edit. -->\n\n"
 OTHERS = ("cost", "backbone_gates", "pretraining", "distillation", "speed", "atac_memory")
 """Reports of other scripts in the results folder."""
 BEST: dict[str, Callable[[Results], list[str]]] = {
-    "best peer of each row": lambda results: results.peers,
+    "best peer of each row": lambda results: results.rivals,
     "best that integrates": lambda results: results.integrating,
 }
 
@@ -50,7 +55,8 @@ range over all of them. [What each figure is](how/evaluation.md).
 once by the mean over all its rows; likewise its novelty score (of own, LR, kNN and the share of labelled neighbours)
 for unseen types, and its F1 of a rare type (of own, LR). A row is a data set × protocol, and all rows count alike. Δ is
 MoRE minus the other; a row is level if it is below .005. *time ×*: CPU seconds of the other over those of MoRE. The
-best peer of each row is picked with hindsight, which is hard on MoRE.
+best peer of each row is picked with hindsight, which is hard on MoRE. Peers with a number of *steps* in their name were
+trained for less than their default epochs: what is said of them is never bold, and they never are the best peer.
 
 The 95 % interval resamples whole data sets, so it respects that splits and protocols of a data set are not independent;
 bold: it excludes zero. With few data sets it is too narrow. p (Wilcoxon signed-rank over rows) does not respect it, and
@@ -111,6 +117,7 @@ def _front(results: Results, drawn: dict) -> str:
     parts += ["## Methods, data and versions", READING.strip(), _chosen(results)]
     parts += [_dropdown("Methods", _methods(results)), _dropdown("Data sets", _datasets(results, sets))]
     parts += [_dropdown("Versions and commands", _versions(results))]
+    parts.insert(2, _code(results))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -152,9 +159,12 @@ def _headline(results: Results, sets: list[str]) -> str:
         one = results.against_best("annotation", _ordinary("rna"), among=among)
         said.append(say(one, "MoRE", f"the best peer {words}"))
     claims = "\n".join(f"- {capital(sentence)}." for sentence in said)
+    short = ", ".join(named(method) for method in results.peers if method in SHORT and ":" not in method)
     return (
         f"Macro-F1 of hidden labels over {found.n_rows} rows (data set × protocol) of {', '.join(sets)}:\n\n"
         f"{claims}\n\nRare types are not in this table: they have a figure of their own."
+        + f" Not among these peers, as they were trained for less than their default epochs: {short}."
+        * bool(short)
     )
 
 
@@ -170,7 +180,7 @@ def _comparisons(results: Results, metric: str, belongs: Belongs) -> str:
             rows.append(_comparison(f"*{words}*", best, None))
     for other, found in others.items():
         kind = " (control)" if other.split(":")[0] in CONTROLS else ""
-        rows.append(_comparison(f"`{other}`{kind}", found, results.times_longer(other, belongs)))
+        rows.append(_comparison(f"`{named(other)}`{kind}", found, results.times_longer(other, belongs)))
     return markdown(rows)
 
 
@@ -195,13 +205,14 @@ def _score(found: Comparison) -> str:
 
 
 def _marked(found: Comparison, text: str) -> str:
-    return f"**{text}**" if found.verdict() in ("better", "worse") else text
+    shown = found.verdict() in ("better", "worse") and found.other not in SHORT
+    return f"**{text}**" if shown else text
 
 
 def _by_regime(results: Results) -> str:
     rows = []
     for other in [*BEST, *results.peers]:
-        row = {"MoRE against": f"*{other}*" if other in BEST else f"`{other}`"}
+        row = {"MoRE against": f"*{other}*" if other in BEST else f"`{named(other)}`"}
         for words, metric, belongs in REGIMES:
             if other in BEST:
                 found = results.against_best(metric, belongs, among=BEST[other](results))
@@ -220,7 +231,7 @@ def _by_regime(results: Results) -> str:
 def _other_figures(results: Results, belongs: Belongs) -> str:
     rows = []
     for other in [*results.peers, *results.controls]:
-        row, any_found = {"MoRE against": f"`{other}`"}, False
+        row, any_found = {"MoRE against": f"`{named(other)}`"}, False
         for metric in ("kNN", "LR", "CiLISI", "structure", "dimension"):
             found = results.compare(other, metric, belongs)
             digits = 1 if metric == "dimension" else 3
@@ -263,7 +274,8 @@ def _detail(results: Results, of: pd.DataFrame, dataset: str, protocol: str, gro
     for method in (m for m in results.methods if m in of.index.get_level_values("method")):
         values = of.loc[method]
         ahead = None if method == OURS else results.difference(method, group.metric, dataset, protocol)
-        row = {"method": f"`{method}`", "runs": _runs(values)}
+        older = " †" * ((dataset, protocol, method) in results.older)
+        row = {"method": f"`{named(method)}`{older}", "runs": _runs(values)}
         row[f"Δ {COLUMNS[group.metric]}"] = signed(ahead)
         for name in shown:
             one = values.loc[name] if name in values.index else None
@@ -304,7 +316,7 @@ def _default_seconds(results: Results, dataset: str, protocol: str) -> str:
     for record in results.records:
         seconds = (record.get("notes") or {}).get("default_training_seconds")
         if (record["dataset"], record["protocol"]) == (dataset, protocol) and seconds is not None:
-            found[record["method"]].append(float(seconds))
+            found[named(record["method"])].append(float(seconds))
     said = [f"`{method}` {np.mean(values):,.0f} s" for method, values in sorted(found.items())]
     return f" Training at the default epochs of scvi-tools would take: {', '.join(said)}." if said else ""
 
@@ -334,7 +346,7 @@ def _chosen(results: Results) -> str:
     names = {"own": [], "LR": []}
     for method in results.methods:
         if ":" not in method and method in results.chosen["annotation"]:
-            names[results.chosen["annotation"][method]].append(f"`{method}`")
+            names[results.chosen["annotation"][method]].append(f"`{named(method)}`")
     return f"Chosen for macro-F1: *own* for {', '.join(names['own'])}; *LR* for {', '.join(names['LR'])}."
 
 
@@ -343,7 +355,7 @@ def _methods(results: Results) -> str:
     for method in results.methods:
         role = "control" if method.split(":")[0] in CONTROLS else ("variant" if method in results.variants else "")
         words = METHODS.get(method, "MoRE, one part changed" if role == "variant" else "")
-        rows.append({"method": f"`{method}`", "what": words, "role": role or ("" if method == OURS else "peer")})
+        rows.append({"method": f"`{named(method)}`", "what": words, "role": role or ("" if method == OURS else "peer")})
     return markdown(rows)
 
 
@@ -358,35 +370,67 @@ def _datasets(results: Results, sets: list[str]) -> str:
     return f"{table}\n\nThese share cells and count as one data set in intervals: {shared}."
 
 
+def _code(results: Results) -> str:
+    """Which code the results were made with, as far as they say."""
+    records = results.records
+    unnamed = [record for record in records if not record.get("fingerprint")]
+    said = []
+    if unnamed:
+        mine = sum(record["method"].split(":")[0] == OURS for record in unnamed)
+        said.append(
+            f"{len(unnamed):,} of {len(records):,} results, {mine:,} of them of MoRE and its variants, were measured "
+            "with an earlier version, before results named the code they were made with."
+        )
+    if results.older:
+        said.append("† in the tables: some results there are of other code than the newest of that method.")
+    return " ".join(said)
+
+
 def _versions(results: Results) -> str:
     seen: dict[str, set[str]] = defaultdict(set)
     for record in results.records:
         for package, version in record["versions"].items():
             seen[package].add(version)
     listed = ", ".join(f"{package} {' and '.join(sorted(versions))}" for package, versions in sorted(seen.items()))
+    commits = {record["commit"] for record in results.records if record.get("fingerprint") and record.get("commit")}
+    listed += f"; commits {', '.join(sorted(commits))}" * bool(commits)
     return (
         f"{listed}.\n\nCPU seconds are of one thread; memory is the growth of the process, the largest over runs, and "
         "without the training where a trained scVI, totalVI or MultiVI was taken from the cache.\n\n"
         "```bash\n"
         "python benchmarks/run.py --data /path/to/data --cache /tmp/more-cache   # what is missing\n"
-        "python benchmarks/report.py                                             # these pages\n"
+        "python benchmarks/report.py                                             # these pages; what is stale\n"
         "```"
     )
 
 
+def stale(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Methods and how many of their results were made by other code than the present; ``run.py`` runs them again."""
+    found = Counter()
+    prints: dict[str, str | None] = {}
+    for record in records:
+        name = record["method"]
+        if name not in prints:
+            known = name in list_methods()
+            prints[name] = method_fingerprint(get_method(name)) if known else None
+        found[name] += prints[name] is None or record.get("fingerprint") != prints[name]
+    return [f"{name} ({n})" for name, n in sorted(found.items()) if n]
+
+
 def main() -> None:
     """Write pages and figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="default: results beside this file")
-    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages (default: docs)")
-    arguments = parser.parse_args()
-    results = Results(load_results(arguments.results))
+    options = parser(__doc__, data=False)
+    options.add_argument("--results", type=Path, default=RESULTS, help="default: results beside this file")
+    options.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages (default: docs)")
+    arguments = options.parse_args()
+    results = Results(load(arguments.results))
     written = pages(results, arguments.results)
     for path, text in written.items():
         (arguments.docs / path).parent.mkdir(parents=True, exist_ok=True)
         (arguments.docs / path).write_text(text)
     draw(results, arguments.docs / "results")
     print(f"{len(results.records):,} results, {len(written)} pages in {arguments.docs}")
+    print(f"made by other code or settings than the present: {', '.join(stale(results.records)) or 'none'}")
 
 
 if __name__ == "__main__":

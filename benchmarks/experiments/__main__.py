@@ -2,55 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
-import os
 import sys
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from frame import RESULTS, WORK, parser, start
+from records import merge, unpack
+
 NAMES = ("backbone", "losses", "transfer")
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "experiments"
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python benchmarks/experiments", description=__doc__)
-    parser.add_argument("name", choices=NAMES, help="which experiment")
-    parser.add_argument("--data", default=os.environ.get("MORE_DATA"), help="data folder (default: $MORE_DATA)")
-    parser.add_argument("--cache", type=Path, default=None, help="folder for trained models of scvi-tools")
-    parser.add_argument("--datasets", nargs="+", default=None, help="instead of those of the experiment")
-    parser.add_argument("--protocols", nargs="+", default=None, help="instead of those of the experiment")
-    parser.add_argument("--seeds", nargs="+", type=int, default=None, help="instead of those of the experiment")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--report", action="store_true", help="only write table and figure from what is there")
-    arguments = parser.parse_args()
-    if not arguments.report and not arguments.data:
-        parser.error("give --data or set MORE_DATA")
-    return arguments
 
 
 def main() -> None:
     """Run what is missing of one experiment, then write its table and figure."""
-    arguments = _arguments()
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(arguments.threads)
-    import torch
+    options = parser(__doc__, data=False)
+    options.add_argument("name", choices=NAMES, help="which experiment")
+    options.add_argument("--cache", type=Path, default=None, help="folder for trained models of scvi-tools")
+    for name in ("datasets", "protocols", "seeds"):
+        kind = int if name == "seeds" else str
+        options.add_argument(f"--{name}", nargs="+", type=kind, help="instead of those of the experiment")
+    options.add_argument("--report", action="store_true", help="only write table and figure from what is there")
+    arguments = options.parse_args()
+    if not arguments.report and not arguments.data:
+        options.error("give --data or set MORE_DATA")
+    start(arguments.threads)
+    from more_scvi.evaluation import load_results, run_benchmark
 
-    torch.set_num_threads(arguments.threads)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("more_scvi.evaluation").setLevel(logging.DEBUG)  # names each result as it starts
-    for noisy in ("lightning.pytorch", "lightning.fabric", "scvi", "jax"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     experiment = import_module(arguments.name)
-    if not arguments.report:
-        experiment.run(
-            arguments.data,
-            RESULTS / arguments.name,
-            arguments.cache,
-            arguments.datasets or experiment.DATASETS,
-            arguments.protocols or experiment.PROTOCOLS,
-            experiment.SEEDS if arguments.seeds is None else arguments.seeds,
-        )
-    for path in experiment.report(RESULTS):
+    datasets, protocols = arguments.datasets or experiment.DATASETS, arguments.protocols or experiment.PROTOCOLS
+    tables, work = RESULTS / experiment.FOLDER, WORK / experiment.FOLDER
+    for seed, dataset in product(arguments.seeds or experiment.SEEDS, () if arguments.report else datasets):
+        of_set = [protocol for protocol in protocols if experiment.has(dataset, protocol)]
+        unpack(tables, work, [dataset])
+        methods = experiment.methods(dataset)
+        given = (arguments.data, work, of_set, [seed], arguments.cache, experiment.SCIB, experiment.ROTATIONS)
+        if of_set:
+            run_benchmark([dataset], methods, *given)
+            merge(tables, load_results(work))
+    for path in experiment.report(RESULTS / "experiments"):
         print(path)
 
 

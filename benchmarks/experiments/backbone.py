@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from tables import SPLIT, difference, markdown, spread, wide, write
+from frame import markdown
+from records import load
+from tables import FIRST, SPLIT, difference, draw, page, spread, wide
 
-from more_scvi.evaluation import load_results, run_benchmark, tidy
-from more_scvi.pl import scores
+from more_scvi.evaluation import tidy
 
+FOLDER, SCIB, ROTATIONS = "experiments/backbone", True, 4
 DATASETS = ("pbmc_kang", "bm_vangalen", "pbmc_cite")
 PROTOCOLS = ("S1",)
 SEEDS = (0, 1, 2)
@@ -41,22 +41,17 @@ batch mixing within types; structure compares distances within (type, batch) wit
 seconds of one thread, fine-tuning and features included, on a machine that did other work too: read them as ratios."""
 
 
-def run(
-    data: str,
-    results: Path,
-    cache: Path | None,
-    datasets: Sequence[str],
-    protocols: Sequence[str],
-    seeds: Sequence[int],
-) -> None:
-    """Run what is missing."""
-    for seed, dataset in product(seeds, datasets):
-        run_benchmark([dataset], tuple(NAMES), data, results, protocols, [seed], cache, with_scib=True)
+def has(dataset: str, protocol: str) -> bool:
+    return True
+
+
+def methods(dataset: str) -> tuple[str, ...]:
+    return tuple(NAMES)
 
 
 def report(results: Path) -> list[Path]:
     """Write ``backbone.md`` and ``backbone.png``."""
-    records = [record for record in load_results(results / "backbone") if record["method"] in NAMES]
+    records = [record for record in load(results / "backbone") if record["method"] in NAMES]
     shown = [name for name in NAMES if any(record["method"] == name for record in records)]
     runs = Counter(_split(record) for record in records)
     records = [record for record in records if runs[_split(record)] == len(shown)]  # only splits that all have
@@ -66,8 +61,10 @@ def report(results: Path) -> list[Path]:
     parts.append("## Means\n\nIn brackets the range over seeds.")
     for (dataset, protocol), group in frame.groupby(level=["dataset", "protocol"]):
         parts.append(f"### {dataset}, {protocol}\n\n" + _means(group, shown))
-    _draw(tidy(records), results / "backbone.png")
-    return [write(results / "backbone.md", "Frozen, fine-tuned or random backbone", parts), results / "backbone.png"]
+    table = tidy(records)
+    table = table.assign(protocol=table["dataset"], method=table["method"].map(NAMES))
+    figure = draw([("", table, metric) for metric in DRAWN], 3, results / "backbone.png")
+    return [page(results, "backbone", "Frozen, fine-tuned or random backbone", records, *parts, earlier=FIRST), figure]
 
 
 def _split(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -113,18 +110,3 @@ def _means(group: pd.DataFrame, shown: Sequence[str]) -> str:
         row |= {metric: spread(of[metric]) for metric in QUALITY}
         rows.append(row | {metric: f"{of[metric].mean():,.0f}" for metric in COST})
     return markdown(rows)
-
-
-def _draw(table: pd.DataFrame, path: Path) -> None:
-    named = table.assign(protocol=table["dataset"], method=table["method"].map(NAMES)).drop(columns="dataset")
-    figure, axes = plt.subplots(2, 3, figsize=(11, 5.2), layout="constrained")
-    for ax, metric in zip(axes.flat, DRAWN, strict=True):
-        scores(named, metric, ax=ax)
-        if legend := ax.get_legend():
-            handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
-            legend.remove()
-    axes.flat[-1].set(xlabel="CPU seconds", xlim=(0, None))
-    if named["protocol"].nunique() > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)

@@ -6,11 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from frame import write
 
 from more_scvi.evaluation import tidy
+from more_scvi.pl import scores
 
 SPLIT = ["dataset", "protocol", "seed", "rotation"]
+EARLIER = "Measured with an earlier version of MoRE, whose code the results do not name."
+FIRST = (
+    "Measured with the first weights of `more-mini`, and before the discriminant analysis took part in the annotation."
+)
 
 
 def wide(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -36,14 +43,30 @@ def spread(values: pd.Series, digits: int = 3) -> str:
     return mean if low == high else f"{mean} ({low}–{high})"
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Table of rows that have the same keys."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+def page(
+    folder: Path, name: str, title: str, records: Sequence[Mapping[str, Any]], *parts: str, earlier: str = EARLIER
+) -> Path:
+    """Write a report with the command that made it, and say if its results name no code."""
+    command = f"`python benchmarks/experiments {name} --data $MORE_DATA --cache /tmp/more-cache`."
+    said = [] if all(record.get("fingerprint") for record in records) else [earlier]
+    return write(folder / f"{name}.md", title, command, *said, *parts)
 
 
-def write(path: Path, title: str, parts: Sequence[str]) -> Path:
-    """Write a report; the command that made it stands below its title."""
-    command = f"`python benchmarks/experiments {path.stem} --data $MORE_DATA --cache /tmp/more-cache`."
-    path.write_text("\n\n".join([f"# {title}", command, *parts]) + "\n")
+def draw(panels: Sequence[tuple[str, pd.DataFrame, str]], columns: int, path: Path) -> Path:
+    """A panel per title, tidy table and metric: rows are the methods, colours the protocols; one legend for all."""
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.7 * columns, 2.6 * rows), layout="constrained", squeeze=False)
+    shared = None
+    for ax, (title, table, metric) in zip(axes.flat, panels, strict=False):
+        scores(table, metric, ax=ax)
+        ax.set_title(title, fontsize="medium")
+        if legend := ax.get_legend():
+            shared = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+            legend.remove()
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    if shared:
+        figure.legend(*shared, loc="outside lower center", ncols=len(shared[1]), frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
     return path

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from tables import markdown, spread, wide, write
+from catalogue import SHORT, named
+from frame import markdown
+from records import load
+from tables import draw, page, spread, wide
 
-from more_scvi.evaluation import load_results, run_benchmark
-from more_scvi.pl._palette import COLORS
+from more_scvi.evaluation import tidy
 
+FOLDER, SCIB, ROTATIONS = "", False, 4  # the results stand with those of the benchmark, which has the same tasks
 SETTINGS = {
     ("pbmc_mosaic", "rna-to-prot"): ("blood, protein\n47 % of cells paired", "blood, 7 proteins; 47 % of cells paired"),
     ("pbmc_mosaic_hao", "rna-to-prot"): (
@@ -42,8 +41,6 @@ METHODS = ("more", "cca", "lr_bridge", "totalvi", "multivi", "ceiling", "random"
 REFERENCES = ("ceiling", "random")
 UNTRIED = {"sln_diagonal": ("totalvi", "multivi")}
 """Not run: nothing links the modalities for them where no cell has both (see ``S6-half``), and they are slow."""
-DOTS = {"own": ("o", COLORS[0]), "LR": ("s", COLORS[1]), "FOSCTTM": ("D", COLORS[2])}
-"""Marker and colour of a figure."""
 METRICS = ("own", "LR", "own_balanced", "LR_balanced", "FOSCTTM", "recall@10", "CiLISI")
 
 ABOUT = """\
@@ -58,25 +55,17 @@ it is a ceiling for that modality read linearly, not for a method that also read
 label and were trained for 2,500 minibatches. Methods without randomness run once where the split has none."""
 
 
-def run(
-    data: str,
-    results: Path,
-    cache: Path | None,
-    datasets: Sequence[str],
-    protocols: Sequence[str],
-    seeds: Sequence[int],
-) -> None:
-    """Run what is missing; the results stand with those of the benchmark, which has the same tasks."""
-    for seed in seeds:
-        for dataset, protocol in SETTINGS:
-            if dataset in datasets and protocol in protocols:
-                methods = [method for method in METHODS if method not in UNTRIED.get(dataset, ())]
-                run_benchmark([dataset], methods, data, results.parent.parent, [protocol], [seed], cache)
+def has(dataset: str, protocol: str) -> bool:
+    return (dataset, protocol) in SETTINGS
+
+
+def methods(dataset: str) -> list[str]:
+    return [method for method in METHODS if method not in UNTRIED.get(dataset, ())]
 
 
 def report(results: Path) -> list[Path]:
     """Write ``transfer.md`` and ``transfer.png``."""
-    records = load_results(results.parent)
+    records = load(results.parent)
     records = [r for r in records if (r["dataset"], r["protocol"]) in SETTINGS and r["method"] in METHODS]
     frame = wide(records).reset_index(["seed", "rotation"])
     frame.loc[frame["own"] == 0, ["own", "own_balanced"]] = np.nan  # a bridge without paired cells answers nothing
@@ -89,8 +78,16 @@ def report(results: Path) -> list[Path]:
     for key, group in settings.items():
         n = f"{group['n_scored'].mean():,.0f}"
         parts.append(f"## {', '.join(key)}\n\n{SETTINGS[key][1]}; {n} scored cells.\n\n" + _means(group))
-    _draw(settings, results / "transfer.png")
-    return [write(results / "transfer.md", "Labels across modalities", parts), results / "transfer.png"]
+    table = tidy(records).query("metric != 'own' or value > 0").assign(method=lambda t: t["method"].map(named))
+    panels = []
+    for (dataset, protocol), (title, _) in SETTINGS.items():
+        of = table[(table["dataset"] == dataset) & (table["protocol"] == protocol)]
+        own, match = of[of["metric"].isin(["own", "LR"])], of[of["metric"] == "FOSCTTM"]
+        panels.append((title, own.assign(protocol=own["metric"], metric="macro-F1"), "macro-F1"))
+        panels += [(title, match.assign(protocol="FOSCTTM"), "FOSCTTM")] if len(match) else []
+    panels = [one for one in panels if len(one[1])]
+    figure = draw(sorted(panels, key=lambda one: one[2] == "FOSCTTM"), 4, results / "transfer.png")
+    return [page(results, "transfer", "Labels across modalities", records, *parts), figure]
 
 
 def best(group: pd.DataFrame) -> pd.Series:
@@ -102,7 +99,7 @@ def _summary(settings: dict[tuple[str, str], pd.DataFrame]) -> str:
     rows = []
     for key, group in settings.items():
         score = best(group)
-        peers = score.drop(["more", *REFERENCES], errors="ignore")
+        peers = score.drop(["more", *REFERENCES, *SHORT], errors="ignore")  # a short training is no claim
         row = {
             "data, protocol": ", ".join(key),
             "paired": SETTINGS[key][0].split("\n")[1],
@@ -113,7 +110,7 @@ def _summary(settings: dict[tuple[str, str], pd.DataFrame]) -> str:
         row |= {name: f"{score[name]:.3f}" if name in score else "–" for name in REFERENCES}
         matched = group["FOSCTTM"].groupby(level="method").mean().dropna().drop(list(REFERENCES), errors="ignore")
         row["FOSCTTM: more"] = f"{matched['more']:.3f}" if "more" in matched else "–"
-        others = matched.drop("more", errors="ignore")
+        others = matched.drop(["more", *SHORT], errors="ignore")
         row["best peer "] = f"{others.idxmin()} {others.min():.3f}" if len(others) else "–"
         rows.append(row)
     text = (
@@ -129,50 +126,8 @@ def _means(group: pd.DataFrame) -> str:
         if method not in group.index:
             continue
         of = group.loc[[method]]
-        row = {"method": method, "seeds": of["seed"].nunique()} | {metric: spread(of[metric]) for metric in METRICS}
+        row = {"method": named(method), "seeds": of["seed"].nunique()} | {
+            metric: spread(of[metric]) for metric in METRICS
+        }
         rows.append(row | {"CPU seconds": f"{of['seconds'].mean():,.0f}" if of["seconds"].notna().any() else "–"})
     return markdown(rows)
-
-
-def _draw(settings: dict[tuple[str, str], pd.DataFrame], path: Path) -> None:
-    matched = [key for key, group in settings.items() if group["FOSCTTM"].notna().any()]
-    n = len(settings) + len(matched) + 1  # the last place is for the legend
-    figure, axes = plt.subplots(-(-n // 4), 4, figsize=(11, 2.7 * -(-n // 4)), layout="constrained", sharey=True)
-    places = [(key, False) for key in settings] + [(key, True) for key in matched]
-    for ax, (key, is_match) in zip(axes.flat, places, strict=False):
-        group = settings[key]
-        of = {method: group.loc[[method]] for method in METHODS if method in group.index}
-        _dots(ax, of, {"FOSCTTM": DOTS["FOSCTTM"]} if is_match else {name: DOTS[name] for name in ("own", "LR")})
-        ax.set_title(SETTINGS[key][0], fontsize="medium")
-        ax.set(xlabel="FOSCTTM (0 is best)" if is_match else "macro-F1", xlim=(-0.02, 0.62 if is_match else 1.03))
-        if is_match:
-            ax.axvline(0.5, color="#BBBBBB", linewidth=0.8, linestyle=":")
-    for ax in axes.flat[n - 1 :]:
-        ax.axis("off")
-    axes.flat[0].set_yticks(range(len(METHODS)), METHODS)
-    axes.flat[0].set_ylim(len(METHODS) - 0.5, -0.5)
-    words = {"own": "own classifier", "LR": "linear probe", "FOSCTTM": "matching of halves\n(dotted: chance)"}
-    handles = [
-        Line2D([], [], linestyle="", marker=marker, color=color, label=words[name])
-        for name, (marker, color) in DOTS.items()
-    ]
-    axes.flat[n - 1].legend(handles=handles, loc="center", frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def _dots(ax: Axes, of: dict[str, pd.DataFrame], metrics: dict[str, tuple[str, str]]) -> None:
-    """A row per method: a marker per metric at the mean over seeds, a line over their range; references are pale."""
-    for metric, (marker, color) in metrics.items():
-        shift = 0.0 if len(metrics) == 1 else (-0.14 if metric == "own" else 0.14)
-        for method, group in of.items():
-            values = group[metric].dropna()
-            if values.empty:
-                continue
-            row, alpha = METHODS.index(method) + shift, 0.45 if method in REFERENCES else 1.0
-            ax.plot([values.min(), values.max()], [row, row], color=color, alpha=alpha, linewidth=1.5)
-            ax.plot(values.mean(), row, linestyle="", marker=marker, color=color, markersize=6, alpha=alpha)
-    ax.grid(axis="x", color="#E6E6E6", linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.tick_params(axis="y", length=0)
-    ax.spines[["top", "right", "left"]].set_visible(False)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import more_scvi as more
+from more_scvi.annotate._self_training import FEW_LABELS, needs_self_training, self_train, spread_labels
 from more_scvi.backbones import get_backbone
 from more_scvi.metrics import cilisi, linear_probe, macro_f1
-from more_scvi.annotate._self_training import FEW_LABELS, needs_self_training, self_train, spread_labels
 
 SIZES = (300, 150, 40)
 

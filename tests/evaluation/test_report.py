@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from more_scvi.evaluation import load_results, summarise
+from more_scvi.evaluation import load_results, run, summarise
 from more_scvi.evaluation._report import choose, with_chosen
 
 ROOT = Path(__file__).parents[2]
@@ -30,9 +30,10 @@ def scripts():
     sys.path.insert(0, str(ROOT / "benchmarks"))
     import answers
     import gathered
+    import records
     import report
 
-    yield {"answers": answers, "gathered": gathered, "report": report}
+    yield {"answers": answers, "gathered": gathered, "records": records, "report": report}
     sys.path.remove(str(ROOT / "benchmarks"))
 
 
@@ -105,13 +106,96 @@ def test_pages_compare_on_shared_splits_and_name_cost_and_versions(scripts):
     assert "results/spatial.md" not in pages  # nothing measured, no page
 
 
+def test_peers_that_were_trained_short_say_so_and_are_neither_bold_nor_the_best(scripts):
+    short = [record(name, "S1", "scanvi", 0.1, 0.1, CiLISI=0.1, structure=0.1) for name in SETS]
+    short += [record(name, "S1", "scvi", None, 0.99, CiLISI=0.9, structure=0.95) for name in SETS]
+    plain, pages = (
+        scripts["report"].pages(scripts["gathered"].Results([*simulated(), *more]), Path("nowhere"))
+        for more in ([], short)
+    )
+    rows = [line for text in pages.values() for line in text.splitlines() if "scVI" in line or "scANVI" in line]
+    assert sum(line.startswith("| `scANVI (2,500 steps)` | +.710 |") for line in rows) == 2
+    assert not [line for line in rows if "**" in line]
+    assert "`scvi`" not in "".join(pages.values())
+    for page in ("results.md", "results/answers.md", "results/rna.md"):  # what is said of the best peer is the same
+        of_best = [line for line in plain[page].splitlines() if "best peer" in line and "|" in line or "ahead" in line]
+        assert of_best and not set(of_best) - set(pages[page].splitlines())
+
+
+def test_pages_say_which_results_are_of_which_code(scripts):
+    front = scripts["report"].pages(scripts["gathered"].Results(simulated()), Path("nowhere"))["results.md"]
+    assert "15 of 15 results, 6 of them of MoRE and its variants, were measured with an earlier version" in front
+    new = {"fingerprint": "b", "commit": "abc", "date": "2030-01-01"}
+    records = [one | new for one in simulated()]
+    pages = scripts["report"].pages(scripts["gathered"].Results(records), Path("nowhere"))
+    assert "earlier version" not in pages["results.md"] and "†" not in "".join(pages.values())
+    assert "commits abc" in pages["results.md"]
+    records[0] |= {"fingerprint": "a", "date": "2029-01-01"}
+    pages = scripts["report"].pages(scripts["gathered"].Results(records), Path("nowhere"))
+    assert pages["results/rna.md"].count("| `more` † |") == 1 and "| `more` |" in pages["results/rna.md"]
+    assert scripts["report"].stale(records)[-1] == "random (3)"
+
+
+def full(**changes):
+    return record("pbmc_kang", "S1", "more:no-keep", 0.81234, None, CiLISI=0.5) | {
+        "held_out": "a, \"b\"", "split": "S1_r0_s0", "seeded": True, "notes": {"minibatches": 3}, "date": "2026-01-02",
+        "per_type": {"own": {"T, \u03b2": {"n": 3, "f1": 0.5}}}, "fingerprint": "f", "settings": {}, **changes,
+    }  # fmt: skip
+
+
+def test_records_survive_the_table_and_the_same_records_are_the_same_bytes(scripts, tmp_path):
+    records, one = scripts["records"], full()
+    others = [record("pbmc_kang", "S1", "pca", None, 0.5, seed=seed) for seed in range(12)]
+    assert records.merge(tmp_path, [one, *others]) == 13
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    back = records.load(tmp_path)
+    assert [r["seed"] for r in back if r["method"] == "pca"] == list(range(12))
+    (found,) = [r for r in back if r["method"] == "more:no-keep"]
+    kept = {key: value for key, value in found.items() if value not in (None, {})}
+    assert kept == {
+        key: {k: v for k, v in value.items() if v is not None} if key == "scores" else value
+        for key, value in one.items()
+        if value not in (None, {})
+    }
+    assert records.merge(tmp_path, [one, *others[::-1]]) == 0 and path.read_bytes() == before
+    path.unlink()
+    records.merge(tmp_path, [*others[::-1], one])
+    assert path.read_bytes() == before
+
+
+def test_a_later_result_replaces_an_earlier_one_and_never_the_other_way(scripts, tmp_path):
+    records = scripts["records"]
+    records.merge(tmp_path, [full()])
+    assert records.merge(tmp_path, [full(date="2026-01-01", fingerprint="old")]) == 0
+    assert records.merge(tmp_path, [full(date="2026-01-03", fingerprint="new")]) == 1
+    assert [r["fingerprint"] for r in records.load(tmp_path)] == ["new"]
+    with pytest.raises(ValueError, match="dataset '../x' cannot be the name of a file"):
+        records.merge(tmp_path, [full(dataset="../x")])
+
+
+def test_a_run_goes_on_from_the_tables(scripts, raw, tmp_path):
+    records = scripts["records"]
+    options = {"batch_key": "batch", "labels_key": "cell_type", "seeds": [0], "protocols": ["S1"], "progress": False}
+    run(raw, **options, methods=["pca", "random"], results_dir=tmp_path / "one", dataset="toy")
+    done = [r | ({"fingerprint": "other code"} if r["method"] == "pca" else {}) for r in load_results(tmp_path / "one")]
+    records.merge(tmp_path / "tables", done)
+    records.unpack(tmp_path / "tables", tmp_path / "two", ["toy", "not there"])
+    run(raw, **options, methods=["pca", "random"], results_dir=tmp_path / "two", dataset="toy")
+    assert records.merge(tmp_path / "tables", load_results(tmp_path / "two")) == 1
+    pca, random = records.load(tmp_path / "tables")
+    assert pca["fingerprint"] != "other code" and random["date"] == done[1]["date"]  # one is new, one is not
+
+
 def test_nothing_to_report_is_an_error(scripts):
     with pytest.raises(ValueError, match="No results to report"):
         scripts["gathered"].Results([])
 
 
 def test_committed_pages_are_what_the_records_say(scripts):
-    written = scripts["report"].pages(scripts["gathered"].Results(load_results(ROOT / "benchmarks" / "results")))
+    written = scripts["report"].pages(
+        scripts["gathered"].Results(scripts["records"].load(ROOT / "benchmarks" / "results"))
+    )
     stale = [path for path, text in written.items() if not (ROOT / "docs" / path).exists()]
     stale += [
         path for path, text in written.items() if path not in stale and (ROOT / "docs" / path).read_text() != text

@@ -5,8 +5,8 @@ import pytest
 
 import more_scvi as more
 from more_scvi.backbones import get_backbone
-from more_scvi.data import simulate_batches
 from more_scvi.base._shares import covered, path_shares
+from more_scvi.data import simulate_batches
 
 
 def cells(thin: bool = False):

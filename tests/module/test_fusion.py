@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from more_scvi.base._shared_space import fit_shared_space
 from more_scvi.module import ModalitySizes, MoREModule
 from more_scvi.module._fusion import Fusion
-from more_scvi.base._shared_space import fit_shared_space
 
 WIDTHS, N_LATENT = [7, 5, 4], 9
 PRESENT = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.bool)

@@ -16,7 +16,6 @@ from more_scvi.base._path import batch_means
 from more_scvi.data._measured import Measured
 from more_scvi.data._spatial import niche_means
 
-
 EXPECTED = 30.0
 """Counts at which a feature that is empty was not measured rather than not expressed."""
 

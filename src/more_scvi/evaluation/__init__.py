@@ -6,7 +6,8 @@ from ._datasets import DATASETS, load_dataset
 from ._evaluate import evaluate
 from ._prefilter import prefilter
 from ._report import summarise
-from ._runner import run, run_benchmark, run_task
+from ._run_task import run_task
+from ._runner import run, run_benchmark
 from ._splits import PROTOCOLS, Split, inner_split, make_splits
 from ._store import load_results, load_splits, tidy
 from ._tasks import Task, make_tasks

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import math
 import os
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,15 +17,27 @@ from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
+from more_scvi._files import atomic_path
+
 from ._bench_tasks import BENCH_PROTOCOLS, bench_tasks
 from ._data import LABELS_KEY, Data, batches_of, standardise, subset
 from ._datasets import DATASETS, load_dataset
-from ._evaluate import score_task
+from ._fingerprint import data_fingerprint, method_fingerprint
 from ._prefilter import prefilter as find_doublets
-from ._splits import Split, make_splits
-from ._store import load_results, result_path, tidy, versions, write_json, write_table
+from ._run_task import run_task
+from ._splits import PROTOCOLS, Split, make_splits
+from ._store import (
+    check_name,
+    file_name,
+    load_results,
+    read_json,
+    result_path,
+    split_folder,
+    tidy,
+    write_json,
+)
 from ._tasks import Task, make_tasks
-from .methods import Given, Method, Result, get_method
+from .methods import Method, get_method
 from .methods._controls import Stored
 
 logger = logging.getLogger(__name__)
@@ -64,7 +71,8 @@ def run(
 
     Every method is given copies in which the hidden labels read ``"Unknown"``; columns other than batch and label are
     not passed on. With a ``results_dir`` every result is a file: a run that was stopped goes on where it was, and
-    results that are there are not computed again.
+    results that are there are not computed again, unless the method's settings, its code, or the version of its library
+    have changed since.
 
     Parameters
     ----------
@@ -81,8 +89,8 @@ def run(
         Seeds of splits and methods. Where a split has no randomness (``S2a``, ``S2b``, ``S6``), methods without any
         run for the first seed only.
     results_dir
-        Folder for results: a JSON file each, with versions, seconds, memory and parameters, and all of them as
-        ``<dataset>.csv``; ``None`` keeps none.
+        Folder for results: a JSON file each, with versions, commit, settings, seconds, memory and parameters, and all
+        of them as ``<dataset>.csv``; ``None`` keeps none.
     cache_dir
         Folder for label-free work that splits share (trained scVI, totalVI and MultiVI models).
     unlabeled_category
@@ -115,7 +123,10 @@ def run(
     KeyError
         For an unknown column, method or modality.
     ValueError
-        For data, protocols or labels that cannot be evaluated, or a ``results_dir`` that holds results of other data.
+        For data, protocols, seeds, names or labels that cannot be evaluated, or a ``results_dir`` that holds results of
+        other data, be it only other counts.
+    TypeError
+        For a text where a list is due.
 
     Examples
     --------
@@ -126,7 +137,9 @@ def run(
     ... )  # doctest: +SKIP
     >>> table.pivot_table("value", "method", ["protocol", "metric"])  # doctest: +SKIP
     """
-    chosen = [get_method(m) if isinstance(m, str) else m for m in methods]
+    chosen = _chosen(methods, protocols, seeds, max_rotations, results_dir)
+    check_name("dataset", dataset)
+    seeds = [int(seed) for seed in seeds]
     stored = [str(m.options["key"]) for m in chosen if isinstance(m, Stored)]
     keys = {"batch_key": batch_key, "labels_key": labels_key, "unlabeled_category": unlabeled_category}
     bare, known = standardise(
@@ -142,7 +155,8 @@ def run(
         wanted = {m.name for m in chosen}
         records = [r for r in load_results(folder) if r["dataset"] == dataset]
         if results_dir is not None and records:
-            write_table(folder / f"{dataset}.csv", tidy(records))
+            with atomic_path(folder / f"{check_name('dataset', dataset)}.csv") as beside:
+                tidy(records).to_csv(beside, index=False)
     asked = [r for r in records if r["method"] in wanted and r["protocol"] in protocols and r["seed"] in seeds]
     return tidy(asked)
 
@@ -176,7 +190,8 @@ def run_benchmark(
     -------
     Number of results that were computed; a method that fails is logged and does not stop the others.
     """
-    chosen = [get_method(m) if isinstance(m, str) else m for m in methods]
+    chosen = _chosen(methods, protocols, seeds, max_rotations, results_dir)
+    seeds = [int(seed) for seed in seeds]
     done = 0
     for name in datasets:
         data, known = load_dataset(name, data_dir)
@@ -203,29 +218,39 @@ def run_data(
     max_rotations: int = 4,
     progress: bool = True,
 ) -> int:
-    """Run what is missing on standardised data; the number of results computed."""
-    print_of_data = fingerprint(data)
+    """Run what is missing or was made by other code on standardised data; the number of results computed."""
+    print_of_data = data_fingerprint(data)
+    prints = {method.name: method_fingerprint(method, data) for method in methods}
     plan = list(_plan(data, known, dataset, protocols, seeds, max_rotations))
-    pending = []
+
+    def done_as(path: Path, method: Method) -> bool:
+        found = read_json(path)
+        return found.get("fingerprint") == prints[method.name] and found.get("data", print_of_data) == print_of_data
+
+    pending, again = [], 0
     for split, make in plan:
         _check_folder(results_dir, split, print_of_data)
         drawn = split.protocol in SEEDED or split.protocol.split("-")[0] in SEEDED
         first = drawn or split.seed == seeds[0]
-        of_split = [
-            method
-            for method in methods
-            if not result_path(results_dir, split, method.name).exists()
-            and method.suits(data, split.absent is not None)
-            and (method.seeded or (first and (drawn or not _done_for_another_seed(results_dir, split, method))))
-        ]
+        of_split = []
+        for method in methods:
+            path = result_path(results_dir, split, method.name)
+            if done_as(path, method) or not method.suits(data, split.absent is not None):
+                continue
+            others = [] if drawn else path.parent.parent.glob(f"{split.protocol}_r{split.rotation}_s*/{path.name}")
+            if method.seeded or (first and not any(done_as(other, method) for other in others)):
+                of_split.append(method)
+                again += path.exists()
         pending.append((split, make, of_split))
+    if again:
+        logger.info("%d results of %s were made by other code or settings and are computed again", again, dataset)
     done = 0
     with tqdm(total=sum(len(m) for *_, m in pending), disable=not progress, unit="result") as bar:
         for split, make, of_split in pending:
             if not of_split:
                 continue
             task = make().prepare()
-            write_json(result_path(results_dir, split, "split"), split.to_json() | {"data": print_of_data})
+            write_json(split_folder(results_dir, split) / "split.json", split.to_json() | {"data": print_of_data})
             for method in of_split:
                 if not method.suits(task.data, task.query is not None):  # a hidden modality leaves cells without it
                     bar.update()
@@ -238,78 +263,42 @@ def run_data(
                     logger.error("%s failed on %s, %s; the others go on: %s", method.name, dataset, split.name, error)
                     logger.debug("Traceback of %s", method.name, exc_info=True)
                 else:
+                    record |= {"data": print_of_data, "fingerprint": prints[method.name]}
                     write_json(result_path(results_dir, split, method.name), record)
                     done += 1
                 bar.update()
     return done
 
 
-def run_task(
-    task: Task, method: Method, cache_dir: str | os.PathLike | None = None, with_scib: bool = False
-) -> tuple[Result, dict[str, Any]]:
-    """Run one method on one task and score it.
-
-    Parameters
-    ----------
-    task
-        See :func:`~more_scvi.evaluation.make_tasks`. The method receives it without hidden labels.
-    method
-        The method; only one that declares ``sees_hidden`` is given all labels.
-    cache_dir, with_scib
-        As for :func:`run`.
-
-    Returns
-    -------
-    The method's result and a JSON-serialisable record of its scores and cost.
-
-    Examples
-    --------
-    >>> task = next(make_tasks(adata, "S1"))  # doctest: +SKIP
-    >>> result, record = run_task(task, get_method("pca"))  # doctest: +SKIP
-    """
-    if isinstance(method, str):
-        method = get_method(method)
-    if not isinstance(task, Task) or not isinstance(method, Method):
-        wrong, wanted = (method, "method") if isinstance(task, Task) else (task, "task")
-        how = {"task": "one of evaluation.make_tasks(data, protocol)", "method": "evaluation.get_method(name)"}[wanted]
-        raise TypeError(f"{wanted} is a {type(wrong).__name__}; give {how}.")
-    task.prepare()
-    split = task.split
-    given = Given(
-        task.given(method.sees_hidden),
-        split.seed,
-        None if cache_dir is None else Path(cache_dir),
-        task.given_query(),
-        task.counterparts(),
-    )
-    with _memory() as memory:
-        result = method(given)
-    scores, types = score_task(task, result, with_scib)
-    record = {
-        **{key: getattr(split, key) for key in ("dataset", "protocol", "seed", "rotation", "held_out")},
-        "split": split.name,
-        "method": method.name,
-        "seeded": method.seeded,
-        "scores": {key: _number(value) for key, value in scores.items()},
-        "per_type": types,
-        "seconds": {key: round(value, 3) for key, value in result.seconds.items()},
-        "wall_seconds": {key: round(value, 3) for key, value in result.wall_seconds.items()},
-        "peak_memory": memory[0],
-        "parameters": result.parameters,
-        "n_latent": None if result.z is None else int(result.z.shape[1]),
-        "n_cells": int(task.hidden.size),
-        "notes": result.notes,
-        "versions": versions(),
-    }
-    return result, record
-
-
-def fingerprint(data: Data) -> str:
-    """Hash of cells, batches and labels: results of other data must not be mistaken for these."""
-    digest = hashlib.sha256()
-    for values in (data.obs_names, batches_of(data), data.obs[LABELS_KEY].astype(str)):
-        digest.update("\0".join(map(str, values)).encode())
-    return digest.hexdigest()[:16]
+def _chosen(
+    methods: Sequence[str | Method],
+    protocols: Sequence[str],
+    seeds: Sequence[int],
+    max_rotations: int,
+    results_dir: str | os.PathLike | None,
+) -> list[Method]:
+    """The methods, after a look at what would otherwise fail late or in other words."""
+    for name, given in (("methods", methods), ("protocols", protocols), ("seeds", seeds)):
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise TypeError(f"{name} is {given!r}; give a list, e.g. {name}=[{given!r}].")
+    if wrong := [m for m in methods if not isinstance(m, str | Method)]:
+        raise TypeError(f"methods holds {wrong[0]!r}; give names (list_methods() has them) or Method objects.")
+    if wrong := [p for p in protocols if not isinstance(p, str)]:
+        raise TypeError(f"protocols holds {wrong[0]!r}; give names such as {', '.join(PROTOCOLS[:3])}.")
+    if not len(protocols) or not len(seeds):
+        raise ValueError(f"{'seeds' if len(protocols) else 'protocols'} is empty, so nothing would be run.")
+    if wrong := [s for s in seeds if isinstance(s, bool) or not isinstance(s, Integral) or s < 0]:
+        raise ValueError(f"seeds holds {wrong[0]!r}; give whole numbers from 0.")
+    if isinstance(max_rotations, bool) or not isinstance(max_rotations, Integral) or max_rotations < 1:
+        raise ValueError(f"max_rotations is {max_rotations!r}; give a whole number from 1.")
+    if results_dir is not None and Path(results_dir).exists() and not Path(results_dir).is_dir():
+        raise NotADirectoryError(f"results_dir {results_dir} is a file; give a folder, which need not exist.")
+    chosen = [get_method(m) if isinstance(m, str) else m for m in methods]
+    files: dict[str, str] = {}
+    for method in chosen:
+        if (other := files.setdefault(file_name(method.name).lower(), method.name)) != method.name:
+            raise ValueError(f"Methods {other!r} and {method.name!r} would share a file; rename one of them.")
+    return list({method.name: method for method in chosen}.values())
 
 
 def _plan(
@@ -335,45 +324,10 @@ def _same(task: Task) -> Task:
     return task
 
 
-def _done_for_another_seed(results_dir: str | os.PathLike, split: Split, method: Method) -> bool:
-    path = result_path(results_dir, split, method.name)
-    return any(path.parent.parent.glob(f"{split.protocol}_r{split.rotation}_s*/{path.name}"))
-
-
 def _check_folder(results_dir: str | os.PathLike, split: Split, print_of_data: str) -> None:
-    path = result_path(results_dir, split, "split")
-    if path.exists() and (found := json.loads(path.read_text()).get("data", print_of_data)) != print_of_data:
+    folder = split_folder(results_dir, split)
+    if (found := read_json(folder / "split.json").get("data", print_of_data)) != print_of_data:
         raise ValueError(
-            f"{path.parent} holds results of other data (fingerprint {found}, now {print_of_data}). Name another"
-            " results_dir or dataset."
+            f"{folder} holds results of other data, be it only other counts (fingerprint {found}, now {print_of_data})."
+            " Name another results_dir or dataset."
         )
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or (isinstance(value, float) and math.isnan(value)) else round(value, 4)
-
-
-@contextmanager
-def _memory(interval: float = 0.05):
-    """Growth of the resident memory of this process in bytes, sampled in a thread; ``None`` without psutil."""
-    try:
-        import psutil
-    except ImportError:
-        yield [None]
-        return
-    process = psutil.Process()
-    before = process.memory_info().rss
-    growth, stop = [0], threading.Event()
-
-    def sample() -> None:
-        while not stop.is_set():
-            growth[0] = max(growth[0], process.memory_info().rss - before)
-            time.sleep(interval)
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield growth
-    finally:
-        stop.set()
-        thread.join()

@@ -3,7 +3,7 @@
 ::
 
     <dataset>/<split>/split.json      what was hidden
-    <dataset>/<split>/<method>.json   scores, seconds, memory, parameters, versions
+    <dataset>/<split>/<method>.json   scores, seconds, memory, parameters, and what they were made with
 
 Files are written beside and renamed: a reader never sees half a result, and a run that is killed continues where it
 stopped.
@@ -11,15 +11,21 @@ stopped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import re
+import subprocess
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from more_scvi._files import atomic_path
 
 from ._splits import Split
 
@@ -30,22 +36,61 @@ PACKAGES = (
 KEYS = ("dataset", "protocol", "seed", "rotation", "held_out", "method")
 
 
+_UNFIT = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]|^[.\s~-]|[.\s]$')
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def check_name(what: str, name: str) -> str:
+    """``name`` if it is fit for a file on every system; every name that becomes part of a path passes here.
+
+    Raises
+    ------
+    ValueError
+        If it is empty, hidden, longer than 200 bytes, or holds what leads to another folder or what Windows refuses.
+    """
+    fits = isinstance(name, str) and 0 < len(name.encode()) <= 200
+    if not fits or _UNFIT.search(name) or _DEVICES.fullmatch(name):
+        raise ValueError(
+            f'{what} {name!r} cannot be the name of a file. Give 1 to 200 bytes without / \\ : * ? " < > | and control'
+            " characters, that do not begin with a dot, dash, tilde or space, end in a dot or space, or name a device"
+            " of Windows."
+        )
+    return name
+
+
+def file_name(method: str) -> str:
+    """Name of a method's file: ``"more:no-keep"`` is kept as ``"more-no-keep"``."""
+    name = check_name("Method", re.sub("[:/]", "-", method) if isinstance(method, str) else method)
+    if name.lower() == "split":
+        raise ValueError("Method 'split' would take the place of split.json; give the method another name.")
+    return name
+
+
+def split_folder(results_dir: str | os.PathLike, split: Split) -> Path:
+    """Folder of a split."""
+    return Path(results_dir) / check_name("dataset", split.dataset) / check_name("Split", split.name)
+
+
 def result_path(results_dir: str | os.PathLike, split: Split, method: str) -> Path:
     """File of one result."""
-    name = method.replace(":", "-").replace("/", "-")
-    return Path(results_dir) / split.dataset / split.name / f"{name}.json"
+    return split_folder(results_dir, split) / f"{file_name(method)}.json"
+
+
+def split_digest(split: Split) -> str:
+    """What was hidden, in 16 letters: the split itself follows from data, protocol and seed."""
+    return hashlib.sha256(json.dumps(split.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_results(results_dir: str | os.PathLike) -> list[dict[str, Any]]:
     """All records below a results folder, ordered by data set, split and method."""
-    files = sorted(Path(results_dir).glob("*/*/*.json"))
-    return [json.loads(file.read_text()) for file in files if file.name != "split.json"]
+    files = sorted(Path(results_dir).glob("*/*/[!.]*.json"))  # a dot: what a killed process left
+    return [read_json(file) for file in files if file.name != "split.json"]
 
 
 def load_splits(results_dir: str | os.PathLike) -> list[Split]:
     """All splits below a results folder."""
     files = sorted(Path(results_dir).glob("*/*/split.json"))
-    return [Split.from_json(json.loads(file.read_text())) for file in files]
+    return [Split.from_json(read_json(file)) for file in files]
 
 
 def tidy(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -81,19 +126,20 @@ def tidy(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return table.astype({"value": float, "seed": int, "rotation": int})
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The record in a file; empty if there is no file."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it; what it held is computed again.") from error
+
+
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write beside and rename, so that a reader never sees half a file. Makes the folder."""
+    text = json.dumps(record, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(beside, path)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV beside and rename."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    table.to_csv(beside, index=False)
-    os.replace(beside, path)
+    with atomic_path(path) as beside:
+        beside.write_text(text)
 
 
 def versions() -> dict[str, str]:
@@ -105,3 +151,18 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def commit() -> str | None:
+    """Commit of the checkout that the package is imported from, ``-dirty`` if ``src`` differs; ``None`` without one."""
+    source = Path(__file__).parents[2]
+    if not (source.parent / ".git").exists():
+        return None
+    git = ("git", "-C", str(source))
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "."], capture_output=True).returncode
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + "-dirty" * bool(changed)

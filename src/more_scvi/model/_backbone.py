@@ -10,9 +10,9 @@ from mudata import MuData
 
 from more_scvi.backbones._base import Backbone
 from more_scvi.backbones._registry import get_backbone
+from more_scvi.base._schema import Schema, obsm_features
 from more_scvi.data._checks import check_vocabulary
 from more_scvi.data._genes import match_genes
-from more_scvi.base._schema import Schema, obsm_features
 
 MIN_LINKED_GENES = 10
 """A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens."""

@@ -13,8 +13,8 @@ from more_scvi.backbones._cache import FeatureCache
 from more_scvi.base._arrays import Arrays
 from more_scvi.base._features import Features, read_features
 from more_scvi.base._prepare import FrozenReader, prepare, without_silent
-from more_scvi.data._measured import CellSet
 from more_scvi.base._schema import Schema
+from more_scvi.data._measured import CellSet
 from more_scvi.model._inside import moved_streaming
 from more_scvi.module._module import MoREModule
 

@@ -1,0 +1,123 @@
+"""Results of the benchmark as tables, ``<data set>.csv.gz``: one row per split and method; see README.md.
+
+    python benchmarks/records.py FOLDER     # gather the results of a run into the tables in results/
+
+Columns: what was asked (``dataset``, ``protocol``, ``seed``, ``rotation``, ``held_out``, ``split_digest`` of what was
+hidden, ``data``, a fingerprint of cells and counts), who answered (``method``, ``settings``, ``commit``, ``date``,
+``fingerprint`` of settings and code, ``versions.*``), and what came of it (``scores.*``, ``seconds.*``, ...).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from frame import RESULTS, parser
+
+from more_scvi._files import write_files
+from more_scvi.evaluation import load_results
+from more_scvi.evaluation._store import check_name, file_name, read_json, write_json
+
+KEYS = ("dataset", "protocol", "rotation", "seed", "method")
+TEXT = ("dataset", "protocol", "method", "held_out", "split", "split_digest", "data", "fingerprint", "commit", "date")
+NESTED = ("scores", "seconds", "wall_seconds", "parameters", "versions")
+"""Dicts of numbers or words, a column for each; all other dicts are a column of JSON."""
+Record = dict[str, Any]
+
+
+def load(folder: Path) -> list[Record]:
+    """All records of the tables in a folder, ordered by data set, split and method."""
+    return [record for path in sorted(folder.glob("*.csv.gz")) for record in _read(path)]
+
+
+def merge(folder: Path, records: Iterable[Mapping[str, Any]]) -> int:
+    """Put records in the tables of a folder, in the place of older ones of split and method; number of changes."""
+    changed, files = 0, {}
+    of_set: dict[str, dict[tuple, Mapping[str, Any]]] = defaultdict(dict)
+    for record in records:
+        of_set[record["dataset"]][tuple(record[key] for key in KEYS)] = record
+    for dataset, new in of_set.items():
+        path = folder / f"{check_name('dataset', dataset)}.csv.gz"
+        old = {tuple(record[key] for key in KEYS): record for record in _read(path)}
+        differ = {key: r for key, r in new.items() if _later(r, old.get(key, {})) and _row(r) != _row(old.get(key, {}))}
+        if differ:
+            files[path] = _packed([record for _, record in sorted((old | differ).items())])
+            changed += len(differ)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_files(files)
+    return changed
+
+
+def unpack(folder: Path, work: Path, datasets: Iterable[str]) -> None:
+    """Put the records that name their code where a run looks for them, so that it does what is missing or stale."""
+    for record in (r for name in set(datasets) for r in _read(folder / f"{check_name('dataset', name)}.csv.gz")):
+        split = work / check_name("dataset", record["dataset"]) / check_name("Split", record["split"])
+        path = split / f"{file_name(record['method'])}.json"
+        if record.get("fingerprint") and not _later(read_json(path), record):
+            write_json(path, record)
+
+
+def _later(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return bool(one) and one.get("date", "") >= other.get("date", "")
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, str]:
+    """Column → text; what does not exist is empty or has no column."""
+    row = {}
+    for key, value in record.items():
+        parts = {f"{key}.{name}": of for name, of in value.items()} if key in NESTED else {key: value}
+        for name, of in parts.items():
+            if of is not None and of != {}:
+                row[name] = of if name in TEXT or key == "versions" else json.dumps(of, separators=(",", ":"))
+    return row
+
+
+def _packed(records: Iterable[Mapping[str, Any]]) -> bytes:
+    """The same bytes for the same records."""
+    rows = [_row(record) for record in records]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, sorted({name for row in rows for name in row}, key=_order), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return gzip.compress(text.getvalue().encode(), mtime=0)
+
+
+def _order(name: str) -> tuple:
+    first = (*KEYS, "held_out", "scores", "seconds")
+    head = name.split(".")[0]
+    return first.index(head) if head in first else len(first), name
+
+
+def _read(path: Path) -> list[Record]:
+    if not path.exists():
+        return []
+    records = []
+    for row in csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode())):
+        record: Record = {"held_out": None, "notes": {}, **{name: {} for name in NESTED}}
+        for name, text in row.items():
+            head, _, part = name.partition(".")
+            if text and head in NESTED:
+                record[head][part] = text if head == "versions" else json.loads(text)
+            elif text:
+                record[name] = text if name in TEXT else json.loads(text)
+        records.append(record)
+    return records
+
+
+def main() -> None:
+    """Gather."""
+    options = parser(__doc__, data=False)
+    options.add_argument("folder", type=Path, help="results_dir of a run")
+    options.add_argument("--results", type=Path, default=RESULTS, help="tables (default: results beside this file)")
+    arguments = options.parse_args()
+    print(f"{merge(arguments.results, load_results(arguments.folder))} new or changed results in {arguments.results}")
+
+
+if __name__ == "__main__":
+    main()
