@@ -324,7 +324,7 @@ def test_where_counts_are_is_said(adata, caplog, monkeypatch):
         said = check_setup(adata).said
         mdata = pytest.importorskip("mudata").MuData({"gex": adata})
         check_mudata(mdata, modalities={"rna": "gex"})
-    one, two = (record.getMessage() for record in caplog.records)
+    one, two = (record.getMessage() for record in caplog.records if record.name == "more_scvi")
     assert one == f"adata.X: {said}"
     assert "adata.layers['umi'] holds whole numbers: name it with layer=." in said
     assert "adata.layers['counts'] = adata.raw[:, adata.var_names].X" in said

@@ -238,7 +238,7 @@ def _reading(adata: AnnData, layer: str | None) -> tuple[Literal["lognorm", "sca
             "scaled",
             f"they add up to {np.median(plain_totals):.4g} in every cell, as normalised values without log do",
         )
-    if _multiples(logged):
+    if _whole(logged.data) or _multiples(logged):
         return "lognorm", f"log1p of scaled counts that add up to {totals.min():.4g} to {totals.max():.4g} in a cell"
     if _multiples(plain):
         return "scaled", "within a cell they are multiples of the least one, as scaled counts without log are"
@@ -252,10 +252,13 @@ def _equal(totals: np.ndarray) -> bool:
 
 def _multiples(x: sp.csr_matrix) -> bool:
     """Nearly all values are whole multiples of the least value of their cell; false where none exceeds it."""
-    least = np.minimum.reduceat(x.data, x.indptr[:-1])
-    ratio = x.data / np.repeat(least, np.diff(x.indptr))
-    ratio = ratio[(ratio > 1.5) & (ratio < 50)]
-    return len(ratio) > 0 and float((np.abs(ratio - np.rint(ratio)) < 2e-3 * ratio).mean()) > 0.9
+    return _whole(x.data / np.repeat(np.minimum.reduceat(x.data, x.indptr[:-1]), np.diff(x.indptr)))
+
+
+def _whole(values: np.ndarray) -> bool:
+    """Nearly all values of a size that can tell are whole."""
+    values = values[(values > 1.5) & (values < 50)]
+    return len(values) > 0 and float((np.abs(values - np.rint(values)) < 2e-3 * values).mean()) > 0.9
 
 
 def _raw_counts(adata: AnnData) -> str:
