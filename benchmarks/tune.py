@@ -94,7 +94,7 @@ def run(variants: dict[str, dict], arguments: argparse.Namespace) -> list[dict]:
     from more_scvi.evaluation import get_method, make_splits, make_tasks, run_task
     from more_scvi.evaluation._compare import drawn
     from more_scvi.evaluation._data import LABELS_KEY, batches_of
-    from more_scvi.evaluation._runner import fingerprint
+    from more_scvi.evaluation._fingerprint import data_fingerprint as fingerprint
 
     finished, code, records = _finished(arguments.records), _code(), []
     names = arguments.datasets.split(",") if arguments.datasets else list(SETS)

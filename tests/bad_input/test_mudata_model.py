@@ -245,7 +245,7 @@ NEW_DATA = [
     pytest.param(
         lambda m: poisoned(m, "peaks", -1), ValueError, ["mdata['peaks']", "negative", "'cell2'"], id="negative"
     ),
-    pytest.param(lambda m: logged(m, "adt"), ValueError, ["mdata['adt']", "fractional", "raw antibody counts"], id="log"),
+    pytest.param(lambda m: logged(m, "adt"), ValueError, ["mdata['adt']", "fractional", "raw antibody"], id="log"),
     pytest.param(gap, ValueError, ["'batch'", "1 of 100"], id="batch-gap"),
     pytest.param(
         lambda m: with_modality(m, "adt", m["adt"][::-1].copy()),

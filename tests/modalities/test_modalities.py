@@ -64,7 +64,7 @@ def test_methylation_is_imputed_where_only_rna_was_measured(model, data):
 
 
 def test_the_masked_term_learns_from_methylation(model):
-    assert np.isfinite(model.history["loss_masked"].to_numpy(float)).all()
+    assert np.isfinite(model.history["loss_masked_train"].to_numpy(float)).all()
     assert model.module.decoders["methylation"].map.write.weight.abs().max() > 0
 
 

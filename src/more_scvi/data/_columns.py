@@ -211,7 +211,7 @@ def check_categories(
     values: Sequence[Any] | np.ndarray,
     known: Sequence[Any] | np.ndarray,
     key: str,
-    so: str = "Each is centred on its own mean; train a model on all batches for a closer alignment.",
+    so: str = "Train a model on all batches for a closer alignment.",
 ) -> np.ndarray:
     """Codes of categories that a model knows, for data given at inference.
 

@@ -8,8 +8,8 @@ from .atac import AccessibilityDecoder, AccessibilityPath, Atac
 from .protein import Protein, ProteinDecoder, ProteinPath
 from .rna import DirectPath, ExpressionDecoder, Rna, log_normalise
 
-for _kind in (Rna(), Atac(), Protein()):
-    register_modality(_kind)
+for _builtin in (Rna(), Atac(), Protein()):
+    register_modality(_builtin)
 
 __all__ = [
     "AccessibilityDecoder",
