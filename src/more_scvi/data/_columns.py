@@ -196,8 +196,8 @@ def check_categories(values: Sequence[Any] | np.ndarray, known: Sequence[Any] | 
     if new.any():
         warnings.warn(
             f"adata.obs[{key!r}] holds values the model was not trained on: {listing(sorted(set(text[new])), 5)}"
-            f" ({new.sum()} of {len(text)} cells; known: {listing(known, 8)}). Each is centred on its own mean; train"
-            " a model on all batches for a closer alignment.",
+            f" ({new.sum()} of {len(text)} cells; known: {listing(known, 8)}). Train a model on all batches for a"
+            " closer alignment.",
             UserWarning,
             stacklevel=3,
         )

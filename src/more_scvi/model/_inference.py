@@ -36,7 +36,7 @@ class InferenceMixin(ModelState):
         adata
             ``None``: the registered data. Otherwise an AnnData with the same genes in any order, or a MuData with any
             of the model's modalities; it is not registered. Its batch column may be absent or hold new batches,
-            which are centred on their own mean. An AnnData given to a model of a MuData is its RNA.
+            which are placed by their types, not by their mean. An AnnData given to a model of a MuData is its RNA.
         indices
             Cells to return: positions (also negative), booleans or a slice. ``None``: all.
         batch_size

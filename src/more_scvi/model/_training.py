@@ -159,11 +159,13 @@ class TrainingMixin(ModelState):
                 arrays.taught = np.where(labels >= 0, labels, arrays.labels)
                 types = labels
             fit_experts(module, arrays, labels)
-            types = certain_types(module.wide, arrays, labels)
+            types = np.where(labels >= 0, labels, certain_types(module.wide, arrays.present, arrays.wide))
         for at, role in enumerate(self.roles):
             rows = np.flatnonzero(arrays.present[:, at])
             columns, batch = module.columns(role), arrays.batch[rows]
-            shift = module.base(role).fit_composition(arrays.base[rows, columns], batch, types[rows])[batch]
+            part = module.base(role)
+            shift = part.fit_composition(arrays.base[rows, columns], batch, labels[rows], types[rows], module.n_labels)
+            shift = shift[batch].astype(np.float32)
             arrays.base[rows, columns] -= shift
             if arrays.views is not None:
                 arrays.views[rows, :, columns] -= shift[:, None]

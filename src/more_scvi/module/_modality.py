@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from more_scvi.data import batch_offsets
-from more_scvi.module._base import PathBase, batch_means, typed_offsets
+from more_scvi.module._base import PathBase, batch_means
 from more_scvi.module._clr import ProteinPath
 from more_scvi.module._direct import DirectPath
 from more_scvi.module._lsi import AccessibilityPath
+from more_scvi.module._offsets import new_offsets, typed_offsets
 
 N_PEAKS, N_WIDE_PEAKS = 25_000, 100
 
@@ -72,11 +73,14 @@ class ModalityBase(nn.Module):
         Principal axes kept of frozen features and of niches.
     n_targets
         Features that masked modelling predicts.
+    n_labels
+        Number of types.
     """
 
     shares: torch.Tensor
     targets: torch.Tensor
     composition: torch.Tensor
+    centre: torch.Tensor
     wide_offset: torch.Tensor
 
     def __init__(
@@ -89,6 +93,7 @@ class ModalityBase(nn.Module):
         n_wide: int,
         n_feature_axes: int,
         n_targets: int,
+        n_labels: int = 0,
     ):
         super().__init__()
         self.n_batch = n_batch
@@ -118,6 +123,7 @@ class ModalityBase(nn.Module):
         self.register_buffer("targets", torch.zeros(min(n_targets, sizes.n_features), dtype=torch.long))
         self.register_buffer("wide_offset", torch.zeros(n_batch, self.direct.n_wide))
         self.register_buffer("composition", torch.zeros(n_batch, self.width))
+        self.register_buffer("centre", torch.full((n_labels, self.width), float("nan")))
 
     @property
     def path_names(self) -> list[str]:
@@ -150,7 +156,7 @@ class ModalityBase(nn.Module):
         self.wide_offset.copy_(torch.from_numpy(batch_means(wide, batch, self.n_batch)))
 
     def centre_wide(self, wide: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Wide view freed of its batch means, (cells, n_wide); new batches are centred on their own.
+        """Wide view freed of its batch means, (cells, n_wide); new ones on the mean of the known.
 
         Not that of RNA: labels of several batches teach a classifier over hundreds of genes what to ignore, and means
         of batches that hold types in other proportions differ for good reason. A panel of few antibodies has no such
@@ -158,20 +164,46 @@ class ModalityBase(nn.Module):
         """
         if isinstance(self.direct, DirectPath):
             return wide
-        return wide - batch_offsets(wide, batch, self.wide_offset.cpu().numpy())
+        return wide - batch_offsets(batch, self.wide_offset.cpu().numpy())
 
     def shift(self, base: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Base of (cells, width) moved to where batches would be at equal composition; new batches stay."""
-        return base - np.where((batch >= 0)[:, None], self.composition.cpu().numpy()[np.maximum(batch, 0)], 0.0)
+        """Base of (cells, width) moved to where batches would be at equal composition."""
+        return base - batch_offsets(batch, self.composition.cpu().numpy())
 
-    def fit_composition(self, base: np.ndarray, batch: np.ndarray, types: np.ndarray) -> np.ndarray:
-        """Shift of each batch to where its mean would be at equal composition, (batches, width); -1 = unknown type.
+    def fit_composition(
+        self, base: np.ndarray, batch: np.ndarray, labels: np.ndarray, types: np.ndarray, n_types: int
+    ) -> np.ndarray:
+        """Shift of each batch to where it would be at equal composition, (batches, width).
 
         Batches that hold types in other proportions have other means without any batch effect.
+
+        Parameters
+        ----------
+        base
+            (cells, width), centred by batch.
+        batch
+            Codes, (cells,).
+        labels, types
+            Codes, (cells,), -1 = unknown: visible labels, by which labelled batches are compared, and types that also
+            hold what is nearly certain, by which the others are placed.
+        n_types
+            Number of types.
         """
-        shift = typed_offsets(base, batch, types, self.n_batch)
+        own = self._join([self._path(name).offset_map() for name in self.paths])  # undone: it is the batch's own mean
+        uncentred = base + own[batch]
+        offset, centre, labelled = typed_offsets(uncentred, batch, labels, self.n_batch, n_types)
+        self.centre.copy_(torch.from_numpy(centre))
+        others = np.where(labelled[batch], -1, types)
+        shift = offset - own + new_offsets(uncentred - offset[batch], batch, others, centre, self.n_batch)
         self.composition.add_(torch.from_numpy(shift).to(self.composition.device))
         return shift
+
+    def place(self, base: np.ndarray, batch: np.ndarray, types: np.ndarray) -> np.ndarray:
+        """Base of new batches after :meth:`shift`, moved by what sets their types apart from those of the reference."""
+        codes = np.where(batch < 0, -1 - batch, -1)
+        n_new = int(codes.max(initial=-1)) + 1
+        move = new_offsets(base, codes, types, self.centre.cpu().numpy(), n_new)
+        return base - np.vstack([move, np.zeros(base.shape[1])])[codes]
 
     def _path(self, name: str) -> PathBase:
         return cast(PathBase, self.paths[name])
