@@ -38,7 +38,10 @@ def load(name: str, folder: Path) -> ad.AnnData:
     if name.startswith("simulated"):
         shares = np.random.default_rng(1).dirichlet(np.full(6, 0.6), 3) + 0.05
         sd = 0.3 if name.endswith("weak") else 0.7
-        return more.data.simulate_batches(1200, 800, 6, 3, proportions=shares, markers=0.05, batch_sd=sd)
+        genes = ad.read_h5ad(folder / "dev" / "human_gastrula.h5ad", backed="r").var_names[:800]
+        return more.data.simulate_batches(
+            1200, 800, 6, 3, proportions=shares, markers=0.05, batch_sd=sd, gene_names=list(genes)
+        )
     path = folder / ("bench" if name in REPORTED else "dev") / f"{name}.h5ad"
     data = ad.read_h5ad(path)
     if data.n_obs > MOST_CELLS:

@@ -60,15 +60,14 @@ def fit_experts(module: MoREModule, arrays: TrainingArrays, labels: np.ndarray) 
             experts.fit(at, wide, base * in_space, labels[cells], len(own))
 
 
-@torch.no_grad()
-def certain_types(experts: WideClassifier | None, present: np.ndarray, wide: np.ndarray) -> np.ndarray:
-    """Types of which the experts, who see no offset, are nearly certain, (cells,); -1 elsewhere."""
-    if experts is None:
-        return np.full(len(wide), -1)
+def certain_types(experts: WideClassifier, arrays: TrainingArrays, labels: np.ndarray) -> np.ndarray:
+    """Visible labels, filled up with predictions of the experts that are nearly certain; -1 elsewhere, (cells,)."""
     device = experts.weight.device
-    chosen = experts.choose(torch.from_numpy(present).to(device))
-    p = experts(torch.from_numpy(wide).to(device), chosen).softmax(1).cpu().numpy()
-    return np.where((p.max(1) >= CERTAINTY) & (chosen.cpu().numpy() >= 0), p.argmax(1), -1)
+    with torch.no_grad():
+        chosen = experts.choose(torch.from_numpy(arrays.present).to(device))
+        p = experts(torch.from_numpy(arrays.wide).to(device), chosen).softmax(1).cpu().numpy()
+    sure = (p.max(1) >= CERTAINTY) & (chosen.cpu().numpy() >= 0)
+    return np.where(labels >= 0, labels, np.where(sure, p.argmax(1), -1))
 
 
 def niche_helps(base: np.ndarray, niche: slice, sections: np.ndarray, labels: np.ndarray) -> bool:

@@ -26,7 +26,6 @@ from more_scvi.data import (
     read_cells,
     speak_of,
 )
-from more_scvi.model._experts import certain_types
 from more_scvi.model._inside import joined_inside
 from more_scvi.model._prepare import MatrixPass, Measured, covered, masked_views, path_shares, scatter, scatter_rows
 from more_scvi.model._setup import niche_weights
@@ -244,11 +243,9 @@ class FeaturesMixin(ModelState):
             own_added = self._added_to(measured, features, batch[rows], covariates[rows])
             added = added if own_added is None else scatter(own_added, rows, len(cells))
         wide = np.concatenate([wide, module.link_coordinates(base, present)], 1)
-        types = certain_types(module.wide, present, wide)
         for at, role in enumerate(self.roles):
             rows = np.flatnonzero(present[:, at])
-            part, columns = module.base(role), module.columns(role)
-            base[rows, columns] = part.place(part.shift(base[rows, columns], batch[rows]), batch[rows], types[rows])
+            base[rows, module.columns(role)] = module.base(role).shift(base[rows, module.columns(role)], batch[rows])
         if added is not None:
             self._with_added(base, added)
         return base, present, wide, self._domain_codes(batch, present)

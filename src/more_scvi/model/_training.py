@@ -141,15 +141,15 @@ class TrainingMixin(ModelState):
         self._fit_imputers(self._training_arrays())
 
     def _fit_labels(self, arrays: TrainingArrays, cells: np.ndarray) -> None:
-        """Before the first step: wide classifier and batch shifts at equal composition, from visible labels."""
+        """Before the first step: wide classifier and batch shifts at equal composition, by labels or clusters."""
         module = self.module
         labels = np.full(len(arrays.labels), -1, dtype=np.int64)
         labels[cells] = arrays.labels[cells]
-        if module.classifier is None or bool(module.labels_fitted) or not (labels >= 0).any():
+        if bool(module.labels_fitted) or (module.classifier is not None and not (labels >= 0).any()):
             return
-        types = labels
+        types = None if module.classifier is None else labels
         first = module.base(self.roles[0])
-        if first.niche_columns is not None:
+        if first.niche_columns is not None and types is not None:
             base, sections = arrays.base[:, module.columns(self.roles[0])], arrays.batch
             if not niche_helps(base, first.niche_columns, sections, labels):
                 module.drop_niche(arrays.wide)
@@ -159,13 +159,12 @@ class TrainingMixin(ModelState):
                 arrays.taught = np.where(labels >= 0, labels, arrays.labels)
                 types = labels
             fit_experts(module, arrays, labels)
-            types = np.where(labels >= 0, labels, certain_types(module.wide, arrays.present, arrays.wide))
+            types = certain_types(module.wide, arrays, labels)
         for at, role in enumerate(self.roles):
             rows = np.flatnonzero(arrays.present[:, at])
             columns, batch = module.columns(role), arrays.batch[rows]
-            part = module.base(role)
-            shift = part.fit_composition(arrays.base[rows, columns], batch, labels[rows], types[rows], module.n_labels)
-            shift = shift[batch].astype(np.float32)
+            known = None if types is None else types[rows]
+            shift = module.base(role).fit_composition(arrays.base[rows, columns], batch, known, self.seed)[batch]
             arrays.base[rows, columns] -= shift
             if arrays.views is not None:
                 arrays.views[rows, :, columns] -= shift[:, None]

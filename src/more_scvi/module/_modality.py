@@ -14,7 +14,7 @@ from more_scvi.module._base import PathBase, batch_means
 from more_scvi.module._clr import ProteinPath
 from more_scvi.module._direct import DirectPath
 from more_scvi.module._lsi import AccessibilityPath
-from more_scvi.module._offsets import new_offsets, typed_offsets
+from more_scvi.module._offsets import cluster_offsets, typed_offsets
 
 N_PEAKS, N_WIDE_PEAKS = 25_000, 100
 
@@ -73,14 +73,11 @@ class ModalityBase(nn.Module):
         Principal axes kept of frozen features and of niches.
     n_targets
         Features that masked modelling predicts.
-    n_labels
-        Number of types.
     """
 
     shares: torch.Tensor
     targets: torch.Tensor
     composition: torch.Tensor
-    centre: torch.Tensor
     wide_offset: torch.Tensor
 
     def __init__(
@@ -93,7 +90,6 @@ class ModalityBase(nn.Module):
         n_wide: int,
         n_feature_axes: int,
         n_targets: int,
-        n_labels: int = 0,
     ):
         super().__init__()
         self.n_batch = n_batch
@@ -123,7 +119,6 @@ class ModalityBase(nn.Module):
         self.register_buffer("targets", torch.zeros(min(n_targets, sizes.n_features), dtype=torch.long))
         self.register_buffer("wide_offset", torch.zeros(n_batch, self.direct.n_wide))
         self.register_buffer("composition", torch.zeros(n_batch, self.width))
-        self.register_buffer("centre", torch.full((n_labels, self.width), float("nan")))
 
     @property
     def path_names(self) -> list[str]:
@@ -171,7 +166,7 @@ class ModalityBase(nn.Module):
         return base - batch_offsets(batch, self.composition.cpu().numpy())
 
     def fit_composition(
-        self, base: np.ndarray, batch: np.ndarray, labels: np.ndarray, types: np.ndarray, n_types: int
+        self, base: np.ndarray, batch: np.ndarray, types: np.ndarray | None, seed: int = 0
     ) -> np.ndarray:
         """Shift of each batch to where it would be at equal composition, (batches, width).
 
@@ -183,27 +178,20 @@ class ModalityBase(nn.Module):
             (cells, width), centred by batch.
         batch
             Codes, (cells,).
-        labels, types
-            Codes, (cells,), -1 = unknown: visible labels, by which labelled batches are compared, and types that also
-            hold what is nearly certain, by which the others are placed.
-        n_types
-            Number of types.
+        types
+            Codes, (cells,), -1 = unknown. ``None``: no cell has a label.
+        seed
+            Of the clusters that stand in for types.
         """
-        own = self._join([self._path(name).offset_map() for name in self.paths])  # undone: it is the batch's own mean
-        uncentred = base + own[batch]
-        offset, centre, labelled = typed_offsets(uncentred, batch, labels, self.n_batch, n_types)
-        self.centre.copy_(torch.from_numpy(centre))
-        others = np.where(labelled[batch], -1, types)
-        shift = offset - own + new_offsets(uncentred - offset[batch], batch, others, centre, self.n_batch)
+        own = self._join([self._path(name).offset_map() for name in self.paths])
+        uncentred = base + own[batch]  # the mean of a batch says nothing of where its types lie
+        if types is None:
+            offset = cluster_offsets(uncentred, batch, own, seed)
+        else:
+            offset = typed_offsets(uncentred, batch, types, self.n_batch)
+        shift = (offset - own).astype(np.float32)
         self.composition.add_(torch.from_numpy(shift).to(self.composition.device))
         return shift
-
-    def place(self, base: np.ndarray, batch: np.ndarray, types: np.ndarray) -> np.ndarray:
-        """Base of new batches after :meth:`shift`, moved by what sets their types apart from those of the reference."""
-        codes = np.where(batch < 0, -1 - batch, -1)
-        n_new = int(codes.max(initial=-1)) + 1
-        move = new_offsets(base, codes, types, self.centre.cpu().numpy(), n_new)
-        return base - np.vstack([move, np.zeros(base.shape[1])])[codes]
 
     def _path(self, name: str) -> PathBase:
         return cast(PathBase, self.paths[name])

@@ -116,7 +116,7 @@ class MoREModule(BaseModuleClass):
         self.bases = torch.nn.ModuleDict(
             {
                 sizes.name: ModalityBase(
-                    sizes, n_batch, n_covariates, n_variable, n_components, n_wide, n_feature_axes, n_targets, n_labels
+                    sizes, n_batch, n_covariates, n_variable, n_components, n_wide, n_feature_axes, n_targets
                 )
                 for sizes in modalities
             }

@@ -1,40 +1,34 @@
 r"""Offsets of batches at equal composition.
 
-The mean of a batch says what it holds as much as how it was measured. So offsets are compared within types:
+The mean of a batch says what it holds as much as how it was measured, so batches are compared within types:
 
-.. math:: m_{bt} = \mu_t + \beta_b + \varepsilon_{bt}, \qquad w_{bt} = n_{bt} / (n_{bt} + k), \qquad
+.. math:: m_{bt} = \mu_t + \beta_b + \varepsilon_{bt}, \qquad w_{bt} = \frac{n_{bt}}{n_{bt} + k}, \qquad
           \beta_b \sim N(\bar\beta, 1 / \lambda)
 
 with :math:`m_{bt}` the mean of the :math:`n_{bt}` cells of type :math:`t` in batch :math:`b`. A type weighs at most 1,
 however many cells it has: a batch that answers otherwise in one type (:math:`\varepsilon`) is not moved by it alone.
-A batch of which no cell's type is known stays where the other batches are.
+A batch of which no cell's type is known lies where the others do, which is right for any composition; its own mean
+would be right for one.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn.cluster import KMeans
 
 FEW_CELLS = 10
 """A type with so many cells in a batch weighs half as much as one with very many."""
-PRICE = 1.0
-"""Weight, in types, of the belief that a batch lies where the others do."""
-
-
-def type_means(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int, n_types: int):
-    """Mean of each type in each batch, (batches, types, columns), and its weight, (batches, types)."""
-    known = np.flatnonzero((types >= 0) & (batch >= 0))
-    group = batch[known] * n_types + types[known]
-    n = np.bincount(group, minlength=n_batch * n_types)
-    member = sp.csr_matrix((np.ones(len(known)), (group, known)), shape=(n_batch * n_types, len(x)))
-    mean = (member @ x) / np.maximum(n, 1)[:, None]
-    return mean.reshape(n_batch, n_types, -1), (n / (n + FEW_CELLS)).reshape(n_batch, n_types)
+TYPE_PRICE, CLUSTER_PRICE = 0.25, 2.0
+"""Weight, in types or clusters, of the belief that a batch lies where the others do; clusters may be wrong."""
+N_CLUSTERS, N_STEPS = 20, 6
+MOST_CELLS = 20_000
 
 
 def typed_offsets(
-    x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int, n_types: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Offset of each batch and centre of each type.
+    x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int, price: float = TYPE_PRICE
+) -> np.ndarray:
+    """Offset of each batch when types are known.
 
     Parameters
     ----------
@@ -42,45 +36,44 @@ def typed_offsets(
         (cells, columns).
     batch, types
         Codes, (cells,); cells of negative type are left out.
-    n_batch, n_types
-        Numbers of batches and types.
+    n_batch
+        Number of batches.
+    price
+        λ.
 
     Returns
     -------
-    offsets (batches, columns), the mean of the others for batches without typed cells; centres (types, columns), NaN
-    for types without cells; whether a batch has typed cells, bool (batches,).
+    (batches, columns), of mean zero over the batches with typed cells, and 0 for those without.
     """
-    mean, weight = type_means(x, batch, types, n_batch, n_types)
-    typed, there = weight.sum(1) > 0, weight.sum(0) > 0
-    offset, centre = np.zeros((n_batch, x.shape[1])), np.full((n_types, x.shape[1]), np.nan)
-    if typed.any():
-        w = weight[np.ix_(typed, there)]
-        m = mean[typed][:, there]
-        share = w / w.sum(0)
-        common = np.einsum("bt,btc->tc", share, m)
-        # types' centres eliminated: (D - W S' + price * (I - 1/n)) beta = sum_t w (m - common)
-        n = len(w)
-        system = np.diag(w.sum(1)) - w @ share.T + PRICE * (np.eye(n) - 1.0 / n) + 1e-6
-        beta = np.linalg.solve(system, np.einsum("bt,btc->bc", w, m - common))
-        offset[typed] = beta
-        offset[~typed] = beta.mean(0)
-        centre[there] = np.einsum("bt,btc->tc", share, m - beta[:, None])
-    return offset, centre, typed
+    known = np.flatnonzero(types >= 0)
+    out = np.zeros((n_batch, x.shape[1]))
+    if not len(known):
+        return out
+    typed, b = np.unique(batch[known], return_inverse=True)
+    names, t = np.unique(types[known], return_inverse=True)
+    n = np.bincount(b * len(names) + t, minlength=len(typed) * len(names))
+    member = sp.csr_matrix((np.ones(len(known)), (b * len(names) + t, known)), shape=(len(n), len(x)))
+    mean = ((member @ x) / np.maximum(n, 1)[:, None]).reshape(len(typed), len(names), -1)
+    weight = (n / (n + FEW_CELLS)).reshape(len(typed), len(names))
+    # normal equations with the types' centres eliminated
+    share = weight / weight.sum(0)
+    right = np.einsum("bt,btc->bc", weight, mean - np.einsum("bt,btc->tc", share, mean))
+    system = np.diag(weight.sum(1)) - weight @ share.T + price * np.eye(len(typed))
+    beta = np.linalg.solve(system, right)
+    out[typed] = beta - beta.mean(0)
+    return out
 
 
-def new_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, centre: np.ndarray, n_batch: int) -> np.ndarray:
-    """Offset of batches that took no part in :func:`typed_offsets`, (batches, columns), drawn to 0.
+def cluster_offsets(x: np.ndarray, batch: np.ndarray, start: np.ndarray, seed: int = 0) -> np.ndarray:
+    """As :func:`typed_offsets` without types: clusters of all cells stand in for them, found anew after every step.
 
-    Parameters
-    ----------
-    x
-        (cells, columns), the mean offset of the known batches already subtracted.
-    batch, types
-        Codes, (cells,); types negative where unsure.
-    centre
-        Centres of the types, (types, columns), NaN where unknown.
+    ``start`` are the offsets, (batches, columns), after which cells are first clustered: the means of the batches, or
+    platforms that differ much would have no cluster in common.
     """
-    mean, weight = type_means(x, batch, types, n_batch, len(centre))
-    weight = weight * np.isfinite(centre[:, 0])
-    shift = np.einsum("bt,btc->bc", weight, mean - np.nan_to_num(centre))
-    return shift / (weight.sum(1) + PRICE)[:, None]
+    chosen = np.random.default_rng(seed).permutation(len(x))[:MOST_CELLS]
+    x, batch, offset = x[chosen], batch[chosen], start
+    clusters = KMeans(min(N_CLUSTERS, len(x)), n_init=1, random_state=seed)
+    for _ in range(N_STEPS if len(start) > 1 else 0):
+        types = clusters.fit_predict(x - offset[batch])
+        offset = typed_offsets(x, batch, types, len(start), CLUSTER_PRICE)
+    return offset
