@@ -1,9 +1,9 @@
 """Protocol S8: are the same cells annotated alike, whichever other cells came along?
 
-Every batch is left out in turn and its labels hidden. The query is all of it, half of its types, two types or one;
-it is mapped onto a model of the other batches, or trained with them. Printed per set: the share of the cells of one
-type that is annotated right, alone and among all, beside logistic regression on genes and discriminant analysis on
-components, which look at one cell at a time. Development sets choose, reported sets are only reported.
+Every batch is left out in turn and its labels hidden. The query is all of it, half of its types, two types or one; it
+is mapped onto a model of the other batches, or trained with them. Printed: the share annotated right of the same cells
+alone and among all (cuts weigh alike), beside logistic regression on genes and discriminant analysis on components,
+which look at one cell at a time. Development sets choose, reported sets are only reported.
 """
 
 from __future__ import annotations
@@ -34,35 +34,32 @@ REPORTED = ("pbmc_4batch", "pbmc_kang", "bm_vangalen")
 
 
 def load(name: str, folder: Path) -> ad.AnnData:
-    """A set with ``batch`` and ``cell_type``, its rare types dropped."""
+    """At most ``MOST_CELLS`` cells of a set, with ``batch`` and ``cell_type``."""
     if name.startswith("simulated"):
         shares = np.random.default_rng(1).dirichlet(np.full(6, 0.6), 3) + 0.05
-        sd = 0.3 if name.endswith("weak") else 0.7
-        genes = ad.read_h5ad(folder / "dev" / "human_gastrula.h5ad", backed="r").var_names[:800]
-        return more.data.simulate_batches(
-            1200, 800, 6, 3, proportions=shares, markers=0.05, batch_sd=sd, gene_names=list(genes)
-        )
-    path = folder / ("bench" if name in REPORTED else "dev") / f"{name}.h5ad"
-    data = ad.read_h5ad(path)
-    if data.n_obs > MOST_CELLS:
-        data = data[np.sort(np.random.default_rng(0).permutation(data.n_obs)[:MOST_CELLS])].copy()
+        genes = list(ad.read_h5ad(folder / "dev" / "human_gastrula.h5ad", backed="r").var_names[:800])
+        sizes = {"n_cells": 1200, "n_genes": 800, "n_types": 6, "n_batches": 3, "markers": 0.05, "gene_names": genes}
+        return more.data.simulate_batches(proportions=shares, batch_sd=0.3 if name.endswith("weak") else 0.7, **sizes)
+    data = ad.read_h5ad(folder / ("bench" if name in REPORTED else "dev") / f"{name}.h5ad")
+    data = data[np.sort(np.random.default_rng(0).permutation(data.n_obs)[:MOST_CELLS])].copy()
     data.obs = data.obs[["batch", "cell_type"]].astype(str)
     return data
 
 
+def normalised(data: ad.AnnData) -> ad.AnnData:
+    """Log-normalised copy."""
+    return sc.pp.log1p(sc.pp.normalize_total(data, target_sum=1e4, copy=True), copy=True)
+
+
 def controls(reference: ad.AnnData, query: ad.AnnData) -> dict[str, np.ndarray]:
     """Labels by logistic regression on 2,000 variable genes and by LDA on 50 components, neither centred by batch."""
-    both = [sc.pp.log1p(sc.pp.normalize_total(x, target_sum=1e4, copy=True), copy=True) for x in (reference, query)]
+    both = [normalised(x) for x in (reference, query)]
     sc.pp.highly_variable_genes(both[0], n_top_genes=min(2000, both[0].n_vars))
     train, test = (x.X[:, both[0].var["highly_variable"].to_numpy()].toarray() for x in both)
-    labels = reference.obs["cell_type"].astype(str)
-    pca = PCA(50, random_state=0).fit(train)
-    return {
-        "LR": LogisticRegression(max_iter=200).fit(train, labels).predict(test),
-        "LDA": LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-        .fit(pca.transform(train), labels)
-        .predict(pca.transform(test)),
-    }
+    labels, pca = reference.obs["cell_type"].astype(str), PCA(50, random_state=0).fit(train)
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(pca.transform(train), labels)
+    regression = LogisticRegression(max_iter=200).fit(train, labels)
+    return {"LR": regression.predict(test), "LDA": lda.predict(pca.transform(test))}
 
 
 def fit(data: ad.AnnData, hidden: np.ndarray, labelled: bool = True) -> more.MoRE:
@@ -75,77 +72,55 @@ def fit(data: ad.AnnData, hidden: np.ndarray, labelled: bool = True) -> more.MoR
     return model
 
 
-def cuts(types: np.ndarray, counts: pd.Series) -> dict[str, list[str]]:
-    """Types that a query consists of: all, half, the two most frequent, each alone."""
-    order = list(counts.index)
-    return {"all": list(types), "half": order[::2], "two": order[:2]} | {f"one: {t}": [t] for t in order}
+def answers(model: more.MoRE, among: ad.AnnData, new: np.ndarray, joint: bool, labelled: bool) -> np.ndarray:
+    """What is said of the ``new`` cells: by the model, or without labels by 15 neighbours among the others."""
+    if labelled:
+        return model.predict()[new] if joint else model.predict(among[new].copy())
+    parts = [model.get_latent_representation()]
+    if not joint:
+        parts.append(model.get_latent_representation(among[new].copy(), obsm_key=None))
+    return knn_predict(np.concatenate(parts), among.obs["cell_type"].to_numpy(), new)[new]
 
 
-def left_out(name: str, data: ad.AnnData, batch: str, joint: int, labelled: bool = True) -> list[dict]:
-    """Rows of one left-out batch."""
+def left_out(name: str, data: ad.AnnData, batch: str, labelled: bool = True) -> list[dict]:
+    """Rows of one left-out batch; of single types, only the most frequent is also trained with the others."""
     kind, here = data.obs["cell_type"].astype(str).to_numpy(), (data.obs["batch"] == batch).to_numpy()
-    there = pd.Series(kind[~here]).value_counts()
-    counts = pd.Series(kind[here]).value_counts()
+    there, counts = (pd.Series(kind[mask]).value_counts() for mask in (~here, here))
     counts = counts[(counts >= MIN_CELLS) & (there.reindex(counts.index).fillna(0) >= MIN_REFERENCE)]
     if len(counts) < 2:
         return []
     reference, query = data[~here].copy(), data[here & np.isin(kind, there.index)].copy()
-    truth, rows = query.obs["cell_type"].astype(str).to_numpy(), []
-    fixed = controls(reference, query)
-
-    def answers(model, cells, among):
-        if among is None:
-            return model.predict(cells) if labelled else _nearest(model, reference, cells)
-        own = (among.obs["batch"] == batch).to_numpy()
-        if labelled:
-            return model.predict()[own]
-        z = model.get_latent_representation()
-        return knn_predict(z, among.obs["cell_type"].astype(str).to_numpy(), own)[own]
-
+    truth, fixed, rows = query.obs["cell_type"].astype(str).to_numpy(), controls(reference, query), []
+    order = list(counts.index)
+    cuts = {"all": list(there.index), "half": order[::2], "two": order[:2]} | {f"one: {t}": [t] for t in order}
     mapped = fit(reference, np.zeros(reference.n_obs, bool), labelled)
     for way in ("mapped", "joint"):
-        full = None
-        for cut, types in cuts(there.index, counts).items():
-            chosen = np.isin(truth, types)
-            if way == "joint" and cut.startswith("one") and types[0] not in counts.index[:joint]:
+        for cut, types in cuts.items():
+            if way == "joint" and cut.startswith("one") and types != order[:1]:
                 continue
-            cells = query[chosen].copy()
+            chosen = np.isin(truth, types)
+            among = ad.concat([reference, query[chosen]])
+            among.obs = among.obs.astype(str)
+            new = (among.obs["batch"] == batch).to_numpy()
+            model = mapped if way == "mapped" else fit(among, new, labelled)
+            predicted = answers(model, among, new, way == "joint", labelled)
             row = {"set": name, "batch": batch, "way": way, "cut": cut.split(":")[0], "types": ", ".join(types)}
-            if way == "mapped":
-                predicted = answers(mapped, cells, None)
-            else:
-                among = ad.concat([reference, cells])
-                among.obs["batch"] = among.obs["batch"].astype(str)
-                model = fit(among, (among.obs["batch"] == batch).to_numpy(), labelled)
-                predicted = answers(model, None, among)
             if cut == "all":
-                full = predicted
-                given = {"F1": predicted} | {f"F1 {k}": v for k, v in fixed.items()}
-                only = {"labels": list(counts.index), "average": "macro", "zero_division": 0}
-                row |= {k: f1_score(truth, v, **only) for k, v in given.items()}
+                full, said = predicted, {"F1": predicted} | {f"F1 {k}": v for k, v in fixed.items()}
+                how = {"labels": order, "average": "macro", "zero_division": 0}
+                row |= {k: f1_score(truth, v, **how) for k, v in said.items()}
                 if way == "joint":
-                    z = model.get_latent_representation()
-                    t, b = among.obs["cell_type"].astype(str).to_numpy(), among.obs["batch"].to_numpy()
-                    x = sc.pp.log1p(sc.pp.normalize_total(among, target_sum=1e4, copy=True), copy=True)
-                    sc.pp.pca(x, n_comps=50)
-                    row |= {"CiLISI": cilisi(z, t, b), "structure": structure(z, x.obsm["X_pca"], t, b)}
-            right = predicted == truth[chosen]
-            row |= {"n": len(right), "alone": right.mean(), "among": (full == truth)[chosen].mean()}
-            row |= {k: (v == truth)[chosen].mean() for k, v in fixed.items()}
+                    z, t, b = model.get_latent_representation(), among.obs["cell_type"], among.obs["batch"]
+                    row |= {"CiLISI": cilisi(z, t, b), "structure": structure(z, sc.pp.pca(normalised(among).X), t, b)}
+            row |= {"n": chosen.sum(), "alone": (predicted == truth[chosen]).mean()}
+            row |= {k: (v == truth)[chosen].mean() for k, v in ({"among": full} | fixed).items()}
             rows.append(row)
-            print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, file=sys.stderr, flush=True)
+            print(row, file=sys.stderr, flush=True)
     return rows
 
 
-def _nearest(model: more.MoRE, reference: ad.AnnData, query: ad.AnnData) -> np.ndarray:
-    z = np.concatenate([model.get_latent_representation(), model.get_latent_representation(query, obsm_key=None)])
-    hidden = np.arange(len(z)) >= reference.n_obs
-    labels = np.concatenate([x.obs["cell_type"].astype(str) for x in (reference, query)])
-    return knn_predict(z, labels, hidden)[hidden]
-
-
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per set and way: the same cells alone and among all (cuts weigh alike), and the whole query."""
+    """Per set and way: the cuts, and the whole query."""
     cut, whole = rows[rows["cut"] != "all"], rows[rows["cut"] == "all"]
     by = ["set", "way"]
     difference = (cut["alone"] - cut["among"]).abs().groupby([cut[k] for k in by])
@@ -158,14 +133,12 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", default=",".join(DEVELOPMENT), help="comma-separated")
-    parser.add_argument("--data", default=os.environ.get("MORE_DATA"), help="data folder (default: $MORE_DATA)")
-    parser.add_argument("--joint", type=int, default=1, help="types that are trained with the others, each alone")
+    folder = os.environ.get("MORE_DATA")
+    parser.add_argument("--data", default=folder, required=not folder, help="data folder (default: $MORE_DATA)")
     parser.add_argument("--batches", type=int, default=3, help="batches left out, at most")
     parser.add_argument("--unlabelled", action="store_true", help="no labels: 15-NN transfer on the embedding instead")
     parser.add_argument("--output", type=Path, default=None, help="also append the table and this command to a file")
     arguments = parser.parse_args()
-    if not arguments.data:
-        parser.error("give --data or set MORE_DATA")
     warnings.filterwarnings("ignore")
     for noisy in ("lightning.pytorch", "scvi", "jax", "more_scvi"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -174,7 +147,7 @@ def main() -> None:
         print(f"{name}: {'reported' if name in REPORTED else 'development'}", file=sys.stderr)
         data = load(name, Path(arguments.data))
         for batch in sorted(data.obs["batch"].unique())[: arguments.batches]:
-            rows += left_out(name, data, batch, arguments.joint, not arguments.unlabelled)
+            rows += left_out(name, data, batch, not arguments.unlabelled)
     text = summary(pd.DataFrame(rows)).to_string()
     print(text)
     if arguments.output:
