@@ -249,7 +249,8 @@ def test_the_mix_starts_even_and_finds_the_layer_that_tells_types(make_model, tm
 
 def test_layers_of_other_size_count_the_same(make_model):
     one, two = (
-        make_model("blocks", epochs=0, backbone_kwargs={"scale": scale}).get_latent_representation() for scale in (1.0, 50.0)
+        make_model("blocks", epochs=0, backbone_kwargs={"scale": scale}).get_latent_representation()
+        for scale in (1.0, 50.0)
     )
     np.testing.assert_allclose(one, two, atol=0.05)
 

@@ -127,7 +127,9 @@ class Annotator(nn.Module):
     def hear(self, wide: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`say`, of tensors (cells, n_wide) and bool (cells, modalities)."""
         if self.experts is None:
-            return wide.new_zeros((len(wide), self.n_labels), dtype=torch.float32), wide.new_zeros((len(wide), 1)).float()
+            return wide.new_zeros((len(wide), self.n_labels), dtype=torch.float32), wide.new_zeros(
+                (len(wide), 1)
+            ).float()
         return self.experts(wide.float(), present)
 
     def finish(self, z: np.ndarray, labels: np.ndarray, present: np.ndarray) -> None:

@@ -27,9 +27,7 @@ def needs_self_training(labels: np.ndarray) -> bool:
     return bool(np.median(counts) < FEW_LABELS)
 
 
-def self_train(
-    wide: np.ndarray, base: np.ndarray, labels: np.ndarray, batch: np.ndarray, seed: int
-) -> np.ndarray:
+def self_train(wide: np.ndarray, base: np.ndarray, labels: np.ndarray, batch: np.ndarray, seed: int) -> np.ndarray:
     """Labels of the cells that are told with most confidence, beside the visible ones.
 
     Two logistic regressions, on the wide view and on the base, are mixed; their probabilities are multiplied by what

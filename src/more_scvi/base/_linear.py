@@ -15,7 +15,8 @@ from torch import nn
 
 from more_scvi.base._bridge import N_CANONICAL, Link, linked_coordinates
 from more_scvi.base._layout import Layout
-from more_scvi.base._path import PathBase, batch_means, typed_offsets
+from more_scvi.base._offsets import cluster_offsets, typed_offsets
+from more_scvi.base._path import PathBase, batch_means
 from more_scvi.data._batches import batch_offsets
 from more_scvi.modalities._modality import get_modality
 
@@ -150,21 +151,40 @@ class ModalityBase(nn.Module):
         self.wide_offset.copy_(torch.from_numpy(batch_means(wide, batch, self.n_batch)))
 
     def centre_wide(self, wide: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Wide view freed of its batch means if the modality asks for it, (cells, n_wide); new batches of their own."""
+        """Wide view freed of its batch means if the modality asks for it, (cells, n_wide); new ones on the mean of the known."""
         if not self.centres_wide:
             return wide
-        return wide - batch_offsets(wide, batch, self.wide_offset.cpu().numpy())
+        return wide - batch_offsets(batch, self.wide_offset.cpu().numpy())
 
     def shift(self, base: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Base of (cells, width) moved to where batches would be at equal composition; new batches stay."""
-        return base - np.where((batch >= 0)[:, None], self.composition.cpu().numpy()[np.maximum(batch, 0)], 0.0)
+        """Base of (cells, width) moved to where batches would be at equal composition."""
+        return base - batch_offsets(batch, self.composition.cpu().numpy())
 
-    def fit_composition(self, base: np.ndarray, batch: np.ndarray, types: np.ndarray) -> np.ndarray:
-        """Shift of each batch to where its mean would be at equal composition, (batches, width); -1 = unknown type.
+    def fit_composition(
+        self, base: np.ndarray, batch: np.ndarray, types: np.ndarray | None, seed: int = 0
+    ) -> np.ndarray:
+        """Shift of each batch to where it would be at equal composition, (batches, width).
 
         Batches that hold types in other proportions have other means without any batch effect.
+
+        Parameters
+        ----------
+        base
+            (cells, width), centred by batch.
+        batch
+            Codes, (cells,).
+        types
+            Codes, (cells,), -1 = unknown. ``None``: no cell has a label.
+        seed
+            Of the clusters that stand in for types.
         """
-        shift = typed_offsets(base, batch, types, self.n_batch)
+        own = self._join([self._path(name).offset_map() for name in self.paths])
+        uncentred = base + own[batch]  # the mean of a batch says nothing of where its types lie
+        if types is None:
+            offset = cluster_offsets(uncentred, batch, own, seed)
+        else:
+            offset = typed_offsets(uncentred, batch, types, self.n_batch)
+        shift = (offset - own).astype(np.float32)
         self.composition.copy_(torch.from_numpy(shift))
         return shift
 

@@ -7,8 +7,8 @@ set beside each other with shares :math:`s_h + s_u = 1`:
 .. math:: b = \left[\sqrt{s_h}\,\frac{R_h^\top (h - B_h d)}{\lVert\cdot\rVert},\;
                     \sqrt{s_u}\,\frac{R_u^\top (u - B_u d)}{\lVert\cdot\rVert}\right]
 
-with :math:`d` the one-hot batch and the covariates. A batch that was not seen is centred on its own mean,
-drawn towards the mean of the known batches where it has few cells.
+with :math:`d` the one-hot batch and the covariates. A batch that was not seen is centred where the known
+ones are in the mean.
 Features that come in blocks (one per layer of the backbone) are centred block by block, scaled to one total variance
 each and averaged; the mean takes the place of :math:`h`.
 Nothing here sees labels.
@@ -86,7 +86,7 @@ class PathBase(nn.Module):
         return (out / float(self.scale)).astype(np.float32)
 
     def transform(self, features: np.ndarray, batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
-        """(cells, n_in) -> (cells, n_out). Each negative batch code is a new batch, centred on its own mean."""
+        """(cells, n_in) -> (cells, n_out). New batches (negative codes) are centred on the mean of the known ones."""
         centred = self._centre(features, batch, covariates)
         if self.n_blocks > 1:
             centred = self._scaled(centred).mean(1)
@@ -102,10 +102,15 @@ class PathBase(nn.Module):
         scale = self.scale if self.n_blocks == 1 else self.scale * self.block_scale[-1]
         return self.rotation / scale
 
+    def offset_map(self) -> np.ndarray:
+        """What centring each known batch on its own mean moved it by, seen from their mean, (batches, n_out)."""
+        covariates = np.zeros((len(self.offset), len(self.slope)), np.float32)
+        return self.transform(self.offset.cpu().numpy(), np.full(len(self.offset), -1), covariates)
+
     def _centre(self, features: np.ndarray, batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
         explained = covariates @ self.slope.cpu().numpy() if covariates.shape[1] else np.zeros((1, 1), np.float32)
         residual = features - explained
-        return residual - batch_offsets(residual, batch, self.offset.cpu().numpy())
+        return residual - batch_offsets(batch, self.offset.cpu().numpy())
 
     def _split(self, features: np.ndarray) -> np.ndarray:
         return features.reshape(len(features), self.n_blocks, -1)
@@ -113,38 +118,6 @@ class PathBase(nn.Module):
     def _scaled(self, centred: np.ndarray) -> np.ndarray:
         """Blocks of one total variance, (cells, n_blocks, n_in // n_blocks)."""
         return self._split(centred) / (1.0 if self.n_blocks == 1 else self.block_scale.cpu().numpy()[:, None])
-
-
-def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int, n_steps: int = 10) -> np.ndarray:
-    r"""Batch offsets at equal composition: :math:`x_i = \mu_{type(i)} + \beta_{batch(i)}`, fitted by alternating means.
-
-    Parameters
-    ----------
-    x
-        (cells, columns).
-    batch, types
-        Codes, (cells,); cells of negative type are left out.
-    n_batch
-        Number of batches.
-    n_steps
-        Alternations.
-
-    Returns
-    -------
-    :math:`\beta`, (batches, columns), of mean zero over the typed cells; 0 for batches without typed cells.
-    """
-    known = types >= 0
-    beta = np.zeros((n_batch, x.shape[1]), np.float32)
-    if not known.any():
-        return beta
-    x, batch, types = x[known], batch[known], types[known]
-    n_types = types.max() + 1
-    for _ in range(n_steps):
-        mu = batch_means(x - beta[batch], types, n_types)
-        update = batch_means(x - mu[types], batch, n_batch)
-        update[np.bincount(batch, minlength=n_batch) == 0] = 0.0
-        beta = update - update[batch].mean(0) * (np.bincount(batch, minlength=n_batch) > 0)[:, None]
-    return beta
 
 
 def batch_means(x: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:

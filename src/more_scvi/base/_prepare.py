@@ -239,9 +239,7 @@ def prepare_masked(
     return MaskedViews(base, targets)
 
 
-def _gene_bridge(
-    cells: CellSet, linear: LinearBase, frozen: FrozenReader
-) -> dict[str, tuple[np.ndarray, list[str]]]:
+def _gene_bridge(cells: CellSet, linear: LinearBase, frozen: FrozenReader) -> dict[str, tuple[np.ndarray, list[str]]]:
     """Values of the genes that several modalities speak of, where some modalities share no cell."""
     both = cells.present.T.astype(np.int64) @ cells.present
     if len(cells.measured) == 1 or (both >= MIN_PAIRS).all():

@@ -11,9 +11,6 @@ import pandas as pd
 
 from ._columns import as_batch_array, check_categories
 
-FEW_CELLS = 20
-"""A new batch of this size is centred half on its own mean, half on the mean of the known batches."""
-
 
 def batch_codes(obs: pd.DataFrame, key: str | None, known: Sequence[Any] | np.ndarray, stacklevel: int) -> np.ndarray:
     """Codes of known batches, int64 (cells,); every new batch gets a negative code of its own.
@@ -33,7 +30,7 @@ def batch_codes(obs: pd.DataFrame, key: str | None, known: Sequence[Any] | np.nd
         return np.zeros(len(obs), dtype=np.int64)
     if key not in obs:
         warnings.warn(
-            f"obs has no batch column {key!r}: all cells are taken as one new batch and centred on their own mean.",
+            f"obs has no batch column {key!r}: all cells are taken as one new batch.",
             UserWarning,
             stacklevel=stacklevel + 1,
         )
@@ -45,10 +42,6 @@ def batch_codes(obs: pd.DataFrame, key: str | None, known: Sequence[Any] | np.nd
     return codes
 
 
-def batch_offsets(x: np.ndarray, batch: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Offset of each cell's batch, (cells, columns): of known batches from ``reference``, of new ones from ``x``."""
-    offset = reference[np.maximum(batch, 0)]
-    for code in np.unique(batch[batch < 0]):
-        cells = batch == code
-        offset[cells] = (x[cells].sum(0) + FEW_CELLS * reference.mean(0)) / (cells.sum() + FEW_CELLS)
-    return offset
+def batch_offsets(batch: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Offset of each cell's batch, (cells, columns); of new ones (negative codes) the mean of ``reference``."""
+    return np.vstack([reference, reference.mean(0)])[np.where(batch < 0, len(reference), batch)]

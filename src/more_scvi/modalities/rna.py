@@ -193,6 +193,8 @@ class BatchMoments:
         dispersions = np.full(self.detected.shape, np.nan)
         for b in np.flatnonzero(self.n > 1).tolist():
             genes = np.flatnonzero(self.detected[b])
+            if not genes.size:  # a batch of empty cells
+                continue
             norm = self._normalised_dispersion(b, genes)
             dispersions[b, genes] = norm
             finite = np.sort(norm[np.isfinite(norm)])[::-1]
@@ -219,6 +221,8 @@ class BatchMoments:
 def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
     """Eigenvectors of the k largest eigenvalues, largest first, signs fixed for reproducibility."""
     n = len(gram)
+    if np.trace(gram) <= 1e-12:  # constant data have no directions
+        return np.eye(n, k)
     if 10 * k >= n:  # Lanczos pays for a few vectors only
         v = eigh(gram.astype(np.float32), subset_by_index=[n - k, n - 1])[1][:, ::-1]
     else:

@@ -27,4 +27,6 @@ def check_trained(model: MoRE) -> None:
     if not bool(model.module.linear.fitted):
         raise RuntimeError("The model is not trained; call model.train() first.")
     if not model.is_trained_:
-        warnings.warn("Training has not ended: these answers are those of a model on its way.", UserWarning, stacklevel=3)
+        warnings.warn(
+            "Training has not ended: these answers are those of a model on its way.", UserWarning, stacklevel=3
+        )

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from more_scvi.model._more import MoRE
 
 
-def diagnose(
-    self, adata: AnnData | MuData | None = None, *, labels: str | Sequence[str] | None = None
-) -> Diagnosis:
+def diagnose(self, adata: AnnData | MuData | None = None, *, labels: str | Sequence[str] | None = None) -> Diagnosis:
     """Look for what commonly goes wrong, and say which argument to change.
 
     Each check has a value, a limit and, where it fires, a remedy. At most 5,000 cells are looked at; nothing is
@@ -145,7 +143,9 @@ def _evidence(model: MoRE, arrays: Arrays, batches: np.ndarray, visible: np.ndar
         present={role: present[:, at] for at, role in enumerate(model.modalities)},
         effects=_effects(module, arrays, rows, domains),
         # a modality without any gene is not read by the backbone, and is not meant to be
-        overlaps={r: model.reader.frozen.overlaps[r] for r in model.modalities if len(model.schema.gene_names[r])} if reads_genes else {},
+        overlaps={r: model.reader.frozen.overlaps[r] for r in model.modalities if len(model.schema.gene_names[r])}
+        if reads_genes
+        else {},
         chance=_chance(model),
         history=model.history_ or {},
     )
@@ -180,8 +180,7 @@ def _effects(module: MoREModule, arrays: Arrays, rows: np.ndarray, domains: np.n
             shuffled[group, columns] = base[rng.permutation(group), columns]
         cells = np.concatenate(groups)
         z, moved = (
-            forward(module, replace(some, base=x), lambda out: out["z"], cells).astype(float)
-            for x in (base, shuffled)
+            forward(module, replace(some, base=x), lambda out: out["z"], cells).astype(float) for x in (base, shuffled)
         )
         start, total = 0, 0.0
         for group in groups:

@@ -10,7 +10,6 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from more_scvi.annotate._annotator import Lessons
 from more_scvi.base._arrays import Arrays, MaskedViews
 from more_scvi.base._prepare import fit_base, fit_space, gene_panels, join_bases, prepare, prepare_masked
 from more_scvi.model._forward import forward
@@ -74,7 +73,8 @@ def make_training_set(
         module.classifier.open_classes.copy_(torch.from_numpy(seen))
         if not lessons.keeps_niche:
             module.close_niche()
-        arrays, masked = at_equal_composition(module, arrays, masked, lessons)
+    types = None if lessons is None else lessons.types
+    arrays, masked = at_equal_composition(module, arrays, masked, types, seed)
     inside = None
     if module.inside is not None:
         assert reader.frozen.backbone is not None
@@ -83,15 +83,19 @@ def make_training_set(
 
 
 def at_equal_composition(
-    module: MoREModule, arrays: Arrays, masked: MaskedViews | None, lessons: Lessons
+    module: MoREModule, arrays: Arrays, masked: MaskedViews | None, types: np.ndarray | None, seed: int
 ) -> tuple[Arrays, MaskedViews | None]:
-    """Arrays and views with every batch moved to where it would be if all held types in equal proportions."""
+    """Arrays and views with every batch moved to where it would be if all held types in equal proportions.
+
+    ``types``: codes, (cells,), -1 = unknown; None: there are no labels, and clusters stand in for types.
+    """
     base = arrays.base.copy()
     views = None if masked is None else masked.base.copy()
     for at, name in enumerate(module.modalities):
         rows, columns = np.flatnonzero(arrays.present[:, at]), module.layout.columns(name)
         batch = arrays.batch[rows]
-        shift = module.base(name).fit_composition(base[rows, columns], batch, lessons.types[rows])[batch]
+        known = None if types is None else types[rows]
+        shift = module.base(name).fit_composition(base[rows, columns], batch, known, seed)[batch]
         base[rows, columns] -= shift
         if views is not None:
             views[rows, :, columns] -= shift[:, None].astype(np.float16)
@@ -131,5 +135,3 @@ def _fit_spread(module: MoREModule, arrays: Arrays, labels: np.ndarray, visible:
     device = module.spread.scale.device
     parts = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (z[:, :-1], types, arrays.domain))
     module.spread.fit(*parts)
-
-

@@ -66,9 +66,7 @@ def impute(
     check_trained(self)
     names = pd.Index(self.features[modality])
     if isinstance(features, str) or not (features is None or isinstance(features, Iterable)):
-        raise TypeError(
-            f"features={features!r} is a {type(features).__name__}; give a list of names, or None for all."
-        )
+        raise TypeError(f"features={features!r} is a {type(features).__name__}; give a list of names, or None for all.")
     columns = np.arange(len(names)) if features is None else names.get_indexer([str(f) for f in features])
     if (columns < 0).any():
         missing = [f for f, c in zip(features or [], columns, strict=True) if c < 0]

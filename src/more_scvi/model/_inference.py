@@ -33,9 +33,10 @@ def get_latent_representation(
     Parameters
     ----------
     adata
-        ``None``: the registered data. Otherwise an AnnData with the same genes in any order, or a MuData with any
+        ``None``: the registered data. Otherwise an AnnData with the genes of the model in any order, or a MuData with any
         of the model's modalities; it is not registered. Its batch column may be absent or hold new batches,
-        which are centred on their own mean. An AnnData given to a model of a MuData is its RNA.
+        which lie where the known ones do in the mean. Genes
+        that are not there are taken as missing. An AnnData given to a model of a MuData is its RNA.
     indices
         Cells to return: positions (also negative), booleans or a slice. ``None``: all.
     batch_size

@@ -75,9 +75,7 @@ class Reader:
             device = next(self.module.parameters()).device
             features = self.features(cells, self.caches(cells, str(device)))
             arrays = prepare(cells, self.module.linear, features)
-            self.remember(
-                key, moved_streaming(arrays, cells, features, self.module, self.frozen.backbone, self.depth)
-            )
+            self.remember(key, moved_streaming(arrays, cells, features, self.module, self.frozen.backbone, self.depth))
         self.remember(key, self._kept[key])
         return self._kept[key]
 

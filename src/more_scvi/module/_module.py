@@ -136,7 +136,9 @@ class MoREModule(BaseModuleClass):
         if len(modalities) > 1:
             n_inputs, n_sets = self.n_latent + layout.width, 2 ** (len(modalities) - 1)
             for s in modalities:
-                n_coordinates = s.n_features if get_modality(s.name).imputes_directly else self.base(s.name).path_widths[-1]
+                n_coordinates = (
+                    s.n_features if get_modality(s.name).imputes_directly else self.base(s.name).path_widths[-1]
+                )
                 self.imputers[s.name] = Imputer(n_inputs, n_coordinates, s.n_features, n_sets)
 
     def add_soft_tokens(self, modality: str, read: Callable[[Tensor], Tensor], width: int) -> None:

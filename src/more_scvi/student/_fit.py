@@ -232,7 +232,7 @@ def _guesses(
                 raw[cells[rows]] = front.project(x[rows], there)
         for k, there in enumerate(maps):
             rows = fold == k
-            raw[rows] -= batch_offsets(raw[rows], codes[rows], there.centres)
+            raw[rows] -= batch_offsets(codes[rows], there.centres)
     return out
 
 

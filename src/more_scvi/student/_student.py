@@ -44,8 +44,7 @@ class Student:
 
     Genes are found by symbol or Ensembl id, in any order and case; human and mouse names are told apart. Genes that the
     data lack count as missing, not as zero. Cells of batches that the teacher knew (``obs[batch_key]``) are corrected
-    as it corrected them; a new batch is centred on its own mean, drawn towards the known batches where it has few
-    cells, so that its embedding depends on which cells are given together.
+    as it corrected them; those of a new batch, as the known ones are in the mean.
 
     Parameters
     ----------
@@ -220,13 +219,12 @@ class Student:
         codes = self._codes(adata)
         needed = np.zeros(adata.n_obs, dtype=bool)
         needed[chosen] = True
-        needed |= np.isin(codes, codes[chosen][codes[chosen] < 0])  # a new batch is centred on all its cells
         for start in range(0, adata.n_obs, size):
             block = slice(start, min(start + size, adata.n_obs))
             if needed[block].any():
                 raw[block] = front.project(reader[block], there)
         kept = np.flatnonzero(needed)
-        raw[kept] -= batch_offsets(raw[kept], codes[kept], there.centres)
+        raw[kept] -= batch_offsets(codes[kept], there.centres)
         z = np.empty((len(chosen), self.n_latent), np.float32)
         p = np.empty((len(chosen), len(self.labels)), np.float32)
         with torch.inference_mode():

@@ -1,0 +1,79 @@
+r"""Offsets of batches at equal composition.
+
+The mean of a batch says what it holds as much as how it was measured, so batches are compared within types:
+
+.. math:: m_{bt} = \mu_t + \beta_b + \varepsilon_{bt}, \qquad w_{bt} = \frac{n_{bt}}{n_{bt} + k}, \qquad
+          \beta_b \sim N(\bar\beta, 1 / \lambda)
+
+with :math:`m_{bt}` the mean of the :math:`n_{bt}` cells of type :math:`t` in batch :math:`b`. A type weighs at most 1,
+however many cells it has: a batch that answers otherwise in one type (:math:`\varepsilon`) is not moved by it alone.
+A batch of which no cell's type is known lies where the others do, which is right for any composition; its own mean
+would be right for one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.cluster import KMeans
+
+FEW_CELLS = 10
+"""A type with so many cells in a batch weighs half as much as one with very many."""
+TYPE_PRICE, CLUSTER_PRICE = 0.25, 2.0
+"""Weight, in types or clusters, of the belief that a batch lies where the others do; clusters may be wrong."""
+N_CLUSTERS, N_STEPS = 20, 6
+MOST_CELLS = 20_000
+
+
+def typed_offsets(
+    x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int, price: float = TYPE_PRICE
+) -> np.ndarray:
+    """Offset of each batch when types are known.
+
+    Parameters
+    ----------
+    x
+        (cells, columns).
+    batch, types
+        Codes, (cells,); cells of negative type are left out.
+    n_batch
+        Number of batches.
+    price
+        λ.
+
+    Returns
+    -------
+    (batches, columns), of mean zero over the batches with typed cells, and 0 for those without.
+    """
+    known = np.flatnonzero(types >= 0)
+    out = np.zeros((n_batch, x.shape[1]))
+    if not len(known):
+        return out
+    typed, b = np.unique(batch[known], return_inverse=True)
+    names, t = np.unique(types[known], return_inverse=True)
+    n = np.bincount(b * len(names) + t, minlength=len(typed) * len(names))
+    member = sp.csr_matrix((np.ones(len(known)), (b * len(names) + t, known)), shape=(len(n), len(x)))
+    mean = ((member @ x) / np.maximum(n, 1)[:, None]).reshape(len(typed), len(names), -1)
+    weight = (n / (n + FEW_CELLS)).reshape(len(typed), len(names))
+    # normal equations with the types' centres eliminated
+    share = weight / weight.sum(0)
+    right = np.einsum("bt,btc->bc", weight, mean - np.einsum("bt,btc->tc", share, mean))
+    system = np.diag(weight.sum(1)) - weight @ share.T + price * np.eye(len(typed))
+    beta = np.linalg.solve(system, right)
+    out[typed] = beta - beta.mean(0)
+    return out
+
+
+def cluster_offsets(x: np.ndarray, batch: np.ndarray, start: np.ndarray, seed: int = 0) -> np.ndarray:
+    """As :func:`typed_offsets` without types: clusters of all cells stand in for them, found anew after every step.
+
+    ``start`` are the offsets, (batches, columns), after which cells are first clustered: the means of the batches, or
+    platforms that differ much would have no cluster in common.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(x))[:MOST_CELLS]
+    x, batch, offset = x[chosen], batch[chosen], start
+    clusters = KMeans(min(N_CLUSTERS, len(x)), n_init=1, random_state=seed)
+    for _ in range(N_STEPS if len(start) > 1 else 0):
+        types = clusters.fit_predict(x - offset[batch])
+        offset = typed_offsets(x, batch, types, len(start), CLUSTER_PRICE)
+    return offset

@@ -1,0 +1,81 @@
+"""The same cells get the same answers, whichever other cells came along."""
+
+import os
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+import more_scvi as more
+from more_scvi.metrics import knn_predict
+
+NEW = "Yolk Sac"
+SETTINGS = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def gastrula():
+    """Parts of an embryo, which hold other shares of its cell types; one of them is new."""
+    file = Path(os.environ.get("MORE_DATA", "no folder")) / "dev" / "human_gastrula.h5ad"
+    if not file.is_file():
+        pytest.skip("needs dev/human_gastrula.h5ad below the folder named by MORE_DATA")
+    data = ad.read_h5ad(file)
+    data.obs = data.obs[["batch", "cell_type"]].astype(str)
+    new = data.obs["batch"] == NEW
+    return data[~new].copy(), data[new & data.obs["cell_type"].isin(data.obs["cell_type"][~new])].copy()
+
+
+def fitted(data, epochs=30, **keys):
+    more.MoRE.setup_anndata(data, batch_key="batch", **keys)
+    model = more.MoRE(data, n_views=0, seed=0)
+    model.train(max_epochs=epochs, **SETTINGS)
+    return model
+
+
+def frequent(query):
+    counts = query.obs["cell_type"].value_counts()
+    return counts.index[counts >= 15]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_query_of_one_type_is_answered_as_part_of_all(gastrula, labelled):
+    reference, query = gastrula
+    model = fitted(reference, **({"labels_key": "cell_type"} if labelled else {}))
+
+    def right(cells):
+        truth = cells.obs["cell_type"].to_numpy()
+        if labelled:
+            return pd.Series(model.predict(cells) == truth, cells.obs_names)
+        z = np.concatenate([model.get_latent_representation(x, obsm_key=None) for x in (reference, cells)])
+        hidden = np.arange(len(z)) >= reference.n_obs
+        labels = np.concatenate([reference.obs["cell_type"], truth])
+        return pd.Series(knn_predict(z, labels, hidden)[hidden] == truth, cells.obs_names)
+
+    among = right(query)
+    assert among.mean() > 0.85
+    for kind in frequent(query):
+        alone = right(query[query.obs["cell_type"] == kind].copy())
+        assert abs(alone.mean() - among[alone.index].mean()) <= 0.03, kind
+    one = query[:1].copy()
+    np.testing.assert_allclose(
+        model.get_latent_representation(one), model.get_latent_representation(query)[:1], atol=1e-3
+    )
+
+
+def test_an_unlabelled_batch_of_one_type_is_answered_as_part_of_all(gastrula):
+    reference, query = gastrula
+
+    def right(cells):
+        both = ad.concat([reference, cells])
+        both.obs["label"] = np.where(both.obs["batch"] == NEW, "Unknown", both.obs["cell_type"])
+        model = fitted(both, labels_key="label", unlabeled_category="Unknown")
+        new = (both.obs["batch"] == NEW).to_numpy()
+        return pd.Series((model.predict() == both.obs["cell_type"].to_numpy())[new], cells.obs_names)
+
+    among, kind = right(query), frequent(query)[0]
+    alone = right(query[query.obs["cell_type"] == kind].copy())
+    assert among.mean() > 0.9
+    assert abs(alone.mean() - among[alone.index].mean()) <= 0.03
