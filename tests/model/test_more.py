@@ -67,7 +67,7 @@ def test_without_a_step_the_embedding_is_the_linear_base(cells):
     )[0, 1]
     assert between > 0.99
     means = [z[cells.obs["batch"] == b].mean(0) for b in cells.obs["batch"].unique()]
-    assert np.abs(np.subtract(*means[:2])).max() < 1e-3
+    assert np.abs(np.subtract(*means[:2])).max() < 0.1 * z.std(0).max()
 
 
 def test_embedding_is_written_where_documented(trained):

@@ -40,9 +40,10 @@ class Lessons:
     Attributes
     ----------
     labels
-        Visible labels of the training cells and those that self-training added, (cells,) codes; -1 = none.
+        Visible labels and those that self-training added, (cells,) codes; -1 = none. Those of cells that do not train
+        are there to validate on.
     types
-        The same, filled up with what experts are nearly certain of.
+        Those of training cells, filled up with what experts are nearly certain of.
     guess, share
         What experts say of each cell, log-probabilities (cells, n_labels), and how much that counts, (cells, 1).
         Without experts the share is 0.
@@ -105,14 +106,15 @@ class Annotator(nn.Module):
             if not keeps:
                 arrays = replace(arrays, wide=self._without_niche(arrays.wide))
         if self.experts is None:
-            return Lessons(labels, labels, *_silent(len(labels), self.n_labels), keeps)
+            return Lessons(visible, labels, *_silent(len(labels), self.n_labels), keeps)
         if len(self.experts.patterns) == 1 and needs_self_training(labels[cells]):
             parts = (arrays.wide[cells].astype(np.float32), arrays.base[cells], labels[cells], arrays.batch[cells])
             labels[cells] = self_train(*parts, seed)
         fit_experts(self.experts, self.layout, arrays, labels, seed)
         guess, share = self.say(arrays)
         sure = (guess.max(1) >= math.log(CERTAINTY)) & (share[:, 0] > 0)
-        return Lessons(labels, np.where(labels >= 0, labels, np.where(sure, guess.argmax(1), -1)), guess, share, keeps)
+        types = np.where(labels >= 0, labels, np.where(sure, guess.argmax(1), -1))
+        return Lessons(np.where(labels >= 0, labels, visible), types, guess, share, keeps)
 
     @torch.inference_mode()
     def say(self, arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:

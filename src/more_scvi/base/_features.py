@@ -16,11 +16,11 @@ from more_scvi.base._path import batch_means
 from more_scvi.data._measured import Measured
 from more_scvi.data._spatial import niche_means
 
-EXPECTED = 30.0
-"""Counts at which a feature that is empty was not measured rather than not expressed."""
+COMMON = 0.5
+"""Share of the training cells in which a feature must be seen to be expected in cells of any type."""
 
-SILENT_SHARE = 0.05
-"""Share of common features that may be empty by composition."""
+SILENT_SHARE, SILENT_CELLS = 0.1, 20
+"""Share of common features that may be empty by composition, and cells from which on their absence says something."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,9 @@ def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> Non
             yield base.direct.normalise(x), batch[rows]
 
     base.direct.fit(chunks, base.n_batch)
-    base.level.copy_(torch.from_numpy((sums := _sums(measured)) / max(float(sums.sum()), 1e-12)))
+    sums, seen = _sums(measured)
+    base.level.copy_(torch.from_numpy((sums / max(sums.sum(), 1e-12)).astype(np.float32)))
+    base.detected.copy_(torch.from_numpy((seen / max(len(batch), 1)).astype(np.float32)))
     base.targets.copy_(base.direct.features[: len(base.targets)])
 
 
@@ -137,23 +139,25 @@ def gene_values(measured: Measured, base: ModalityBase, links: sp.csr_matrix) ->
 def silent_features(measured: Measured, base: ModalityBase) -> np.ndarray | None:
     """Features that are empty in all cells as if they had not been measured, bool (features,); None: there are none.
 
-    Padding with zeros is told by features that should be common: of those of which :data:`EXPECTED` counts would be
-    seen at the level they have in the training data, hardly one is empty by composition alone. If more than
-    :data:`SILENT_SHARE` of them are, all features are taken as missing that are empty here and were not in training.
+    Padding with zeros is told by features that cells of every type show (:data:`COMMON`): if more than
+    :data:`SILENT_SHARE` of them are empty in all cells, all features are taken as missing that are empty here and were
+    not in training.
     """
-    sums, level = _sums(measured), base.level.cpu().numpy()
-    common = level * sums.sum() >= EXPECTED
-    if not common.any() or (sums[common] == 0).mean() <= SILENT_SHARE:
+    detected = base.detected.cpu().numpy()
+    common = detected >= COMMON
+    if len(measured.cells) < SILENT_CELLS or not common.any():
         return None
-    return (sums == 0) & (level > 0)
+    seen = _sums(measured)[1]
+    return (seen == 0) & (detected > 0) if (seen[common] == 0).mean() > SILENT_SHARE else None
 
 
-def _sums(measured: Measured) -> np.ndarray:
-    """Sum of each feature over all cells, of counts, or of how often it was seen: (features,) float32."""
-    total = np.zeros(measured.reader.shape[1])
+def _sums(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of each feature over all cells, and in how many it was seen, (features,) each."""
+    total, seen = np.zeros((2, measured.reader.shape[1]))
     for _, x in measured.reader.chunks():
-        total += np.asarray((x > 0 if measured.normalised else x).sum(0)).ravel()
-    return total.astype(np.float32)
+        total += np.asarray(x.sum(0)).ravel()
+        seen += x.getnnz(0)
+    return total, seen
 
 
 def _visible_share(measured: Measured, base: ModalityBase, panels: np.ndarray) -> np.ndarray:

@@ -71,6 +71,7 @@ class ModalityBase(nn.Module):
     composition: torch.Tensor
     wide_offset: torch.Tensor
     level: torch.Tensor
+    detected: torch.Tensor
 
     def __init__(
         self,
@@ -113,6 +114,7 @@ class ModalityBase(nn.Module):
         self.register_buffer("targets", torch.zeros(min(n_targets, sizes.n_features), dtype=torch.long))
         self.register_buffer("wide_offset", torch.zeros(n_batch, self.direct.n_wide))
         self.register_buffer("level", torch.zeros(sizes.n_features))
+        self.register_buffer("detected", torch.zeros(sizes.n_features))
         self.register_buffer("composition", torch.zeros(n_batch, self.width))
 
     @property

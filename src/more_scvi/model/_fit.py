@@ -69,7 +69,8 @@ def make_training_set(
     if module.annotator is not None and module.classifier is not None:
         labels = reader.schema.label_codes(data)
         lessons = module.annotator.teach(arrays, labels, train_cells, seed)
-        seen = np.bincount(lessons.labels[lessons.labels >= 0], minlength=module.n_labels) > 0
+        taught = lessons.labels[train_cells]
+        seen = np.bincount(taught[taught >= 0], minlength=module.n_labels) > 0
         module.classifier.open_classes.copy_(torch.from_numpy(seen))
         if not lessons.keeps_niche:
             module.close_niche()
