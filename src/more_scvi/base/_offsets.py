@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import KMeans
 
-FEW_CELLS = 10
+FEW_CELLS = 3
 """A type with so many cells in a batch weighs half as much as one with very many."""
 TYPE_PRICE, CLUSTER_PRICE = 0.25, 2.0
 """Weight, in types or clusters, of the belief that a batch lies where the others do; clusters may be wrong."""
