@@ -82,7 +82,7 @@ def fit_tensors(content: bytes, path: Path, expected: Mapping[str, Tensor]) -> d
     tensors = unpack(content, path, _RESTORE)
     missing, unexpected = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
     if missing or unexpected:
-        raise ValueError(f"{path}: missing tensors {missing}, unexpected tensors {unexpected}. {_RESTORE}")
+        raise ValueError(f"{path}: missing tensors {missing}, unexpected tensors {unexpected}, by {CONFIG}. {_RESTORE}")
     for key, wanted in expected.items():
         if tensors[key].shape != wanted.shape:
             raise ValueError(
