@@ -25,7 +25,7 @@ def write(folder, k, big=True):
 
 def read(folder):
     """Number of the save, after checking that all of it is of one save."""
-    card, files = read_saved(folder / "card.json", read_json, ROLES[:2])
+    card, files = read_saved(folder / "card.json", read_json, ROLES[:2], "Save again.")
     k = card["k"]
     assert files == {"w.bin": b"w%d" % k * 1000, "g.tsv.gz": b"g%d" % k}
     return k

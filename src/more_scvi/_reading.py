@@ -26,11 +26,10 @@ def check_regular(path: str | os.PathLike[str]) -> Path:
 
 def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     """Content of a regular file of at most ``most`` bytes; FileNotFoundError or ValueError otherwise."""
-    path = check_regular(path)
-    size = path.stat().st_size
-    if size > most:
-        raise ValueError(f"{path} has {size:,} bytes; at most {most:,} are expected there. It was not read.")
-    with path.open("rb") as handle:
+    with check_regular(path).open("rb") as handle:
+        size = os.fstat(handle.fileno()).st_size  # of the file that is open: another may take its place meanwhile
+        if size > most:
+            raise ValueError(f"{path} has {size:,} bytes; at most {most:,} are expected there. It was not read.")
         return handle.read(size)
 
 

@@ -64,7 +64,7 @@ def write_saved(
 
 
 def read_saved(
-    card: Path, read_card: Callable[[Path], dict[str, Any]], roles: Sequence[str], prefix: str = ""
+    card: Path, read_card: Callable[[Path], dict[str, Any]], roles: Sequence[str], remedy: str, prefix: str = ""
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The card, read by ``read_card``, and the content of its files by their first names.
 
@@ -78,7 +78,7 @@ def read_saved(
     found = read_card(card)
     while True:
         try:
-            return found, {role: _content(card, found, role, prefix) for role in roles}
+            return found, {role: _content(card, found, role, remedy, prefix) for role in roles}
         except (FileNotFoundError, ValueError):
             again = read_card(card)
             if again.get(SUMS) == found.get(SUMS):
@@ -100,11 +100,13 @@ def unpack(content: bytes, path: Path, remedy: str) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a complete safetensors file ({error}). {remedy}") from None
 
 
-def _content(card: Path, content: Mapping[str, Any], role: str, prefix: str) -> bytes:
+def _content(card: Path, content: Mapping[str, Any], role: str, remedy: str, prefix: str) -> bytes:
     sums = content.get(SUMS, {})
     path = file_of(card, content, role, prefix) if isinstance(sums, dict) else None
     if path is None:
-        raise ValueError(f"{card} names no {role} under {SUMS!r}; it was edited. Save again.")
+        raise ValueError(f"{card} names no {role} under {SUMS!r}; it was edited. {remedy}")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} not found. {remedy}")
     found = read_bytes(path)
     if SUMS not in content:
         logger.warning(
@@ -112,9 +114,7 @@ def _content(card: Path, content: Mapping[str, Any], role: str, prefix: str) -> 
             " again to add them.", card, path.name,
         )  # fmt: skip
     elif hashlib.sha256(found).hexdigest() != sums[path.name.removeprefix(prefix)]:
-        raise ValueError(
-            f"{path}: truncated or changed (its SHA-256 is not that of {card.name}). Restore the folder, or save again."
-        )
+        raise ValueError(f"{path}: truncated or changed (its SHA-256 is not that of {card.name}). {remedy}")
     return found
 
 

@@ -175,7 +175,7 @@ BAD = {
     "list instead of a dictionary": ("v2", pickled(TOKENS, lambda d: list(d)), "holds a list"),
     "config is no BERT": ("v2", edit("config.json", num_hidden_layers=0), "num_hidden_layers is 0"),
     "config lacks a size": ("v2", edit("config.json", hidden_size=None), "has no hidden_size"),
-    "config of a wider model": ("v2", edit("config.json", hidden_size=64), r"\(64, 32\).*says \(64, 64\)"),
+    "config of a wider model": ("v2", edit("config.json", hidden_size=64), r"\(64, 32\).*implies \(64, 64\)"),
     "config of a deeper model": ("v2", edit("config.json", num_hidden_layers=4), "16 tensors are missing"),
     "config without end": ("v2", edit("config.json", num_hidden_layers=10**7), "10000000; at most 1000"),
     "config with endless positions": ("v2", edit("config.json", max_position_embeddings=10**13), "implies"),

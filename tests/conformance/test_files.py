@@ -206,16 +206,6 @@ def test_a_model_is_copied_with_its_data(case, trained, z, way, tmp_path):
         joblib.dump(trained, tmp_path / "m")
         copied = joblib.load(tmp_path / "m")
     np.testing.assert_allclose(case.latent(copied), z, atol=1e-5)
-    np.testing.assert_allclose(case.latent(copied, copied.adata), z, atol=1e-5)
     del copied
     gc.collect()
-    np.testing.assert_allclose(case.latent(trained, trained.adata), z, atol=1e-5)
-    case.build(trained.adata)
-
-
-@pytest.mark.needs("mudata")
-def test_a_model_of_a_mudata_is_copied(case, trained_multi, z_multi):
-    """As above, for a model of two modalities."""
-    copied = pickle.loads(pickle.dumps(trained_multi))
-    np.testing.assert_allclose(case.latent(copied), z_multi, atol=1e-5)
-    case.cls(copied.adata, **case.init, **case.multi_init)
+    np.testing.assert_allclose(case.latent(trained), z, atol=1e-5)

@@ -217,8 +217,8 @@ def _empty_bert(
         settings._attn_implementation = "sdpa"
         with torch.device("meta"):  # sizes are believed once the tensors have them
             empty = transformers.BertModel(settings, add_pooling_layer=False).state_dict()
-        state = fit_state(weights, state, {name: tuple(tensor.shape) for name, tensor in empty.items()})
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
-            return transformers.BertModel(settings, add_pooling_layer=False).eval(), state
-    except (KeyError, TypeError, RuntimeError, ZeroDivisionError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(f"{path}: transformers builds no network from it ({error!r}).") from error
+    state = fit_state(weights, state, {name: tuple(tensor.shape) for name, tensor in empty.items()})
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
+        return transformers.BertModel(settings, add_pooling_layer=False).eval(), state

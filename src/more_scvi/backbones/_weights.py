@@ -50,9 +50,9 @@ def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         If a file is missing, is not what ``config.json`` says, or ``config.json`` itself cannot be read.
     """
     try:
-        config, files = read_saved(folder / CONFIG, _read_config, FILES)
+        config, files = read_saved(folder / CONFIG, _read_config, FILES, _RESTORE)
     except FileNotFoundError as error:
-        raise ValueError(f"{error} {_RESTORE}") from None
+        raise ValueError(str(error)) from None
     return config["sizes"], files
 
 
@@ -82,7 +82,7 @@ def fit_tensors(content: bytes, path: Path, expected: Mapping[str, Tensor]) -> d
     tensors = unpack(content, path, _RESTORE)
     missing, unexpected = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
     if missing or unexpected:
-        raise ValueError(f"{path}: missing tensors {missing}, unexpected tensors {unexpected}. {_RESTORE}")
+        raise ValueError(f"{path}: missing tensors {missing}, unexpected tensors {unexpected}, by {CONFIG}. {_RESTORE}")
     for key, wanted in expected.items():
         if tensors[key].shape != wanted.shape:
             raise ValueError(

@@ -26,6 +26,7 @@ from more_scvi.model._setup import RESOLVED
 
 WEIGHTS, CARD, DATA, MUDATA = "adapters.safetensors", "model.json", "adata.h5ad", "mdata.h5mu"
 FORMAT = 3
+_REMEDY = "It was truncated, edited or not written by MoRE.save; give a folder as it was saved."
 _ADDED_ARGUMENTS = {"adapter": "output", "adapter_layers": 2, "adapter_rank": 8, "freeze_backbone": True}
 """Arguments that cards of earlier versions lack, and what these versions did."""
 
@@ -301,7 +302,7 @@ def _read_card(path: Path, class_name: str | None) -> dict[str, Any]:
             else "no such folder"
         )
         raise FileNotFoundError(f"{path} not found ({where}); give a folder written by MoRE.save.")
-    card = read_json(path, "It is truncated or was not written by MoRE.save.", hook=_restore)
+    card = read_json(path, _REMEDY, hook=_restore)
     missing = [key for key in _CARD_KEYS if not isinstance(card, dict) or key not in card]
     if missing:
         raise ValueError(f"{path} lacks the entries {missing}; it was not written by MoRE.save, or was edited.")
@@ -322,8 +323,8 @@ def _read_card(path: Path, class_name: str | None) -> dict[str, Any]:
 
 def _read(path: Path, prefix: str, class_name: str | None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Card and tensors of one save."""
-    card, files = read_saved(path, lambda path: _read_card(path, class_name), (WEIGHTS,), prefix)
-    return card, unpack(files[WEIGHTS], path.with_name(WEIGHTS), "It is truncated or damaged; save again.")
+    card, files = read_saved(path, lambda path: _read_card(path, class_name), (WEIGHTS,), _REMEDY, prefix)
+    return card, unpack(files[WEIGHTS], path.with_name(WEIGHTS), _REMEDY)
 
 
 def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:

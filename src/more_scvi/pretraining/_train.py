@@ -222,7 +222,7 @@ class _Pretraining(LightningModule):
                 raise ValueError(f"{path} was written with settings {found}: resume with those, or start anew.")
             self.network.load_state_dict(state["network"])
             self.averaged, self.step, self._optimiser_state = state["averaged"], int(state["step"]), state["optimiser"]
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f"{path} is no checkpoint of this network ({error!r}): start anew.") from None
 
 

@@ -51,7 +51,7 @@ def write_student(
 def read_student(dir_path: str | os.PathLike) -> tuple[StudentNetwork, dict[str, Any], GeneVocabulary]:
     """Network, card and gene names of a folder, checked."""
     folder = Path(dir_path)
-    card, files = read_saved(folder / CARD, _read_card, FILES)
+    card, files = read_saved(folder / CARD, _read_card, FILES, _REMEDY)
     sizes = {key: card.pop(key) for key in SIZES}
     vocabulary = GeneVocabulary.from_bytes(files[GENES], folder / GENES)
     try:
