@@ -226,7 +226,7 @@ def test_a_card_names_no_place_to_write_to(bench):
     MoRE(bench.adata, cache_dir=bench.folder / "cache").save(bench.folder / "m")
     assert "cache" not in (bench.folder / "m" / CARD).read_text()
     edit(arguments__cache_dir=str(bench.folder / "theirs"))(bench.folder / "m")  # as earlier versions wrote it
-    assert MoRE.load(bench.folder / "m", adata=False, accelerator="cpu").cache_dir is None
+    assert MoRE.load(bench.folder / "m", adata=False, accelerator="cpu").init_arguments["cache_dir"] is None
 
 
 def test_genes_in_another_order_and_among_others(bench, shared_model):

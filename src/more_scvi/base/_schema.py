@@ -24,6 +24,7 @@ from more_scvi.data._columns import as_batch_array, check_genes
 from more_scvi.data._covariates import CovariateDesign
 from more_scvi.data._fields import LabelsField, features_key, read_links
 from more_scvi.data._matrix import check_matrix
+from more_scvi.data._genes import naming_hint
 from more_scvi.data._measured import CellSet, Measured
 from more_scvi.data._objects import check_anndata
 from more_scvi.data._rows import RowReader
@@ -176,7 +177,8 @@ class Schema:
                 where = f"mdata[{name!r}]" if self.is_mudata else "adata"
                 raise ValueError(
                     f"{where} lacks {len(missing)} of the {len(wanted)} {get_modality(modality).features} that the model"
-                    f" was set up with: {listing(missing, 3)}. Give data with all of them, or only embed these:"
+                    f" was set up with: {listing(missing, 3)}; it starts with {listing(adata.var_names, 3)}."
+                    f"{naming_hint(adata.var_names, wanted)} Give data with all of them, or only embed these:"
                     " model.get_latent_representation(data)."
                 )
 

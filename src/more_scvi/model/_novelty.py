@@ -9,7 +9,9 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from more_scvi.annotate._annotator import CERTAINTY
 from more_scvi.base._arrays import Arrays
+from more_scvi.base._offsets import typed_offsets
 from more_scvi.metrics._novelty import neighbour_novelty
 from more_scvi.model._checks import check_trained, registered
 from more_scvi.model._forward import forward
@@ -67,7 +69,12 @@ def get_novelty(self: MoRE, adata: AnnData | MuData | None = None) -> pd.Series:
     data = known if adata is None else adata
     if data is not known:
         more = self.reader.arrays(data)
-        z, base = np.concatenate([_embed(self, more), z]), np.concatenate([more.base, base])
+        types = _certain(self, more)
+        codes = np.unique(np.where(more.batch < 0, more.batch, 0), return_inverse=True)[1]
+        labels = self.schema.label_codes(known)
+        z, base = (
+            _beside(ours, theirs, codes, types, labels) for ours, theirs in ((_embed(self, more), z), (more.base, base))
+        )
         # of a known batch, too, these are other cells, of which none is labelled
         group = np.concatenate([more.domain - group.max() - more.domain.max() - 2, group])
         visible = np.concatenate([np.zeros(len(more), bool), visible])
@@ -77,3 +84,22 @@ def get_novelty(self: MoRE, adata: AnnData | MuData | None = None) -> pd.Series:
 
 def _embed(model: MoRE, arrays: Arrays) -> np.ndarray:
     return forward(model.module, arrays, lambda out: out["embedding"])
+
+
+def _certain(model: MoRE, arrays: Arrays) -> np.ndarray:
+    """Types of which the model is nearly certain, (cells,) codes; -1 elsewhere."""
+    p = forward(model.module, arrays, lambda out: out["log_probs"].exp())
+    return np.where(p.max(1) >= CERTAINTY, p.argmax(1), -1)
+
+
+def _beside(
+    cells: np.ndarray, reference: np.ndarray, batch: np.ndarray, types: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Cells moved, batch by batch, onto the types that they share with the reference, and the reference.
+
+    A batch effect that the model did not see would else make all of its cells novel.
+    """
+    both = np.concatenate([cells, reference])
+    codes = np.concatenate([batch + 1, np.zeros(len(reference), dtype=np.int64)])
+    offset = typed_offsets(both, codes, np.concatenate([types, labels]), codes.max() + 1)
+    return (both - (offset - offset[0])[codes]).astype(np.float32)

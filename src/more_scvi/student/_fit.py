@@ -88,10 +88,12 @@ def fit_student(
     for cells, x in blocks():
         np.add.at(sums, group[cells], x)
     means = (sums / np.bincount(group, minlength=n_groups)[:, None]).astype(np.float32)
-    known = np.flatnonzero(np.unique(codes) >= 0)
+    known, new = (np.flatnonzero(which) for which in (np.unique(codes) >= 0, np.unique(codes) < 0))
+    means[new] = means[known].mean(0)  # as they will be centred when the student meets them
     front.batch_mean.copy_(torch.from_numpy(means[known].mean(0)).expand(n_batch, -1))  # a batch of no cell: the mean
     front.batch_mean[np.unique(codes)[known]] = torch.from_numpy(means[known])
     z_means = batch_means(z, group, n_groups)
+    z_means[new] = z_means[known].mean(0)
     network.batch_latent.copy_(torch.from_numpy(z_means[known].mean(0)).expand(n_batch, -1))
     network.batch_latent[np.unique(codes)[known]] = torch.from_numpy(z_means[known])
     targets = z - z_means[group]
