@@ -258,6 +258,11 @@ def test_evaluate_reads_several_modalities(tmp_path, quick, monkeypatch):
         (["{cells}", "--seeds", "0,one"], "must be whole numbers"),
         (["{cells}", "--prefilter", "doublets"], "choose one of 'scrublet'"),
         (["{cells}", "--results", "{tmp}/notes.html"], "is a file. Give a folder"),
+        (["{cells}", "--results", "/proc/none/results"], "--results /proc/none/results cannot be written"),
+        (["{cells}", "--output", "/proc/page.html"], "--output /proc/page.html cannot be written"),
+        (["{cells}", "--seeds", "-1"], "must be whole numbers"),
+        (["{cells}", "--layer", "raw"], "no layer 'raw'"),
+        (["{tmp}"], "is not a file. Give the path of .h5ad, .h5mu or .zarr"),
     ],
 )
 def test_evaluate_refuses_before_it_trains_and_writes_nothing(cells, tmp_path, monkeypatch, arguments, message):
