@@ -1,9 +1,11 @@
 """What may look odd and works: data without batches, without labels, with one of either, and small data."""
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+import scipy.sparse as sp
 
 from more_scvi import MoRE
 
@@ -113,7 +115,75 @@ def test_precomputed_features():
 def test_covariates_of_both_kinds():
     adata = make_data()
     adata.obs["sex"] = pd.Categorical(["f", "m", "m"] * 40)
-    run(adata, batch_key="batch", categorical_covariate_keys=["sex"], continuous_covariate_keys=["score"])
+    keys = {"categorical_covariate_keys": pd.Index(["sex"]), "continuous_covariate_keys": np.array(["score"])}
+    run(adata, batch_key="batch", **keys)
+
+
+def repeated(x):
+    """The same matrix, every value stored in two parts."""
+    whole = sp.csr_matrix(x)
+    half = np.floor(whole.data / 2)
+    data, indices = (np.c_[a, b].ravel() for a, b in ((half, whole.data - half), (whole.indices, whole.indices)))
+    return sp.csr_matrix((data, indices, whole.indptr * 2), shape=whole.shape)
+
+
+STORED = {
+    "float16": lambda x: x.astype(np.float16),
+    "big-endian": lambda x: x.astype(">f4"),
+    "uint8": lambda x: x.astype(np.uint8),
+    "repeated": repeated,
+    "repeated-csc": lambda x: sp.csc_matrix(repeated(x.T).T),
+}
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_storage_of_the_matrix_changes_no_answer(bench, stored, tmp_path):
+    adata = bench.adata
+    adata.X = adata.X.toarray()
+    want = bench.model.get_latent_representation(adata, obsm_key=None)
+    adata.X = STORED[stored](adata.X)
+    np.testing.assert_array_equal(bench.model.get_latent_representation(adata, obsm_key=None), want)
+    ad.AnnData(adata.X, adata.obs, adata.var).write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    np.testing.assert_array_equal(bench.model.get_latent_representation(backed, obsm_key=None), want)
+    backed.file.close()
+
+
+def test_training_on_odd_storage_is_training_on_the_canonical_matrix():
+    z = []
+    for change in (np.asarray, STORED["float16"], STORED["repeated"]):
+        adata = make_data()
+        adata.X = change(adata.X.toarray())
+        z.append(run(adata, batch_key="batch", labels_key="cell_type").get_latent_representation())
+    np.testing.assert_array_equal(z[0], z[1])
+    np.testing.assert_array_equal(z[0], z[2])
+
+
+def test_other_data_may_be_cells_without_counts(bench):
+    adata = bench.adata[:3].copy()
+    adata.X = adata.X * 0
+    with pytest.warns(UserWarning, match="3 of 3 cells have no counts"):
+        assert np.isfinite(bench.model.get_latent_representation(adata, obsm_key=None)).all()
+
+
+def test_numpy_scalars_are_numbers(tmp_path):
+    adata = make_data()
+    MoRE.setup_anndata(adata, batch_key="batch")
+    model = MoRE(adata, n_latent=np.int64(8), dropout=np.float32(0.1), seed=np.uint8(3))
+    weights = {"keep": np.int64(2), "masked": np.float32(0.5)}
+    model.train(np.int64(1), batch_size=np.int32(64), train_size=np.float32(0.8), loss_weights=weights, **QUIET)
+    model.save(tmp_path / "model")
+    assert MoRE.load(tmp_path / "model", adata).get_latent_representation().shape == (120, 8)
+
+
+def test_text_columns_of_new_pandas():
+    with pd.option_context("future.infer_string", True):
+        adata = make_data()
+        for key in ("batch", "cell_type"):
+            adata.obs[key] = pd.Series(list(adata.obs[key]), adata.obs_names)
+        assert adata.obs["batch"].dtype != object
+        MoRE.setup_anndata(adata, batch_key="batch", labels_key="cell_type", categorical_covariate_keys=["batch"])
+        assert MoRE(adata).summary_stats.n_batch == 2
 
 
 def test_gene_names_in_a_column():

@@ -44,7 +44,12 @@ NEW_DATA = [
     ),
     pytest.param(lambda a: poisoned(a, np.nan), ValueError, ["NaN", "'s1_cell2'"], id="nan"),
     pytest.param(lambda a: poisoned(a, -1), ValueError, ["negative", "'s1_cell2'"], id="negative"),
-    pytest.param(lambda a: renamed_log(a), ValueError, ["not whole", "data_type"], id="log-given-counts-expected"),
+    pytest.param(
+        lambda a: renamed_log(a),
+        ValueError,
+        ["not whole", "the model was trained on counts"],
+        id="log-given-counts-expected",
+    ),
     pytest.param(gap, ValueError, ["obs['batch']", "1 of 120 cells"], id="batch-gap"),
 ]
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from more_scvi import MoRE
-from more_scvi.data._mudata import check_mudata
+from more_scvi.data import check_mudata
 
 from .conftest import digest, make_data, state
 

@@ -1,5 +1,6 @@
 """Checks of user input: what is refused, in which words, and what is let through unchanged."""
 
+import logging
 import warnings
 
 import anndata as ad
@@ -8,7 +9,16 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from more_scvi.data import _arguments, _checks, _columns, _values
+from more_scvi.data import (
+    _arguments,
+    _columns,
+    _values,
+    check_anndata,
+    check_matrix,
+    check_mudata,
+    check_setup,
+    check_vocabulary,
+)
 
 CONTAINERS = {
     "dense": np.asarray,
@@ -104,9 +114,9 @@ def test_scan_refuses_what_is_not_a_matrix_of_numbers(x, words):
 
 
 def test_kind_of_data_is_recognised(adata):
-    assert _checks.check_matrix(adata)[1] == "counts"
+    assert check_matrix(adata)[1] == "counts"
     adata.X = adata.X.log1p()
-    assert _checks.check_matrix(adata)[1] == "lognorm"
+    assert check_matrix(adata)[1] == "lognorm"
 
 
 @pytest.mark.parametrize(
@@ -124,14 +134,14 @@ def test_kind_of_data_is_recognised(adata):
 def test_matrix_errors_say_what_and_where(adata, change, data_type, words):
     adata.X = change(adata.X.toarray())
     with pytest.raises(ValueError, match=".*") as error:
-        _checks.check_matrix(adata, data_type=data_type)
+        check_matrix(adata, data_type=data_type)
     assert all(word in str(error.value) for word in words), error.value
 
 
 def test_estimated_counts_pass_with_a_warning(adata):
     adata.X = adata.X * 1.5
     with pytest.warns(UserWarning, match="RSEM"):
-        assert _checks.check_matrix(adata, data_type="counts")[1] == "counts"
+        assert check_matrix(adata, data_type="counts")[1] == "counts"
 
 
 def test_empty_cells_are_counted_and_named(adata):
@@ -139,7 +149,7 @@ def test_empty_cells_are_counted_and_named(adata):
     x[[3, 5]] = 0
     adata.X = x
     with pytest.warns(UserWarning, match=r"2 of 40 cells.*'c3'.*filter_cells"):
-        assert _checks.check_setup(adata).n_empty_cells == 2
+        assert check_setup(adata).n_empty_cells == 2
 
 
 def test_one_fraction_among_many_counts_is_always_found(adata):
@@ -149,7 +159,7 @@ def test_one_fraction_among_many_counts_is_always_found(adata):
     state = np.random.get_state()[1].copy()  # noqa: NPY002 the global generator is what must not move
     for _ in range(5):
         with pytest.raises(ValueError, match="'c39', gene 'g14'"):
-            _checks.check_matrix(adata)
+            check_matrix(adata)
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
 
 
@@ -157,7 +167,7 @@ def test_one_fraction_among_many_counts_is_always_found(adata):
 
 
 def test_summary(adata):
-    summary = _checks.check_setup(adata, batch_key="batch", labels_key="ct", continuous_covariate_keys=["score"])
+    summary = check_setup(adata, batch_key="batch", labels_key="ct", continuous_covariate_keys=["score"])
     assert (summary.n_cells, summary.n_genes, summary.is_counts) == (40, 15, True)
     assert summary.batches == ("b1", "b2")
     assert summary.labels == ("t0", "t1"), "neither the unused level nor the unlabelled category is a label"
@@ -168,7 +178,7 @@ def test_setup_changes_nothing(adata):
     before = adata.copy()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _checks.check_setup(adata, batch_key="batch", labels_key="ct")
+        check_setup(adata, batch_key="batch", labels_key="ct")
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     assert (adata.X != before.X).nnz == 0
     assert not adata.uns
@@ -184,6 +194,7 @@ def test_setup_changes_nothing(adata):
         ({"batch_key": "score"}, ValueError, ["continuous", "astype(str)"]),
         ({"batch_key": "gaps"}, ValueError, ["adata.obs['gaps']", "1 of 40 cells", "'c2'", "fillna"]),
         ({"batch_key": "batch", "labels_key": "batch"}, ValueError, ["both 'batch'"]),
+        ({"batch_key": "lists"}, TypeError, ["adata.obs['lists']", "list", "map(str)"]),
         ({"labels_key": "cell_type"}, KeyError, ["labels_key='cell_type'", "'ct'"]),
         ({"labels_key": "ct", "unlabeled_category": None}, TypeError, ["unlabeled_category=None"]),
         ({"categorical_covariate_keys": "batch"}, TypeError, ["Did you mean ['batch']"]),
@@ -198,10 +209,11 @@ def test_setup_changes_nothing(adata):
 def test_setup_errors_name_object_value_and_way_out(adata, kwargs, error, words):
     adata.layers["counts"] = adata.X
     adata.var["symbols"] = adata.var_names
+    adata.obs["lists"] = [[i] for i in range(40)]
     adata.obs["gaps"] = pd.Categorical(["x", "y", None, "x"] + ["y"] * 36)
     adata.obs["holes"] = adata.obs["score"].mask(adata.obs_names == "c4")
     with pytest.raises(error) as caught:
-        _checks.check_setup(adata, **kwargs)
+        check_setup(adata, **kwargs)
     assert all(word in str(caught.value) for word in words), caught.value
 
 
@@ -221,13 +233,13 @@ def test_setup_errors_name_object_value_and_way_out(adata, kwargs, error, words)
 )
 def test_objects_that_cannot_be_set_up(adata, make, error, words):
     with pytest.raises(error, match=words):
-        _checks.check_setup(make(adata))
+        check_setup(make(adata))
 
 
 def test_mudata_is_told_to_give_one_modality(adata):
     mudata = pytest.importorskip("mudata")
     with pytest.raises(TypeError, match=r"MuData.*mdata\.mod"):
-        _checks.check_anndata(mudata.MuData({"rna": adata}))
+        check_anndata(mudata.MuData({"rna": adata}))
 
 
 @pytest.mark.parametrize("axis", ["obs", "var"])
@@ -235,13 +247,190 @@ def test_duplicate_names(adata, axis):
     names = getattr(adata, f"{axis}_names").to_numpy(dtype=object)
     setattr(adata, f"{axis}_names", [names[1], *names[1:]])
     with pytest.raises(ValueError, match=rf"adata\.{axis}_names holds 1 names.*{axis}_names_make_unique"):
-        _checks.check_setup(adata)
+        check_setup(adata)
 
 
 def test_no_known_gene():
     with pytest.raises(ValueError, match=r"0 of 2 genes.*'x1'.*'CD3D'.*gene_key="):
-        _checks.check_vocabulary(0, ["x1", "x2"], ["CD3D"], "more-mini")
-    _checks.check_vocabulary(2, ["CD3D", "CD8A"], ["CD3D"], "more-mini")
+        check_vocabulary(0, ["x1", "x2"], ["CD3D"], "more-mini")
+    check_vocabulary(2, ["CD3D", "CD8A"], ["CD3D"], "more-mini")
+
+
+# ---- what looks like one thing and is another
+
+
+def fractional(adata, kind):
+    """Values that are not whole and at most 20."""
+    x = adata.X.toarray().astype(float)
+    x[:, 1] += 1  # no cell is empty
+    share = x / x.sum(1, keepdims=True)
+    return {
+        "log1p of 1e4": np.log1p(share * 1e4),
+        "log1p of 1e6": np.log1p(share * 1e6),
+        "log1p, fewer genes": np.log1p(share * 1e4)[:, :11],
+        "normalised": share * 15,
+        "normalised, fewer genes": (share * 15)[:, :11],
+        "estimated": np.clip(x, 0, 9) * np.random.default_rng(0).uniform(0.8, 1.2, x.shape),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("log1p of 1e4", "add up to 1e+04 in every cell"),
+        ("log1p of 1e6", "add up to 1e+06 in every cell"),
+        ("log1p, fewer genes", "log1p of scaled counts that add up to"),
+    ],
+)
+@pytest.mark.parametrize("container", ["dense", "csr_matrix", "csc_matrix"])
+def test_log_normalised_values_are_recognised_by_their_totals(adata, kind, words, container):
+    given = ad.AnnData(CONTAINERS[container](fractional(adata, kind).astype(np.float32)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary = check_setup(given)
+    assert summary.data_type == "lognorm"
+    assert words in summary.said
+
+
+@pytest.mark.parametrize("kind", ["normalised", "normalised, fewer genes"])
+def test_small_normalised_values_without_log_are_refused_as_large_ones_are(adata, kind):
+    with pytest.raises(ValueError, match=r"neither counts nor log-normalised.*without log.*scanpy\.pp\.log1p"):
+        check_setup(ad.AnnData(fractional(adata, kind)))
+
+
+def test_what_may_be_estimated_counts_or_logs_is_warned_of_and_can_be_said(adata):
+    given = ad.AnnData(fractional(adata, "estimated"))
+    with pytest.warns(UserWarning, match=r"read as log-normalised, but may hold estimated counts.*data_type='counts'"):
+        assert check_setup(given).data_type == "lognorm"
+    with pytest.warns(UserWarning, match="used as counts.*RSEM"):
+        assert check_setup(given, data_type="counts").data_type == "counts"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check_setup(given, data_type="lognorm").data_type == "lognorm"
+
+
+def test_whole_numbers_given_as_logs_are_warned_of(adata):
+    adata.X = adata.X.minimum(5)
+    with pytest.warns(UserWarning, match="all its values are whole: they look like counts"):
+        check_setup(adata, data_type="lognorm")
+
+
+def test_where_counts_are_is_said(adata, caplog, monkeypatch):
+    adata.layers["umi"] = adata.X.copy()
+    adata.raw = adata.copy()
+    adata.X = adata.X.log1p()
+    monkeypatch.setattr(logging.getLogger("more_scvi"), "propagate", True)
+    with caplog.at_level("INFO", logger="more_scvi"):
+        said = check_setup(adata).said
+        mdata = pytest.importorskip("mudata").MuData({"gex": adata})
+        check_mudata(mdata, modalities={"rna": "gex"})
+    one, two = (record.getMessage() for record in caplog.records if record.name == "more_scvi")
+    assert one == f"adata.X: {said}"
+    assert "adata.layers['umi'] holds whole numbers: name it with layer=." in said
+    assert "adata.layers['counts'] = adata.raw[:, adata.var_names].X" in said
+    assert "mdata['gex'].layers['umi'] holds whole numbers: name it with layers={'rna': ...}." in two
+    assert "mdata['gex'].layers['counts'] = mdata['gex'].raw[:, mdata['gex'].var_names].X" in two
+
+
+def test_raw_is_named_where_the_matrix_cannot_be_used(adata):
+    adata.raw = adata.copy()
+    counts = adata.X.toarray()
+    adata.X = counts - counts.mean(0)
+    with pytest.raises(
+        ValueError, match=r"negative.*adata.raw holds whole numbers: (adata.layers\['counts'\] = .*X), "
+    ):
+        check_setup(adata)
+    adata.layers["counts"] = adata.raw[:, adata.var_names].X
+    assert check_setup(adata, layer="counts").is_counts
+
+
+@pytest.mark.parametrize("key", ["batch_key", "categorical_covariate_keys"])
+@pytest.mark.parametrize("values", ["names", "counts"])
+def test_a_value_per_cell_is_no_batch(adata, key, values):
+    adata.obs["x"] = adata.obs_names if values == "names" else np.arange(40) * 7
+    with pytest.raises(ValueError, match=rf"{key}='x'.*40 values for 40 cells.*sample, donor or study"):
+        check_setup(adata, **{key: "x" if key == "batch_key" else ["x"]})
+
+
+def test_very_small_batches_are_warned_of(adata):
+    adata.obs["x"] = [str(i // 4) for i in range(40)]
+    with pytest.warns(UserWarning, match=r"10 values for 40 cells, e\.g\. '0'"):
+        assert len(check_setup(adata, batch_key="x").batches) == 10
+
+
+@pytest.mark.parametrize("value", ["unknown", "nan", "", "NA", "unassigned"])
+def test_labels_that_read_like_no_label_are_warned_of(adata, value):
+    adata.obs["ct"] = adata.obs["ct"].astype(object).fillna(value)
+    with pytest.warns(UserWarning, match=rf"obs\['ct'\] is '{value}' in 10 of 40 cells.*unlabeled_category='{value}'"):
+        check_setup(adata, labels_key="ct")
+    mdata = pytest.importorskip("mudata").MuData({"rna": adata})
+    with pytest.warns(UserWarning, match=f"is '{value}' in 10 of 40"):
+        check_mudata(mdata, modalities={"rna": "rna"}, labels_key="ct")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adata.obs["ct"] = adata.obs["ct"].replace("Unknown", value)
+        check_setup(adata, labels_key="ct", unlabeled_category=value)
+
+
+def test_antibodies_among_the_genes_are_warned_of(adata):
+    adata.var["feature_types"] = ["Gene Expression"] * 13 + ["Antibody Capture"] * 2
+    with pytest.warns(
+        UserWarning, match=r"2 of 15 features are 'Antibody Capture', e\.g\. 'g13'.*== 'Gene Expression'"
+    ):
+        check_setup(adata)
+
+
+@pytest.mark.parametrize(
+    ("data_type", "change", "words"),
+    [
+        ("counts", np.log1p, ["looks log-normalised", "the model was trained on counts", "The model reads adata.X"]),
+        ("lognorm", lambda x: x, ["too large", "normalize_total", "scanpy.pp.log1p"]),
+        ("counts", lambda x: x - x.mean(0), ["negative", "The model reads adata.X: put counts there"]),
+        (
+            "counts",
+            None,
+            ["'counts' is not in adata.layers", "The model reads adata.layers['counts']: put counts there"],
+        ),
+    ],
+    ids=["log", "counts", "scaled", "layer"],
+)
+def test_errors_of_other_data_name_no_argument_of_setup(adata, data_type, change, words):
+    adata.X = adata.X.toarray() if change is None else change(adata.X.toarray())
+    with pytest.raises((ValueError, KeyError)) as error:
+        check_matrix(adata, layer=None if change else "counts", data_type=data_type, query=True)
+    said = str(error.value)
+    assert all(word in said for word in words), said
+    assert "give data_type=" not in said
+    assert "layer=." not in said
+
+
+def test_other_data_may_be_empty_cells(adata):
+    adata.X = adata.X * 0
+    with pytest.warns(UserWarning, match="40 of 40 cells have no counts"):
+        check_matrix(adata, data_type="counts", query=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["HLA.DRA", "CD3E"], "changed by R"),
+        (["GRCh38_HLA-DRA", "GRCh38_CD3E"], "name of the genome: adata.var_names = adata.var_names.str.replace"),
+        (["ENSG00000204287", "ENSG00000198851"], "Yours are Ensembl ids, gene symbols are wanted"),
+        (["Hla-dra", "Cd3e"], "upper and lower case"),
+        (["HLA-DRA.1", "CD3E.1"], "carry a version"),
+    ],
+)
+def test_the_cause_of_unknown_gene_names_is_named(given, words):
+    with pytest.raises(ValueError, match=r"genes the model was set up with") as error:
+        _columns.check_genes(given, ["HLA-DRA", "CD3E"])
+    assert words in str(error.value)
+    if "str.replace" in str(error.value):
+        step = str(error.value).partition("adata.var_names = adata.var_names")[2].partition(": ")[0].split(". adata")[0]
+        renamed = eval(f"names{step}", {"names": pd.Index(given)})
+        assert renamed.tolist() == ["HLA-DRA", "CD3E"]
+    with pytest.raises(ValueError, match="known to the backbone") as error:
+        check_vocabulary(0, given, ["HLA-DRA", "CD3E"], "more-mini")
+    assert words in str(error.value)
 
 
 # ---- columns
@@ -267,7 +456,7 @@ def test_labels_of_any_type_are_text(values, expected):
 @pytest.mark.parametrize("mark", [-1, -1.0, "-1"], ids=["int", "float", "text"])
 def test_a_number_can_mark_unlabelled_cells(adata, mark):
     adata.obs["code"] = [-1, 0, 1, 0] * 10
-    summary = _checks.check_setup(adata, labels_key="code", unlabeled_category=mark)
+    summary = check_setup(adata, labels_key="code", unlabeled_category=mark)
     assert summary.labels == ("0", "1")
 
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from more_scvi._compat import no_pull
-from more_scvi.data._mudata import check_mudata, read_cells
+from more_scvi.data import check_mudata, read_cells
 
 pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")
 ALL = {"rna": "rna", "atac": "peaks", "protein": "prot"}

@@ -85,6 +85,7 @@ S = ["a"] * 10
         ((P[:, 0], S), ValueError, r"\(10,\)"),
         ((np.random.default_rng(0).random((10, 5)), S), ValueError, r"\(10, 5\)"),
         ((np.where(np.arange(20).reshape(10, 2) == 7, np.nan, P), S), ValueError, "row 3"),
+        ((P * 1e300, S), ValueError, "coordinates reach .*e[+](299|300).*another unit"),
         ((P, S[:9]), ValueError, r"\(9,\)"),
         ((P, [*S[:9], None]), ValueError, "row 9"),
         ((P, S, 3, 1.0), ValueError, "both"),

@@ -4,14 +4,16 @@ from ._activity import activity, check_peak_genes, genes_of_peaks, peak_to_gene
 from ._antibodies import AntibodyMatch, match_antibodies
 from ._arguments import check_indices, check_integer, check_mapping, check_number, check_option
 from ._batches import batch_codes, batch_offsets
-from ._checks import check_anndata, check_matrix, check_setup, check_vocabulary
-from ._columns import as_batch_array, as_label_array, check_categories, check_genes
+from ._cells import Cells, read_cells
+from ._checks import check_mudata, check_setup, check_vocabulary, speak_of
+from ._columns import as_batch_array, as_label_array, check_categories, check_genes, check_key_list
 from ._covariates import CovariateDesign
 from ._demo import load_demo
 from ._fields import BatchField, FeaturesField, LabelsField, MatrixField, features_key, read_links
 from ._genes import GeneMatch, GeneVocabulary, match_genes
 from ._manager import DataManager
-from ._mudata import ROLES, Cells, check_mudata, read_cells, speak_of
+from ._matrix import check_matrix
+from ._objects import ROLES, check_anndata
 from ._rows import RowReader
 from ._simulate import simulate_batches, simulate_platform
 from ._simulate_multi import simulate_multiomics
@@ -40,6 +42,7 @@ __all__ = [
     "check_genes",
     "check_indices",
     "check_integer",
+    "check_key_list",
     "check_mapping",
     "check_matrix",
     "check_mudata",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -22,6 +24,14 @@ def nearest(value: Any, legal: Iterable[Any]) -> str:
     by_text = {str(v).lower(): v for v in legal}
     match = difflib.get_close_matches(str(value).lower(), by_text, n=1)
     return f" Did you mean {by_text[match[0]]!r}?" if match else ""
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, pointing at the first caller outside this package."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("more_scvi."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level)
 
 
 def check_option(name: str, value: Any, legal: Collection[str]) -> str:

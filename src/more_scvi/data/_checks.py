@@ -1,29 +1,53 @@
 """Checks of what a user hands over, before anything is registered, trained or written.
 
-All functions are pure: they read the AnnData, never change it, draw no random number, and raise an error that names
-the object, the value, the legal values and the next step. Matrices are read in blocks
-(:mod:`more_scvi.data._values`), so sparse and backed data stay so.
+All functions are pure: they read the data, never change them, draw no random number, and raise an error that names
+the object, the value, the legal values and the next step. An AnnData is checked as a MuData of one modality is.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, TypeVar
 
+import numpy as np
+import pandas as pd
 from anndata import AnnData
+from mudata import MuData
 
-from more_scvi._compat import layer_names
+from ._arguments import check_option, listing, warn
+from ._cells import Cells, find_cells
+from ._columns import (
+    as_batch_array,
+    as_label_array,
+    check_column,
+    check_continuous,
+    check_key,
+    check_key_list,
+    value_text,
+    warn_of_unlabeled,
+)
+from ._genes import naming_hint
+from ._matrix import DATA_TYPES, DataType, check_matrix
+from ._objects import check_anndata, check_modalities, check_names, check_roles, refuse_views
+from ._values import ValueScan
 
-from ._arguments import check_option, listing, nearest
-from ._columns import as_batch_array, as_label_array, check_column, check_continuous, check_key_list, value_text
-from ._values import ValueScan, scan_values
+logger = logging.getLogger("more_scvi")
 
-DataType = Literal["counts", "lognorm"]
-DATA_TYPES = ("auto", "counts", "lognorm")
-LOG_MAXIMUM = 20.0
-"""log1p of 485 million: log-normalised values stay below, measured counts rarely do."""
+COUNTS_ONLY = {
+    "atac": "raw fragment or insertion counts per peak (or 0/1 for open) are needed",
+    "protein": "raw antibody counts are needed (not DSB, CLR or log-normalised values)",
+}
+MANY_BATCHES = 10
+"""From this many values on, a column with few cells each is taken for something other than batches."""
+
+CELLS_PER_BATCH = (2, 10)
+"""Fewer cells per value than the first: refused as batch; fewer than the second: warned of."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,8 @@ class DataSummary:
         Known values of ``labels_key`` as sorted text, without the unlabelled category; empty without one.
     n_labeled
         Cells with a known label.
+    said
+        What the values were found to be, and where counts are if these are none.
     """
 
     n_cells: int
@@ -56,6 +82,7 @@ class DataSummary:
     batches: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     n_labeled: int = 0
+    said: str = ""
 
     @property
     def is_counts(self) -> bool:
@@ -89,171 +116,177 @@ def check_setup(
         A layer or column that does not exist.
     ValueError
         A view, no or one cell, no gene, duplicate names, values that are not finite, negative or not of `data_type`,
-        a batch or covariate column with missing values.
+        a batch or covariate column with missing values, or with nearly as many values as cells.
     """
     check_anndata(adata, min_cells=2)
-    if adata.is_view:
-        raise ValueError("adata is a view of another AnnData; set up a copy of its own: adata = adata.copy().")
-    for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
-        if not names.is_unique:
-            twice = names[names.duplicated()].unique()
-            raise ValueError(
-                f"adata.{axis}_names holds {len(twice)} names more than once: {listing(twice, 5)}. "
-                f"Make them unique first: adata.{axis}_names_make_unique()."
-            )
+    refuse_views(adata)
+    check_names(adata, "adata")
     if gene_key is not None:
         check_column(adata.var, gene_key, "gene_key", "adata.var")
-    batches: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    n_labeled = 0
-    if batch_key is not None:
-        batches = tuple(sorted(set(as_batch_array(check_column(adata.obs, batch_key, "batch_key"), batch_key))))
-    if labels_key is not None:
-        if labels_key == batch_key:
-            raise ValueError(
-                f"batch_key and labels_key are both {batch_key!r}; aligning batches would remove the labels. Give two"
-                " columns."
-            )
-        values = as_label_array(check_column(adata.obs, labels_key, "labels_key"), unlabeled_category)
-        known = values != value_text(unlabeled_category)
-        labels, n_labeled = tuple(sorted(set(values[known]))), int(known.sum())
-    for key in check_key_list("categorical_covariate_keys", categorical_covariate_keys):
-        as_batch_array(check_column(adata.obs, key, "categorical_covariate_keys"), key)
-    for key in check_key_list("continuous_covariate_keys", continuous_covariate_keys):
-        check_continuous(check_column(adata.obs, key, "continuous_covariate_keys"), key)
-    scan, found = check_matrix(adata, layer=layer, data_type=data_type)
-    empty = len(scan.empty_cells)
-    return DataSummary(adata.n_obs, adata.n_vars, found, scan.maximum, empty, batches, labels, n_labeled)
+    columns = [batch_key, labels_key, unlabeled_category, categorical_covariate_keys, continuous_covariate_keys]
+    return _check(adata, None, {"rna": layer}, {"rna": data_type}, *columns)[1]["rna"]
 
 
-def check_anndata(adata: Any, *, min_cells: int = 1) -> AnnData:
-    """`adata` if it is an AnnData with at least `min_cells` cells and one gene; TypeError or ValueError otherwise."""
-    if not isinstance(adata, AnnData):
-        kind = type(adata).__name__
-        step = {
-            "MuData": "give one modality, e.g. mdata.mod['rna'].",
-            "str": "read it first: anndata.read_h5ad(path).",
-            "PosixPath": "read it first: anndata.read_h5ad(path).",
-        }.get(kind, "wrap the matrix: anndata.AnnData(X, obs=cells, var=genes).")
-        raise TypeError(f"adata is a {kind}; expected an anndata.AnnData (cells x genes), in memory or backed; {step}")
-    if adata.n_obs < min_cells:
-        raise ValueError(
-            f"adata has {adata.n_obs} cell{'s' * (adata.n_obs != 1)} and {adata.n_vars} genes; at least {min_cells} "
-            f"cell{'s are' if min_cells > 1 else ' is'} needed. Check the filter or subset that came before."
-        )
-    if adata.n_vars == 0:
-        raise ValueError(
-            f"adata has {adata.n_obs} cells and 0 genes; at least 1 gene is needed. Check the gene subset that came"
-            " before."
-        )
-    return adata
-
-
-def check_matrix(adata: AnnData, *, layer: str | None = None, data_type: str = "auto") -> tuple[ValueScan, DataType]:
-    """Read the matrix once: values finite, not negative, and of which kind.
+def check_mudata(
+    mdata: MuData,
+    *,
+    modalities: Mapping[str, str],
+    layers: Mapping[str, str | None] | None = None,
+    batch_key: str | None = None,
+    labels_key: str | None = None,
+    unlabeled_category: Any = "Unknown",
+    categorical_covariate_keys: Sequence[str] | None = None,
+    continuous_covariate_keys: Sequence[str] | None = None,
+    data_types: Mapping[str, str] | None = None,
+) -> tuple[Cells, dict[str, DataSummary]]:
+    """Check everything ``setup_mudata`` is given; the arguments are those of ``MoRE.setup_mudata``.
 
     Parameters
     ----------
-    adata
-        Cells by genes.
-    layer
-        Key of ``adata.layers``; None: ``adata.X``.
-    data_type
-        ``"auto"``, or the kind the values must have: ``"counts"``, ``"lognorm"``.
+    modalities
+        Role -> name in ``mdata.mod``.
+    layers
+        Role -> layer of that modality; roles left out, and None, use ``X``.
+    data_types
+        Role -> ``"auto"``, ``"counts"`` or ``"lognorm"``; default ``"auto"``. ATAC and protein must be counts.
 
     Returns
     -------
-    The scan, and ``"counts"`` or ``"lognorm"``.
+    The cells, and per role a :class:`DataSummary` of its matrix and of the batches and labels of its cells.
 
     Raises
     ------
-    KeyError, TypeError
-        An unknown layer, a matrix that is not numeric.
+    TypeError
+        No MuData, or an argument of the wrong type.
+    KeyError
+        A layer or column that does not exist.
     ValueError
-        NaN, infinite or negative values, only zeros, or values that contradict `data_type`.
+        As :func:`check_setup` and :func:`read_cells`; further a modality without cells or features.
     """
-    check_option("data_type", data_type, DATA_TYPES)
-    name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    others = f" adata.layers holds: {listing(layer_names(adata))}."
-    if layer is not None and not isinstance(layer, str):
+    if isinstance(mdata, AnnData):
         raise TypeError(
-            f"layer is {layer!r} ({type(layer).__name__}); expected the key of a layer as a string, or None for"
-            " adata.X."
+            "mdata is an AnnData; a MuData is needed here. For one RNA modality: MoRE.setup_anndata(adata, ...); for"
+            " several: mudata.MuData({'rna': rna, 'prot': protein})."
         )
-    if layer is not None and layer not in layer_names(adata):
-        raise KeyError(
-            f"layer={layer!r} is not in adata.layers.{nearest(layer, layer_names(adata))}{others} None uses adata.X."
-        )
-    x = adata.X if layer is None else adata.layers[layer]
-    if x is None:
-        raise ValueError(f"{name} is empty (None); name the layer that holds the counts.{others}")
-    try:
-        scan = scan_values(x)
-    except TypeError as error:
-        raise TypeError(f"{name}: {error}") from None
+    chosen = check_modalities(mdata, modalities)
+    refuse_views(mdata, chosen.values())
+    layers, data_types = check_roles("layers", layers, chosen), check_roles("data_types", data_types, chosen)
+    columns = [batch_key, labels_key, unlabeled_category, categorical_covariate_keys, continuous_covariate_keys]
+    return _check(mdata, chosen, layers, data_types, *columns)
 
-    def at(kind: str) -> str:
-        cell, gene, value = scan.first[kind]
-        return f"first {value:g} in cell {adata.obs_names[cell]!r}, gene {adata.var_names[gene]!r}"
 
-    if scan.n_nonfinite:
+def _check(
+    data: AnnData | MuData,
+    modalities: Mapping[str, str] | None,
+    layers: Mapping[str, str | None],
+    data_types: Mapping[str, str],
+    batch_key: str | None,
+    labels_key: str | None,
+    unlabeled_category: Any,
+    categorical_keys: Sequence[str] | None,
+    continuous_keys: Sequence[str] | None,
+) -> tuple[Cells, dict[str, DataSummary]]:
+    """Check columns and matrices; `modalities`: role -> name in a MuData, None for an AnnData."""
+    own = "adata" if modalities is None else "mdata"
+    if labels_key is not None and labels_key == batch_key:
         raise ValueError(
-            f"{name} holds {scan.n_nonfinite} NaN or infinite values, {at('nonfinite')}; every value must be finite. "
-            "Drop these genes or cells, or use the layer with the raw counts."
+            f"batch_key and labels_key are both {batch_key!r}; aligning batches would remove the labels. Give two"
+            " columns."
         )
-    if scan.n_negative:
+    categorical = check_key_list("categorical_covariate_keys", categorical_keys)
+    continuous = check_key_list("continuous_covariate_keys", continuous_keys)
+    given = [(key, name) for key, name in ((batch_key, "batch_key"), (labels_key, "labels_key")) if key is not None]
+    given += [(key, "categorical_covariate_keys") for key in categorical]
+    given += [(key, "continuous_covariate_keys") for key in continuous]
+    arguments: dict[str, str] = {}
+    for key, argument in given:
+        check_key(key, argument, f"{own}.obs")
+        arguments.setdefault(key, argument)
+    cells = find_cells(data, modalities, arguments, labels_key, unlabeled_category, set())
+    if len(cells) < 2:
         raise ValueError(
-            f"{name} holds {scan.n_negative} negative values, {at('negative')}; it looks scaled or corrected. "
-            f"Counts or log1p-normalised values are needed: name their layer with layer=.{others}"
+            f"{own} has {len(cells)} cell; at least 2 cells are needed. Check the filter that came before."
         )
-    if scan.n_nonzero == 0:
-        raise ValueError(f"{name} holds zeros only; give the matrix or layer with the counts.{others}")
-    found = _decide_type(scan, name, data_type, at)
-    if len(scan.empty_cells):
-        warnings.warn(
-            f"{name}: {len(scan.empty_cells)} of {adata.n_obs} cells have no counts at all (first"
-            f" {adata.obs_names[scan.empty_cells[0]]!r}); their embedding says nothing. Filter them:"
-            " scanpy.pp.filter_cells(adata, min_genes=1).",
-            UserWarning,
-            stacklevel=3,
+    batch = None if batch_key is None else speak_of(own, _batches, cells.obs[batch_key], batch_key, "batch_key")
+    labels = None if labels_key is None else speak_of(own, _labels, cells.obs[labels_key], unlabeled_category)
+    for key in categorical:
+        speak_of(own, _batches, cells.obs[key], key, "categorical_covariate_keys")
+    for key in continuous:
+        speak_of(own, check_continuous, cells.obs[key], key)
+    summaries = {}
+    for role, adata in cells.adatas.items():
+        where = own if modalities is None else f"mdata[{modalities[role]!r}]"
+        scan, kind = _check_values(role, where, adata, layers.get(role), data_types.get(role, "auto"))
+        measured = cells.rows[role] >= 0
+        known = np.zeros(0, dtype=object)
+        if labels is not None:
+            known = labels[measured & (labels != value_text(unlabeled_category))]
+        summaries[role] = DataSummary(
+            adata.n_obs,
+            adata.n_vars,
+            kind,
+            scan.maximum,
+            len(scan.empty_cells),
+            () if batch is None else tuple(sorted(set(batch[measured]))),
+            tuple(sorted(set(known))),
+            len(known),
+            scan.said,
         )
-    return scan, found
+    return cells, summaries
 
 
-def _decide_type(scan: ValueScan, name: str, data_type: str, at) -> DataType:
-    share = scan.n_fractional / max(scan.n_nonzero, 1)
+def _batches(column: pd.Series, key: str, argument: str) -> np.ndarray:
+    """:func:`as_batch_array`, unless nearly every cell has a value of its own."""
+    values = as_batch_array(column, key)
+    n = len(set(values))
+    least, few = CELLS_PER_BATCH
+    if n >= MANY_BATCHES and len(values) < few * n:
+        text = (
+            f"{argument}={key!r}: adata.obs[{key!r}] has {n} values for {len(values)} cells, e.g."
+            f" {listing(values, 3)}. Differences between so small groups cannot be told from those between cells; name"
+            " the column of the sample, donor or study."
+        )
+        if len(values) < least * n:
+            raise ValueError(text)
+        warn(text)
+    return values
+
+
+def _labels(column: pd.Series, unlabeled_category: Any) -> np.ndarray:
+    values = as_label_array(column, unlabeled_category)
+    warn_of_unlabeled(values, str(column.name), unlabeled_category)
+    return values
+
+
+def _check_values(role: str, where: str, adata: AnnData, layer: Any, data_type: Any) -> tuple[ValueScan, DataType]:
+    """:func:`check_matrix` of one modality; ATAC and protein must hold counts."""
+    if role not in COUNTS_ONLY:
+        speak_of(where, _warn_of_other_features, adata)
+        scan, kind = speak_of(where, check_matrix, adata, role=role, layer=layer, data_type=data_type)
+        said = _words(scan.said, where, role)
+        logger.info("%s%s: %s.", where, ".X" if layer is None else f".layers[{layer!r}]", said.removesuffix("."))
+        return scan, kind
+    check_option(f"data_types[{role!r}]", data_type, DATA_TYPES)
     if data_type == "lognorm":
-        if scan.maximum > LOG_MAXIMUM:
-            raise ValueError(
-                f"{name} reaches {scan.maximum:g}, too large for data_type='lognorm' (log1p stays below"
-                f" {LOG_MAXIMUM:g}). For counts give data_type='counts'; for unlogged normalised values apply"
-                " scanpy.pp.log1p."
-            )
-        return "lognorm"
-    if scan.is_integer:
-        return "counts"
-    if data_type == "counts":
-        if scan.maximum <= LOG_MAXIMUM:
-            raise ValueError(
-                f"data_type='counts', but {share:.0%} of the non-zero values of {name} are not whole"
-                f" ({at('fractional')}) and the largest is {scan.maximum:g}: it looks log-normalised. Name the layer"
-                " with the counts, or give data_type='lognorm'."
-            )
-        warnings.warn(
-            f"data_type='counts', but {share:.0%} of the non-zero values of {name} are not whole"
-            f" ({at('fractional')}); they are used as they are. Right for estimated counts (RSEM, SoupX); otherwise"
-            " name the layer with the raw counts.",
-            UserWarning,
-            stacklevel=4,
+        raise ValueError(
+            f"data_types[{role!r}]='lognorm' is not supported: {COUNTS_ONLY[role]}. Name their layer with"
+            f" layers={{{role!r}: ...}}."
         )
-        return "counts"
-    if scan.maximum <= LOG_MAXIMUM:
-        return "lognorm"
-    raise ValueError(
-        f"{name} is neither counts nor log-normalised: {share:.0%} of the non-zero values are not whole"
-        f" ({at('fractional')}) and the largest is {scan.maximum:g}. Name the layer with the counts; or give"
-        " data_type='counts' for estimated counts; or apply scanpy.pp.log1p."
-    )
+    return speak_of(where, check_matrix, adata, role=role, layer=layer, needs=COUNTS_ONLY[role])
+
+
+def _warn_of_other_features(adata: AnnData) -> None:
+    if "feature_types" not in adata.var:
+        return
+    kinds = adata.var["feature_types"].astype(str)
+    other = kinds[kinds != "Gene Expression"]
+    if 0 < len(other) < len(kinds):
+        warn(
+            f"adata.var['feature_types'] says that {len(other)} of {len(kinds)} features are"
+            f" {listing(other.unique(), 3)}, e.g. {other.index[0]!r}; here all are read as genes. Keep the genes: adata"
+            " = adata[:, adata.var['feature_types'] == 'Gene Expression'].copy(); give the rest as modalities of a"
+            " MuData."
+        )
 
 
 def check_vocabulary(
@@ -263,6 +296,26 @@ def check_vocabulary(
     if n_matched < min(minimum, len(names)) or n_matched == 0:
         raise ValueError(
             f"{n_matched} of {len(names)} genes are known to the backbone {backbone!r}: yours are"
-            f" {listing(names, 3)}, it knows {listing(known, 3)}. Give gene symbols or Ensembl ids of a species it"
-            " knows, in adata.var_names or in a column of adata.var named by gene_key=."
+            f" {listing(names, 3)}, it knows {listing(known, 3)}.{naming_hint(names, known)} Give gene symbols or"
+            " Ensembl ids of a species it knows, in adata.var_names or in a column of adata.var named by gene_key=."
         )
+
+
+def speak_of(where: str, function: Callable[..., T], *args: Any, role: str = "", **kwargs: Any) -> T:
+    """Call a check written for one AnnData; its errors and warnings then speak of `where` instead of ``adata``."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            result = function(*args, **kwargs)
+        except (KeyError, TypeError, ValueError) as error:
+            raise type(error)(_words(error.args[0], where, role)) from None
+    for warning in caught:
+        warn(_words(warning.message, where, role), warning.category)
+    return result
+
+
+def _words(text: Any, where: str, role: str) -> str:
+    if where == "adata":
+        return str(text)
+    text = re.sub(r"\badata\b(?=[.,[]| lacks| = )", lambda _: where, str(text))
+    return text.replace("with layer=.", f"with layers={{{role!r}: ...}}.")

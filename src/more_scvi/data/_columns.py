@@ -6,22 +6,31 @@ values like any other.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ._arguments import listing, nearest
+from ._arguments import listing, nearest, warn
+from ._genes import naming_hint
+
+NO_LABEL = {"", "-", "?", "na", "n/a", "nan", "none", "null", "unknown", "unassigned", "not assigned", "unannotated",
+            "unlabeled", "unlabelled", "undefined", "<na>"}  # fmt: skip
+"""What people write for cells without a label, in lower case."""
 
 
-def check_column(frame: pd.DataFrame, key: Any, argument: str, where: str = "adata.obs") -> pd.Series:
-    """Return the column `key` of `frame`; TypeError if `key` is not text, KeyError if there is no such column."""
+def check_key(key: Any, argument: str, where: str = "adata.obs") -> None:
+    """TypeError if `key` is not text."""
     if not isinstance(key, str):
         raise TypeError(
             f"{argument} is {key!r} ({type(key).__name__}); expected the name of a column of {where} as a string."
         )
+
+
+def check_column(frame: pd.DataFrame, key: Any, argument: str, where: str = "adata.obs") -> pd.Series:
+    """Return the column `key` of `frame`; TypeError if `key` is not text, KeyError if there is no such column."""
+    check_key(key, argument, where)
     if key not in frame.columns:
         columns = [c for c in frame.columns if not str(c).startswith("_scvi")]
         raise KeyError(
@@ -42,7 +51,7 @@ def check_key_list(argument: str, keys: Any) -> list[str]:
         raise TypeError(
             f"{argument}={keys!r} is a {type(keys).__name__}; expected a list of columns of adata.obs.{hint}"
         )
-    return list(keys)
+    return [str(key) if isinstance(key, str) else key for key in keys]
 
 
 def check_continuous(column: pd.Series, key: str) -> None:
@@ -67,7 +76,15 @@ def as_text(values: Any) -> np.ndarray:
     -------
     object array (cells,).
     """
-    column = pd.Categorical(values)
+    try:
+        column = pd.Categorical(values)
+    except TypeError:
+        odd = next((v for v in values if not isinstance(v, Hashable)), None)
+        key = getattr(values, "name", None)
+        raise TypeError(
+            f"adata.obs[{key!r}] holds values of type {type(odd).__name__}, e.g. {odd!r}; a category is text, a number"
+            f" or a bool. Give one value per cell: adata.obs[{key!r}] = adata.obs[{key!r}].map(str)."
+        ) from None
     return np.array([*map(value_text, column.categories), None], dtype=object)[column.codes]
 
 
@@ -118,6 +135,18 @@ def as_label_array(column: pd.Series, unlabeled_category: Any) -> np.ndarray:
     return values
 
 
+def warn_of_unlabeled(values: np.ndarray, key: str, unlabeled_category: Any) -> None:
+    """Warn of labels that read like "no label" while another value marks unlabelled cells."""
+    mark = value_text(unlabeled_category)
+    for value, n in zip(*np.unique(values[values != mark].astype(str), return_counts=True), strict=True):
+        if value.strip().casefold() in NO_LABEL:
+            warn(
+                f"adata.obs[{key!r}] is {str(value)!r} in {n} of {len(values)} cells, which is taken as a cell type."
+                f" If it means that they are not labelled, give unlabeled_category={str(value)!r} (now"
+                f" {unlabeled_category!r}), or set them to {unlabeled_category!r}."
+            )
+
+
 def _refuse_continuous(column: pd.Series, key: str) -> None:
     if pd.api.types.is_float_dtype(column):
         numbers = column.dropna().to_numpy(dtype=float)
@@ -159,15 +188,21 @@ def check_genes(names: Sequence[str], registered: Sequence[str]) -> np.ndarray |
     at = given.get_indexer(wanted)
     missing = wanted[at < 0]
     if len(missing):
+        hint = naming_hint(given, wanted) or nearest(missing[0], given)
         raise ValueError(
             f"adata lacks {len(missing)} of the {len(wanted)} genes the model was set up with:"
-            f" {listing(missing, 5)}.{nearest(missing[0], given)} adata.var_names starts with {listing(given, 3)};"
+            f" {listing(missing, 5)}.{hint} adata.var_names starts with {listing(given, 3)};"
             " give the same gene names (order is free)."
         )
     return at.astype(np.int64)
 
 
-def check_categories(values: Sequence[Any] | np.ndarray, known: Sequence[Any] | np.ndarray, key: str) -> np.ndarray:
+def check_categories(
+    values: Sequence[Any] | np.ndarray,
+    known: Sequence[Any] | np.ndarray,
+    key: str,
+    so: str = "Train a model on all batches for a closer alignment.",
+) -> np.ndarray:
     """Codes of categories that a model knows, for data given at inference.
 
     Values are compared as text, so a new category ``0``, ``""`` or ``False`` is as new as any other.
@@ -180,6 +215,8 @@ def check_categories(values: Sequence[Any] | np.ndarray, known: Sequence[Any] | 
         Categories of the model, in the order of their codes.
     key
         Column of ``adata.obs``, for messages.
+    so
+        What follows for new values, for the warning.
 
     Returns
     -------
@@ -194,11 +231,8 @@ def check_categories(values: Sequence[Any] | np.ndarray, known: Sequence[Any] | 
     codes = pd.Index(as_text(list(known))).get_indexer(text).astype(np.int64)
     new = codes < 0
     if new.any():
-        warnings.warn(
+        warn(
             f"adata.obs[{key!r}] holds values the model was not trained on: {listing(sorted(set(text[new])), 5)}"
-            f" ({new.sum()} of {len(text)} cells; known: {listing(known, 8)}). Each is centred on its own mean; train"
-            " a model on all batches for a closer alignment.",
-            UserWarning,
-            stacklevel=3,
+            f" ({new.sum()} of {len(text)} cells; known: {listing(known, 8)}). {so}"
         )
     return codes

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from anndata import AnnData
 
-from more_scvi.data._columns import as_batch_array, check_categories
+from more_scvi.data._columns import as_batch_array, check_categories, check_continuous
 
 
 @dataclass
@@ -50,8 +50,12 @@ class CovariateDesign:
             )
         columns = []
         for key, names in self.levels.items():
-            codes = check_categories(as_batch_array(adata.obs[key], key), names, key)
+            codes = check_categories(
+                as_batch_array(adata.obs[key], key), names, key, "Their effect is not removed; train a model on all."
+            )
             columns.append((codes[:, None] == np.arange(len(names))[None]).astype(np.float32))
         for key, (mean, std) in self.moments.items():
-            columns.append(((adata.obs[key].to_numpy(dtype=np.float32) - mean) / std)[:, None])
+            check_continuous(adata.obs[key], key)
+            centred = adata.obs[key].to_numpy(dtype=float) - mean  # in float64: float32 cannot hold a date in seconds
+            columns.append((centred / std)[:, None].astype(np.float32))
         return np.concatenate(columns, 1).astype(np.float32) if columns else np.zeros((adata.n_obs, 0), np.float32)

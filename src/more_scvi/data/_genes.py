@@ -17,6 +17,11 @@ import numpy as np
 
 SPECIES = ("human", "mouse")
 COLUMNS = ("human_symbol", "human_ensembl", "mouse_symbol", "mouse_ensembl", "human_alias", "mouse_alias")
+_ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{11}")
+_RENAMED = (
+    (r"^(GRCh3\d|hg\d+|GRCm3\d|mm\d+)_+", "", "carry the name of the genome"),
+    (r"\.\d+$", "", "carry a version"),
+)
 _VERSIONED = re.compile(r"^(ENS[A-Z]*G\d{11})\.\d+$")
 
 
@@ -198,3 +203,28 @@ def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
         "symbol" if not n_ensembl else "ensembl" if not n_symbol else "mixed"
     )
     return GeneMatch(index, id_type, "human" if species == "human" else "mouse")
+
+
+def naming_hint(given: Sequence[str], wanted: Sequence[str]) -> str:
+    """Why names of genes differ from those that are wanted and how to rename them; empty if that is not the cause."""
+    given, wanted = [str(name) for name in given], {str(name) for name in wanted}
+    here = sum(name in wanted for name in set(given))
+    ids = [sum(_ENSEMBL.match(name) is not None for name in names) > len(names) / 2 for names in (given, wanted)]
+    if ids[0] != ids[1]:
+        kinds = ("Ensembl ids", "gene symbols")
+        yours, others = kinds if ids[0] else kinds[::-1]
+        return (
+            f" Yours are {yours}, {others} are wanted: adata.var_names = adata.var[column], with the column that holds"
+            " them."
+        )
+    for pattern, new, words in _RENAMED:
+        if sum(re.sub(pattern, new, name) in wanted for name in set(given)) > here:
+            step = f"adata.var_names = adata.var_names.str.replace({pattern!r}, {new!r}, regex=True)"
+            return f" Yours {words}: {step}."
+    dotted = {re.sub(r"[^A-Za-z0-9]", ".", name) for name in wanted} - wanted
+    if any(name in dotted for name in given):
+        return " Yours were changed by R, which writes '.' for '-' ('HLA.DRA' is 'HLA-DRA'): export the original names."
+    upper = {name.upper() for name in wanted}
+    if sum(name.upper() in upper for name in set(given)) > here:
+        return " Yours differ by upper and lower case, as those of human and mouse do."
+    return ""

@@ -18,6 +18,9 @@ N_NEIGHBOURS = 6
 MAX_MEAN_DEGREE = 1000
 """More neighbours per cell than this are no neighbourhood but a unit mistaken, or a place holder for coordinates."""
 
+LARGEST = 1e100
+"""The square of a distance still is a number."""
+
 TIE = 1e-9
 """Distances that differ by less than this part are equal: coordinates are rounded decimal numbers."""
 
@@ -133,6 +136,11 @@ def _check(
         raise ValueError(
             f"neighbours: coordinates of {bad.size} cells are missing or infinite (first: row {bad[0]}). "
             "Remove these cells or give their coordinates."
+        )
+    if np.abs(points).max(initial=0) > LARGEST:
+        raise ValueError(
+            f"neighbours: coordinates reach {np.abs(points).max():g}; distances cannot be computed above {LARGEST:g}. "
+            "Give the coordinates in another unit, or correct what stands for a missing place."
         )
     names = np.asarray(sections)
     if names.shape != (len(points),):

@@ -6,18 +6,15 @@ never read whole, and the answer never depends on a random draw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import h5py
 import numpy as np
 import scipy.sparse as sp
-from anndata.abc import CSCDataset, CSRDataset
+
+from ._rows import Lines
 
 BLOCK_VALUES = 1 << 21
 """Values held in memory at a time (16 MB as float64)."""
-
-MATRIX_TYPES = "numpy arrays, scipy csr/csc matrices and arrays, and their backed (h5ad) counterparts"
 
 
 @dataclass
@@ -34,6 +31,8 @@ class ValueScan:
         ``{"nonfinite" | "negative" | "fractional": (cell, gene, value)}``: the first of each kind met.
     has_counts
         bool (cells,): the cell holds at least one value other than zero.
+    said
+        What the values were found to be.
     """
 
     has_counts: np.ndarray
@@ -43,6 +42,7 @@ class ValueScan:
     n_nonzero: int = 0
     maximum: float = 0.0
     first: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+    said: str = ""
 
     @property
     def is_integer(self) -> bool:
@@ -56,7 +56,7 @@ class ValueScan:
 
 
 def scan_values(x) -> ValueScan:
-    """Look at every stored value of `x` once.
+    """Look at every value of `x` once; parts that a sparse matrix stores for one place count as their sum.
 
     Parameters
     ----------
@@ -73,88 +73,31 @@ def scan_values(x) -> ValueScan:
     TypeError
         A container or a dtype that is not a matrix of real numbers.
     """
-    kind = np.dtype(getattr(x, "dtype", object)).kind
-    if kind not in "buif":
-        raise TypeError(
-            f"the matrix holds {getattr(x, 'dtype', 'no')} values; expected bool, integer or float. Convert it, e.g."
-            " adata.X.astype('float32')."
-        )
-    scan = ValueScan(np.zeros(x.shape[0], dtype=bool))
-    for values, rows_of, locate in _blocks(x):
+    lines = Lines(x)
+    scan = ValueScan(np.zeros(lines.shape[0], dtype=bool))
+    for start, piece in lines.pieces(BLOCK_VALUES):
+        values = piece.data if sp.issparse(piece) else piece.reshape(-1)
         if not values.size:
             continue
-        nonzero = values != 0
-        scan.has_counts[rows_of(nonzero)] = True
-        scan.n_nonzero += int(np.count_nonzero(nonzero))
-        bad: dict[str, np.ndarray] = {}
-        if kind == "f":
-            finite = np.isfinite(values)
-            if not finite.all():
-                bad["nonfinite"] = ~finite
-                values = np.where(finite, values, 0)
-            bad["fractional"] = np.rint(values) != values
-        if kind in "if":
-            bad["negative"] = values < 0
-        for name, mask in bad.items():
-            n = int(np.count_nonzero(mask))
-            if n and name not in scan.first:
-                scan.first[name] = locate(int(np.argmax(mask)))
-            setattr(scan, f"n_{name}", getattr(scan, f"n_{name}") + n)
-        scan.maximum = max(scan.maximum, float(values.max()))
+
+        def places(at: np.ndarray, piece=piece, start=start) -> tuple[np.ndarray, np.ndarray]:
+            """Cells and genes of the values at these positions."""
+            if not sp.issparse(piece):
+                return start + at // piece.shape[1], at % piece.shape[1]
+            stored = np.diff(piece.indptr)
+            line, other = start + np.repeat(np.arange(len(stored)), stored)[at], piece.indices[at]
+            return (line, other) if lines.by_row else (other, line)
+
+        finite = np.isfinite(values)
+        whole = np.where(finite, values, 0)
+        nonzero = np.flatnonzero(values)
+        scan.has_counts[places(nonzero)[0]] = True
+        scan.n_nonzero += len(nonzero)
+        scan.maximum = max(scan.maximum, float(whole.max()))
+        for name, bad in {"nonfinite": ~finite, "fractional": np.rint(whole) != whole, "negative": whole < 0}.items():
+            at = np.flatnonzero(bad)
+            if len(at) and name not in scan.first:
+                cell, gene = places(at[:1])
+                scan.first[name] = int(cell[0]), int(gene[0]), float(values[at[0]])
+            setattr(scan, f"n_{name}", getattr(scan, f"n_{name}") + len(at))
     return scan
-
-
-_Block = tuple[np.ndarray, Callable[[np.ndarray], np.ndarray], Callable[[int], tuple[int, int, float]]]
-
-
-def _blocks(x) -> Iterator[_Block]:
-    """Yield (values 1-d, mask -> cells, position -> (cell, gene, value)) for consecutive pieces of `x`."""
-    if sp.issparse(x):
-        x = x if x.format in ("csr", "csc") else x.tocsr()
-        yield from _compressed(x, transposed=x.format == "csc")
-    elif isinstance(x, CSRDataset | CSCDataset):
-        by_row = isinstance(x, CSRDataset)
-        n, width = x.shape if by_row else x.shape[::-1]
-        for start, stop in _ranges(n, width):
-            part = x[start:stop] if by_row else x[:, start:stop]
-            yield from _compressed(part, transposed=not by_row, offset=start)
-    elif isinstance(x, np.ndarray | h5py.Dataset):
-        for start, stop in _ranges(*x.shape):
-            yield _dense(np.asarray(x[start:stop]), start)
-    else:
-        raise TypeError(f"the matrix is a {type(x).__name__}; supported are {MATRIX_TYPES}.")
-
-
-def _ranges(n: int, width: int) -> Iterator[tuple[int, int]]:
-    step = max(1, BLOCK_VALUES // max(width, 1))
-    return ((start, min(start + step, n)) for start in range(0, n, step))
-
-
-def _dense(part: np.ndarray, offset: int) -> _Block:
-    width = part.shape[1]
-
-    def rows_of(mask: np.ndarray) -> np.ndarray:
-        return offset + np.flatnonzero(mask.reshape(part.shape).any(axis=1))
-
-    def locate(k: int) -> tuple[int, int, float]:
-        return offset + k // width, k % width, float(part[k // width, k % width])
-
-    return part.reshape(-1), rows_of, locate
-
-
-def _compressed(x, transposed: bool, offset: int = 0) -> Iterator[_Block]:
-    """Blocks of the stored values of a csr (or, `transposed`, csc) matrix whose first line is line `offset`."""
-    for start in range(0, x.nnz, BLOCK_VALUES):
-        stop = min(start + BLOCK_VALUES, x.nnz)
-        major = np.searchsorted(x.indptr, np.arange(start, stop), side="right") - 1 + offset
-        minor = x.indices[start:stop]
-        cells, genes = (minor, major) if transposed else (major, minor)
-        values = x.data[start:stop]
-
-        def rows_of(mask: np.ndarray, cells=cells) -> np.ndarray:
-            return cells[mask]
-
-        def locate(k: int, cells=cells, genes=genes, values=values) -> tuple[int, int, float]:
-            return int(cells[k]), int(genes[k]), float(values[k])
-
-        yield values, rows_of, locate

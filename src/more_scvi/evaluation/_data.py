@@ -20,6 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.decomposition import PCA, TruncatedSVD
 
+from more_scvi.data import RowReader
+from more_scvi.data._columns import warn_of_unlabeled
+
 BATCH_KEY, LABELS_KEY, UNLABELED = "batch", "cell_type", "Unknown"
 N_GENES, N_PCS = 2000, 50
 
@@ -66,6 +69,7 @@ def standardise(
         )
     labels = _column(data, labels_key, "labels_key")
     known = (labels.notna() & (labels.astype(str) != unlabeled_category)).to_numpy()
+    warn_of_unlabeled(labels[known].astype(str).to_numpy(), labels_key, unlabeled_category)
     types = np.unique(labels[known].astype(str))
     if types.size < 2:
         raise ValueError(
@@ -125,7 +129,7 @@ def _roles(mdata: MuData, given: Mapping[str, str] | None) -> dict[str, str]:
 def _counts(adata: AnnData, layer: str | None, what: str) -> sparse.csr_matrix:
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"layer: {what} has no layer {layer!r}; it has {', '.join(adata.layers) or 'none'}.")
-    x = sparse.csr_matrix(adata.X if layer is None else adata.layers[layer], dtype=np.float32)
+    x = RowReader(adata, layer)[:]
     sample = x.data[:100_000]
     if sample.size and (sample.min() < 0 or np.any(sample != np.round(sample))):
         raise ValueError(

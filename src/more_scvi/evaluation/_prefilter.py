@@ -11,6 +11,8 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
+from more_scvi.data import RowReader
+
 from ._data import BATCH_KEY, Data, modalities, present
 
 KINDS = ("scrublet",)
@@ -109,7 +111,7 @@ def _counts(data: Data) -> tuple[csr_matrix, NDArray[np.int64]]:
         raise ValueError(f"prefilter: the data have no modality 'rna', only {', '.join(modalities(data))}.")
     adata = modalities(data)["rna"]
     rows = np.flatnonzero(present(data, "rna"))
-    counts = csr_matrix(adata.X)
+    counts = RowReader(adata)[:]
     if adata.n_obs and not np.array_equal(adata.obs_names, data.obs_names[rows]):
         counts = counts[adata.obs_names.get_indexer(data.obs_names[rows])]
     if not np.isfinite(counts.data).all() or (counts.data < 0).any() or (counts.data % 1).any():

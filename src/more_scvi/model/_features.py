@@ -89,7 +89,8 @@ class FeaturesMixin(ModelState):
         if not registered:
             where = "adata" if cells.obs is adata.obs else f"mdata[{self._modality_names()[role]!r}]"
             order = speak_of(where, check_genes, adata.var_names, self.features[role].tolist())
-            speak_of(where, check_matrix, adata, role=role, layer=self._layer(role), data_type=self._data_type(role))
+            kind = {"layer": self._layer(role), "data_type": self._data_type(role)}
+            speak_of(where, check_matrix, adata, role=role, query=True, **kind)
         here = np.flatnonzero(rows >= 0)
         owner = np.empty(len(here), dtype=np.int64)
         owner[np.argsort(np.argsort(rows[here]))] = here

@@ -22,6 +22,7 @@ from more_scvi.data import (
     LabelsField,
     MatrixField,
     check_integer,
+    check_key_list,
     check_mapping,
     check_mudata,
     check_number,
@@ -104,6 +105,8 @@ class SetupMixin(RegistryMixin):
         -----
         Writes ``obs["_scvi_batch"]``, ``obs["_scvi_labels"]`` and two identifiers in ``uns``, as scvi-tools does.
         """
+        categorical_covariate_keys = check_key_list("categorical_covariate_keys", categorical_covariate_keys)
+        continuous_covariate_keys = check_key_list("continuous_covariate_keys", continuous_covariate_keys)
         setup_method_args = cls._get_setup_method_args(**locals())
         summary = check_setup(
             adata,
@@ -122,9 +125,7 @@ class SetupMixin(RegistryMixin):
         arguments = setup_method_args["setup_args"]
         arguments["data_type"] = summary.data_type
         source = (kwargs.get("source_registry") or {}).get("setup_args", {})
-        design = CovariateDesign.fit(
-            adata, list(categorical_covariate_keys or []), list(continuous_covariate_keys or [])
-        )
+        design = CovariateDesign.fit(adata, categorical_covariate_keys, continuous_covariate_keys)
         arguments["covariate_design"] = source.get(
             "covariate_design", {"levels": design.levels, "moments": design.moments}
         )
@@ -206,6 +207,8 @@ class SetupMixin(RegistryMixin):
         >>> more.MoRE.setup_mudata(mdata, {"rna": "rna", "protein": "prot"}, batch_key="donor", labels_key="cell_type")
         >>> model = more.MoRE(mdata)
         """
+        categorical_covariate_keys = check_key_list("categorical_covariate_keys", categorical_covariate_keys)
+        continuous_covariate_keys = check_key_list("continuous_covariate_keys", continuous_covariate_keys)
         setup_method_args = cls._get_setup_method_args(**locals())
         arguments = setup_method_args["setup_args"]
         source = kwargs.get("source_registry") or {}
@@ -233,9 +236,7 @@ class SetupMixin(RegistryMixin):
         arguments["layers"] = {role: (layers or {}).get(role) for role in cells.adatas}
         arguments["data_types"] = {role: summary.data_type for role, summary in summaries.items()}
         arguments["peak_genes"] = arguments["antibody_genes"] = None  # resolved into the features' links
-        design = CovariateDesign.fit(
-            frame, list(categorical_covariate_keys or []), list(continuous_covariate_keys or [])
-        )
+        design = CovariateDesign.fit(frame, categorical_covariate_keys, continuous_covariate_keys)
         arguments["covariate_design"] = {"levels": design.levels, "moments": design.moments}
         batch_field = BatchField(batch_key)
         arguments["domains"], arguments["patterns"] = find_domains(cells, batch_field.values(frame))

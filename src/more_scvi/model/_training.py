@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ class TrainingMixin(ModelState):
         >>> model.train(max_epochs=20, loss_weights={"keep": 10.0})
         """
         if max_epochs is not None:
-            check_integer("max_epochs", max_epochs)
+            max_epochs = check_integer("max_epochs", max_epochs)
         plan_kwargs = check_mapping("plan_kwargs", plan_kwargs)
         if loss_weights is not None:
             plan_kwargs["loss_weights"] = loss_weights
@@ -242,7 +243,7 @@ def split_cells(
     train_size = 1.0 if train_size is None else train_size
     validation_size = 1.0 - train_size if validation_size is None else validation_size
     for name, value in (("train_size", train_size), ("validation_size", validation_size)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
             raise ValueError(f"{name} is {value!r}; give a share between 0 and 1.")
     if train_size == 0 or train_size + validation_size > 1 + 1e-9:
         raise ValueError(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
-from more_scvi.data import GeneVocabulary, match_genes
+from more_scvi.data import GeneVocabulary, RowReader, match_genes
 
 _MIN_STUDIES = 3
 
@@ -168,7 +168,7 @@ def _read_file(path: Path, vocabulary: GeneVocabulary) -> Pool:
     adata = ad.read_h5ad(path)
     index = match_genes(adata.var_names.astype(str).tolist(), vocabulary).vocab_index
     known = np.flatnonzero(index >= 0)
-    counts = csr_matrix(adata.X).astype(np.float32)[:, known]
+    counts = RowReader(adata)[:][:, known]
     counts = csr_matrix((counts.data, index[known][counts.indices], counts.indptr), (adata.n_obs, len(vocabulary)))
     counts.sort_indices()
     studies = [str(s) for s in adata.uns["measured_studies"]]

@@ -210,7 +210,7 @@ class Student:
             )
         check_anndata(adata)
         chosen = check_indices(indices, adata.n_obs)
-        check_matrix(adata, layer=self._card["layer"], data_type=self._card["data_type"])
+        check_matrix(adata, layer=self._card["layer"], data_type=self._card["data_type"], query=True)
         front = self.network.front
         there = front.visible_map(self._match(adata))
         reader = RowReader(adata, self._card["layer"])

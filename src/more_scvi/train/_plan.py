@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from difflib import get_close_matches
+from numbers import Real
 from typing import Any
 
 import torch
@@ -150,7 +151,7 @@ def check_plan_arguments(kwargs: dict[str, Any], loss_weights: dict[str, float] 
             raise ValueError(
                 f"loss_weights names no term {name!r}{_nearest(name, LOSS_WEIGHTS)}; terms: {', '.join(LOSS_WEIGHTS)}."
             )
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
             raise ValueError(f"loss_weights[{name!r}] is {value!r}; give a finite number >= 0 (0 removes the term).")
 
 

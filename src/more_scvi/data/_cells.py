@@ -1,0 +1,244 @@
+"""Cells measured in one or several modalities: where each modality holds them, and what describes them.
+
+Rows are found by cell name. A cell that a modality does not list is missing there, which is not the same as a row of
+zeros. All functions are pure: nothing of the data is changed, also when they fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from ._arguments import listing, nearest
+from ._columns import as_text, check_column, check_key, value_text
+from ._objects import check_anndata, check_modalities
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells of a MuData (or AnnData) and where each modality holds them.
+
+    Attributes
+    ----------
+    names
+        (cells,) every cell once, in the order of ``mdata.obs_names``.
+    adatas
+        Role -> the user's AnnData of that modality, not copied; in the order of :data:`ROLES`.
+    rows
+        Role -> int64 (cells,): row of the cell in that AnnData, -1 where it was not measured.
+    obs
+        (cells, keys): the columns that were looked up, index `names`. A column that one place holds completely keeps
+        its dtype; one put together from several places holds their values. Missing values stay missing.
+    found
+        Key -> where its values were found, e.g. ``"mdata.obs"`` or ``"mdata['rna'].obs, mdata['prot'].obs"``.
+    """
+
+    names: pd.Index
+    adatas: dict[str, AnnData]
+    rows: dict[str, np.ndarray]
+    obs: pd.DataFrame
+    found: dict[str, str]
+
+    @property
+    def present(self) -> np.ndarray:
+        """Which cell was measured in which modality, bool (cells, modalities), columns in the order of `adatas`."""
+        return np.stack([rows >= 0 for rows in self.rows.values()], axis=1)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_cells(
+    data: MuData | AnnData,
+    modalities: Mapping[str, str] | None,
+    keys: Sequence[str] = (),
+    *,
+    labels_key: str | None = None,
+    unlabeled_category: Any = "Unknown",
+    optional: Sequence[str] = (),
+) -> Cells:
+    """Find every cell in every modality, by name, and the columns that describe the cells.
+
+    A column is read from ``mdata.obs``, then, for cells without a value there, from the modalities' own ``obs`` and
+    from the ``rna:batch``-like copies that mudata makes of them. All places that hold a value for a cell must hold the
+    same one; values are compared as text (``1``, ``1.0`` and ``"1"`` are one value), numbers to seven digits.
+
+    Parameters
+    ----------
+    data
+        A MuData whose modalities share cells, views included, or an AnnData, which is read as the role ``"rna"``.
+    modalities
+        Role (``"rna"``, ``"atac"``, ``"protein"``) -> name in ``mdata.mod``, any subset and order. Not read for an
+        AnnData.
+    keys
+        Columns to look up.
+    labels_key
+        Looked up as well; in it, `unlabeled_category` counts as no value.
+    optional
+        Those of the columns that may exist nowhere; they are left out of ``obs`` and ``found`` then.
+
+    Returns
+    -------
+    :class:`Cells`.
+
+    Raises
+    ------
+    TypeError
+        Neither MuData nor AnnData, or `modalities` is no dict.
+    KeyError
+        A column that exists nowhere.
+    ValueError
+        Modalities or roles that do not exist, names that repeat, a MuData that is not up to date with its modalities,
+        cells without any of the modalities, or places that disagree about a cell.
+    """
+    arguments = dict.fromkeys([*keys, *([] if labels_key is None else [labels_key])], "key")
+    return find_cells(data, modalities, arguments, labels_key, unlabeled_category, set(optional))
+
+
+def find_cells(
+    data: Any,
+    modalities: Mapping[str, str] | None,
+    arguments: Mapping[str, str],
+    labels_key: str | None,
+    unlabeled_category: Any,
+    optional: set[str],
+) -> Cells:
+    """As :func:`read_cells`; `arguments`: key -> name of the argument that gave it, for messages."""
+    own = "adata" if isinstance(data, AnnData) else "mdata"
+    for key, argument in arguments.items():
+        check_key(key, argument, f"{own}.obs")
+    if isinstance(data, AnnData):
+        check_anndata(data)
+        keys = [key for key in arguments if key in data.obs or key not in optional]
+        columns = {key: check_column(data.obs, key, arguments[key]) for key in keys}
+        return Cells(
+            data.obs_names,
+            {"rna": data},
+            {"rna": np.arange(data.n_obs, dtype=np.int64)},
+            pd.DataFrame(columns, index=data.obs_names),
+            dict.fromkeys(keys, "adata.obs"),
+        )
+    chosen = check_modalities(data, modalities)
+    names = data.obs_names
+    adatas = {role: data.mod[name] for role, name in chosen.items()}
+    rows = {role: _rows_by_name(data, name) for role, name in chosen.items()}
+    nowhere = np.all([r < 0 for r in rows.values()], axis=0)
+    if nowhere.any():
+        keep = " | ".join(f"mdata.obs_names.isin(mdata[{name!r}].obs_names)" for name in chosen.values())
+        raise ValueError(
+            f"{nowhere.sum()} of {len(names)} cells of mdata are in none of the modalities"
+            f" {listing(chosen.values())}: {listing(names[nowhere], 3)}. Name their modality in modalities=, or drop"
+            f" them: mdata = mdata[{keep}].copy()."
+        )
+    obs, found = {}, {}
+    for key, argument in arguments.items():
+        places = _places(data, chosen, rows, key, argument)
+        if places:
+            absent = value_text(unlabeled_category) if key == labels_key else None
+            obs[key], found[key] = _merge(places, key, argument, absent)
+        elif key not in optional:
+            raise KeyError(_not_found(data, chosen, key, argument))
+    return Cells(names, adatas, rows, pd.DataFrame(obs, index=names), found)
+
+
+def _rows_by_name(mdata: MuData, name: str) -> np.ndarray:
+    """Row of each cell in modality `name`, int64 (cells,), -1 = absent; ValueError if the MuData is out of date."""
+    own, cells = mdata.mod[name].obs_names, mdata.obs_names
+    rows = own.get_indexer(cells).astype(np.int64)
+    step = (
+        f"Cells of mdata[{name!r}] were renamed, replaced, added or reordered after the MuData was made: call"
+        " mdata.update() and check mdata.obs before going on."
+    )
+    unknown = own[~own.isin(cells)]
+    if len(unknown):
+        raise ValueError(
+            f"mdata[{name!r}] holds {len(unknown)} cells that mdata.obs_names lacks: {listing(unknown, 3)}. {step}"
+        )
+    if name in mdata.obsmap:
+        recorded = np.asarray(mdata.obsmap[name]).ravel().astype(np.int64) - 1
+        wrong = recorded != rows
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            says = "no row" if recorded[i] < 0 else f"row {recorded[i]}"
+            holds = "nowhere" if rows[i] < 0 else f"in row {rows[i]}"
+            raise ValueError(
+                f"mdata.obsmap[{name!r}] contradicts the cell names for {wrong.sum()} of {len(cells)} cells: for"
+                f" {cells[i]!r} it says {says}, but mdata[{name!r}] holds that cell {holds}. {step}"
+            )
+    return rows
+
+
+def _places(
+    mdata: MuData, chosen: Mapping[str, str], rows: Mapping[str, np.ndarray], key: str, argument: str
+) -> dict[str, pd.Series]:
+    """Where `key` is a column -> its values in the order of the cells, NaN where the place does not list the cell."""
+    places = {}
+    if key in mdata.obs:
+        places["mdata.obs"] = check_column(mdata.obs, key, argument, "mdata.obs")
+    for role, name in chosen.items():
+        own, where = mdata.mod[name].obs, f"mdata[{name!r}].obs"
+        if key in own:
+            column = check_column(own, key, argument, where)
+            aligned = column.set_axis(pd.RangeIndex(len(column))).reindex(rows[role])
+            places[where] = aligned.set_axis(mdata.obs_names)
+        copy = f"{name}:{key}"
+        if copy in mdata.obs:
+            places[f"mdata.obs[{copy!r}]"] = check_column(mdata.obs, copy, argument, "mdata.obs")
+    return places
+
+
+def _merge(places: Mapping[str, pd.Series], key: str, argument: str, absent: str | None) -> tuple[pd.Series, str]:
+    """One column out of several: the first place that holds a value for a cell gives it; all must agree.
+
+    `absent`: text that counts as no value, besides missing ones.
+    """
+    where, columns = list(places), list(places.values())
+    text = np.full(len(columns[0]), None, dtype=object)
+    source = np.full(len(text), -1)
+    for p, column in enumerate(columns):
+        own = as_text(column)
+        has = pd.notna(own) & (own != absent)
+        differ = has & (source >= 0) & (own != text)
+        for q in np.unique(source[differ]):
+            i = np.flatnonzero(differ & (source == q))
+            i = i[~_same_numbers(columns[q].iloc[i], column.iloc[i])]
+            if len(i):
+                raise ValueError(
+                    f"{argument}={key!r}: cell {column.index[i[0]]!r} is {text[i[0]]!r} in {where[q]} and"
+                    f" {own[i[0]]!r} in {where[p]} ({len(i)} cells differ). Correct one of the two columns or drop it;"
+                    " copies like 'rna:batch' in mdata.obs are renewed by mdata.pull_obs()."
+                )
+        new = has & (source < 0)
+        text[new], source[new] = own[new], p
+    used = sorted(set(source[source >= 0])) or list(range(len(columns)))
+    found = ", ".join(where[p] for p in used)
+    if len(used) == 1 or (source < 0).all():
+        return columns[used[0]].rename(key), found
+    values = np.full(len(text), np.nan, dtype=object)
+    for p in used:
+        values[source == p] = columns[p].astype(object).to_numpy()[source == p]
+    return pd.Series(values, index=columns[0].index, name=key).infer_objects(), found
+
+
+def _same_numbers(a: pd.Series, b: pd.Series) -> np.ndarray:
+    """Pairs of numbers that differ by rounding only, e.g. float32 beside float64; all False for anything else."""
+    if not (pd.api.types.is_numeric_dtype(a) and pd.api.types.is_numeric_dtype(b)):
+        return np.zeros(len(a), dtype=bool)
+    return np.isclose(a.to_numpy(dtype=float), b.to_numpy(dtype=float), rtol=1e-6, atol=0)
+
+
+def _not_found(mdata: MuData, chosen: Mapping[str, str], key: str, argument: str) -> str:
+    def own(columns: Iterable) -> list:
+        return [c for c in columns if not str(c).startswith("_scvi")]
+
+    frames = {"mdata.obs": own(mdata.obs.columns)}
+    frames |= {f"mdata[{name!r}].obs": own(mdata.mod[name].obs.columns) for name in chosen.values()}
+    has = "; ".join(f"{where}: {listing(columns, 30)}" for where, columns in frames.items())
+    hint = nearest(key, [column for columns in reversed(frames.values()) for column in columns])
+    return f"{argument}={key!r} is a column of neither mdata.obs nor a modality's obs.{hint} Available: {has}."

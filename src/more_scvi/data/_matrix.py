@@ -1,0 +1,242 @@
+"""The matrix of one modality: values are finite, not negative, and counts or log-normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+
+from ._arguments import check_option, listing, nearest, warn
+from ._rows import Lines, RowReader
+from ._values import ValueScan, scan_values
+
+DataType = Literal["counts", "lognorm"]
+DATA_TYPES = ("auto", "counts", "lognorm")
+LOG_MAXIMUM = 20.0
+"""log1p of 485 million: log-normalised values stay below, measured counts rarely do."""
+
+PROBED = 256
+"""Cells whose values are looked at to tell log-normalised values from others."""
+
+EQUAL = 0.01
+"""Totals of cells that differ by less than this part were made equal."""
+
+
+def check_matrix(
+    adata: AnnData, *, layer: str | None = None, data_type: str = "auto", query: bool = False, needs: str = ""
+) -> tuple[ValueScan, DataType]:
+    """Read the matrix once: values finite, not negative, and of which kind.
+
+    Parameters
+    ----------
+    adata
+        Cells by genes.
+    layer
+        Key of ``adata.layers``; None: ``adata.X``.
+    data_type
+        ``"auto"``, or the kind the values must have: ``"counts"``, ``"lognorm"``.
+    query
+        The data are given to a model that was set up with `layer` and `data_type`: messages do not offer these
+        arguments, and cells without counts are no error even if there are no others.
+    needs
+        Why only counts will do, for modalities that have no other form; ``""``: log-normalised values will, too.
+
+    Returns
+    -------
+    The scan, with what was found in words, and ``"counts"`` or ``"lognorm"``.
+
+    Raises
+    ------
+    KeyError, TypeError
+        An unknown layer, a matrix that is not numeric.
+    ValueError
+        NaN, infinite or negative values, only zeros, or values that contradict `data_type`.
+    """
+    check_option("data_type", data_type, DATA_TYPES)
+    name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
+    layers = [key for key in adata.layers if key is not None]
+
+    def others() -> str:
+        such = f" The model reads {name}: put {'counts' if data_type == 'counts' else 'such values'} there."
+        return f"{such if query else ''} adata.layers holds: {listing(layers)}.{_raw_counts(adata)}"
+
+    if layer is not None and not isinstance(layer, str):
+        raise TypeError(
+            f"layer is {layer!r} ({type(layer).__name__}); expected the key of a layer as a string, or None for"
+            " adata.X."
+        )
+    if layer is not None and layer not in layers:
+        raise KeyError(
+            f"layer={layer!r} is not in adata.layers.{nearest(layer, layers)}{others()}"
+            + ("" if query else " None uses adata.X.")
+        )
+    x = adata.X if layer is None else adata.layers[layer]
+    if x is None:
+        raise ValueError(
+            f"{name} is empty (None); {'' if query else 'name the layer that holds the counts.'}{others()}"
+        )
+    try:
+        scan = scan_values(x)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+
+    def at(kind: str) -> str:
+        cell, gene, value = scan.first[kind]
+        kind = "feature" if needs else "gene"
+        return f"first {value:g} in cell {adata.obs_names[cell]!r}, {kind} {adata.var_names[gene]!r}"
+
+    if scan.n_nonfinite:
+        raise ValueError(
+            f"{name} holds {scan.n_nonfinite} NaN or infinite values, {at('nonfinite')}; every value must be finite. "
+            "Drop these genes or cells, or use the raw counts."
+        )
+    for kind in ("negative", "fractional") if needs else ():
+        if kind in scan.first:
+            n = getattr(scan, f"n_{kind}")
+            raise ValueError(f"{name} holds {n} {kind} values, {at(kind)}; {needs}. Name it with layer=.{others()}")
+    if scan.n_negative:
+        raise ValueError(
+            f"{name} holds {scan.n_negative} negative values, {at('negative')}; it looks scaled or corrected. Counts or"
+            f" log1p-normalised values are needed{'.' if query else ': name their layer with layer=.'}{others()}"
+        )
+    if scan.n_nonzero == 0 and not query:
+        raise ValueError(f"{name} holds zeros only; give the matrix or layer with the counts.{others()}")
+    found = _decide_type(scan, adata, layer, data_type, query, name, others, at)
+    if len(scan.empty_cells):
+        warn(
+            f"{name}: {len(scan.empty_cells)} of {adata.n_obs} cells have no counts at all (first"
+            f" {adata.obs_names[scan.empty_cells[0]]!r}); their embedding says nothing. Filter them:"
+            " scanpy.pp.filter_cells(adata, min_genes=1)."
+        )
+    return scan, found
+
+
+def _decide_type(
+    scan: ValueScan,
+    adata: AnnData,
+    layer: str | None,
+    data_type: str,
+    query: bool,
+    name: str,
+    others: Callable[[], str],
+    at: Callable[[str], str],
+) -> DataType:
+    share = f"{scan.n_fractional / max(scan.n_nonzero, 1):.0%} of the non-zero values of {name} are not whole"
+    if data_type == "lognorm":
+        if scan.maximum > LOG_MAXIMUM:
+            raise ValueError(
+                f"{name} reaches {scan.maximum:g}, too large for data_type='lognorm' (log1p stays below"
+                f" {LOG_MAXIMUM:g}). "
+                + ("The model was trained on log1p of counts per 10,000: apply scanpy.pp.normalize_total(adata,"
+                   " target_sum=1e4) and scanpy.pp.log1p(adata)." if query else
+                   "For counts give data_type='counts'; for unlogged normalised values apply scanpy.pp.log1p.")
+            )  # fmt: skip
+        if scan.is_integer and scan.n_nonzero:
+            warn(f"{name} is read as log-normalised, but all its values are whole: they look like counts.{others()}")
+        scan.said = "log-normalised values"
+        return "lognorm"
+    if scan.is_integer:
+        scan.said = f"counts (the largest is {scan.maximum:g})"
+        return "counts"
+    kind, words = _reading(adata, layer) if scan.maximum <= LOG_MAXIMUM else ("", "")
+    if data_type == "counts":
+        if kind == "lognorm":
+            raise ValueError(
+                f"{share} ({at('fractional')}) and the largest is {scan.maximum:g}: it looks log-normalised ({words}),"
+                + (" but the model was trained on counts." if query else
+                   " but data_type='counts'. Name the layer with the counts, or give data_type='lognorm'.") + others()
+            )  # fmt: skip
+        warn(
+            f"{share} ({at('fractional')}); they are used as counts. Right for estimated counts (RSEM, SoupX);"
+            f" otherwise use the raw counts.{others()}"
+        )
+        scan.said = "estimated counts, not whole"
+        return "counts"
+    if not kind or kind == "scaled":
+        raise ValueError(
+            f"{name} is neither counts nor log-normalised: {share} ({at('fractional')}) and the largest is"
+            f" {scan.maximum:g}{words and f' ({words})'}. Name the layer with the counts; or give data_type='counts'"
+            f" for estimated counts; or apply scanpy.pp.log1p.{others()}"
+        )
+    if kind == "unsure":
+        warn(
+            f"{share} and the largest is {scan.maximum:g}: {name} is read as log-normalised, but may hold estimated"
+            f" counts ({words}). Say which: data_type='lognorm' or data_type='counts'.{others()}"
+        )
+    elsewhere = "".join(
+        f" adata.layers[{key!r}] holds whole numbers: name it with layer=."
+        for key in adata.layers
+        if key is not None and key != layer and _is_whole(adata.layers[key])
+    )
+    hint = elsewhere + _raw_counts(adata)
+    scan.said = f"log-normalised values ({words})" + (f"; counts carry more.{hint}" if hint else "")
+    return "lognorm"
+
+
+def _reading(adata: AnnData, layer: str | None) -> tuple[Literal["lognorm", "scaled", "unsure"], str]:
+    """What values of at most 20 that are not whole are, and why: the totals of cells with and without ``expm1`` decide.
+
+    Where genes were left out after the normalisation totals differ; then within a cell the values of measured counts
+    are multiples of the least one.
+    """
+    reader = RowReader(adata, layer)
+    n = PROBED // 8
+    starts = np.unique(np.linspace(0, max(len(reader) - n, 0), 8).astype(int))
+    plain = sp.vstack([reader[start : start + n] for start in starts], format="csr").astype(np.float64)
+    plain = plain[np.flatnonzero(np.diff(plain.indptr))]
+    plain.eliminate_zeros()
+    logged = plain.copy()
+    logged.data = np.expm1(plain.data)
+    totals, plain_totals = (np.asarray(x.sum(1)).ravel() for x in (logged, plain))
+    if _equal(totals):
+        return "lognorm", f"log1p of values that add up to {np.median(totals):.4g} in every cell"
+    if _equal(plain_totals):
+        return (
+            "scaled",
+            f"they add up to {np.median(plain_totals):.4g} in every cell, as normalised values without log do",
+        )
+    if _whole(logged.data) or _multiples(logged):
+        return "lognorm", f"log1p of scaled counts that add up to {totals.min():.4g} to {totals.max():.4g} in a cell"
+    if _multiples(plain):
+        return "scaled", "within a cell they are multiples of the least one, as scaled counts without log are"
+    return "unsure", f"expm1 of them adds up to {totals.min():.4g} to {totals.max():.4g} in a cell"
+
+
+def _equal(totals: np.ndarray) -> bool:
+    low, middle, high = np.quantile(totals, [0.05, 0.5, 0.95])
+    return len(totals) > 2 and high - low < EQUAL * middle
+
+
+def _multiples(x: sp.csr_matrix) -> bool:
+    """Nearly all values are whole multiples of the least value of their cell; false where none exceeds it."""
+    return _whole(x.data / np.repeat(np.minimum.reduceat(x.data, x.indptr[:-1]), np.diff(x.indptr)))
+
+
+def _whole(values: np.ndarray) -> bool:
+    """Nearly all values of a size that can tell are whole."""
+    values = values[(values > 1.5) & (values < 50)]
+    return len(values) > 0 and float((np.abs(values - np.rint(values)) < 2e-3 * values).mean()) > 0.9
+
+
+def _raw_counts(adata: AnnData) -> str:
+    """How to get at counts in ``adata.raw``; nothing if it holds none."""
+    if adata.raw is None or not _is_whole(adata.raw.X):
+        return ""
+    if adata.var_names.isin(adata.raw.var_names).all():
+        step = "adata.layers['counts'] = adata.raw[:, adata.var_names].X, and name it with layer=."
+    else:
+        step = "adata = adata.raw.to_adata()."
+    return f" adata.raw holds whole numbers: {step}"
+
+
+def _is_whole(x: Any) -> bool:
+    """The first lines of a matrix hold whole numbers, some above zero."""
+    try:
+        piece = next((piece for _, piece in Lines(x).pieces(1 << 16)), np.zeros((0, 0)))
+    except TypeError:
+        return False
+    values = piece.data if sp.issparse(piece) else piece
+    return bool(values.size and (values >= 0).all() and values.any() and (np.rint(values) == values).all())
