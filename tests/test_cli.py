@@ -75,8 +75,6 @@ def test_integrate_changes_nothing_but_what_it_adds(cells, tmp_path):
 
 @pytest.mark.parametrize("infer", [False, True], ids=["object", "infer_string"])
 def test_strings_of_every_kind_are_written(cells, tmp_path, infer):
-    if infer and pd.__version__ < "2.3":
-        pytest.skip("pandas 2.2 needs pyarrow for it")
     with pd.option_context("future.infer_string", infer):
         adata = read(cells)[:9].copy()
         adata.obs["plain"] = pd.Series(list("abcabcabc"), index=adata.obs_names)
