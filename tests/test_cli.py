@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 
 import anndata
 import numpy as np
@@ -75,6 +76,8 @@ def test_integrate_changes_nothing_but_what_it_adds(cells, tmp_path):
 
 @pytest.mark.parametrize("infer", [False, True], ids=["object", "infer_string"])
 def test_strings_of_every_kind_are_written(cells, tmp_path, infer):
+    if infer and version("anndata") < "0.12":
+        pytest.skip("anndata 0.11 cannot write it, which is said before training")
     with pd.option_context("future.infer_string", infer):
         adata = read(cells)[:9].copy()
         adata.obs["plain"] = pd.Series(list("abcabcabc"), index=adata.obs_names)
