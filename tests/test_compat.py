@@ -21,15 +21,8 @@ def registered():
 
 
 def test_every_name_is_exported():
-    imported = {"AbstractContextManager", "AnnData", "TrainingPlan", "mudata", "nullcontext"}
+    imported = {"AbstractContextManager", "TrainingPlan", "mudata", "nullcontext"}
     assert {name for name in vars(_compat) if not name.startswith("_")} - imported == set(_compat.__all__)
-
-
-def test_layer_names_are_those_a_user_gave(registered):
-    adata = registered[0].copy()
-    assert _compat.layer_names(adata) == []
-    adata.layers["counts"] = adata.X
-    assert _compat.layer_names(adata) == ["counts"]
 
 
 def test_no_pull_keeps_columns_in_their_modality():

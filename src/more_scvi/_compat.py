@@ -1,4 +1,4 @@
-"""What differs between versions of scvi-tools, anndata and mudata, in one place: an upgrade breaks here or nowhere.
+"""What differs between versions of scvi-tools and mudata, in one place: an upgrade breaks here or nowhere.
 
 Every name has a test of its own in ``tests/test_compat.py``.
 """
@@ -6,7 +6,6 @@ Every name has a test of its own in ``tests/test_compat.py``.
 from contextlib import AbstractContextManager, nullcontext
 
 import mudata
-from anndata import AnnData
 from scvi.data._constants import _FIELD_REGISTRIES_KEY as FIELD_REGISTRIES_KEY
 from scvi.data._constants import _MANAGER_UUID_KEY as MANAGER_UUID_KEY
 from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME_KEY
@@ -25,11 +24,6 @@ update them at the end of the epoch. Call it under ``torch.no_grad()``.
 """
 
 
-def layer_names(adata: AnnData) -> list[str]:
-    """Keys of ``adata.layers`` without ``X``, which anndata lists among them from 0.13 on."""
-    return [name for name in adata.layers if name is not None]
-
-
 def no_pull() -> AbstractContextManager[object]:
     """Columns of the modalities stay there when a MuData is made or read, as they always do from mudata 0.4 on."""
     return mudata.set_options(pull_on_update=False) if hasattr(mudata, "set_options") else nullcontext()
@@ -44,7 +38,6 @@ __all__ = [
     "SimpleLogger",
     "STATE_REGISTRY_KEY",
     "compute_and_log_metrics",
-    "layer_names",
     "no_pull",
     "parse_device_args",
 ]
