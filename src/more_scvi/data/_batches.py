@@ -12,7 +12,8 @@ import pandas as pd
 from ._columns import as_batch_array, check_categories
 
 FEW_CELLS = 20
-"""A new batch of this size is centred half on its own mean, half on the mean of the known batches."""
+"""A new batch of this size is centred half on its own mean, half on the mean of the known batches. Source: plain
+value."""
 
 
 def batch_codes(obs: pd.DataFrame, key: str | None, known: Sequence[Any] | np.ndarray, stacklevel: int) -> np.ndarray:

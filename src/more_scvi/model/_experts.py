@@ -11,10 +11,15 @@ from more_scvi.module import MIN_PAIRS, MoREModule, WideClassifier, ridge
 from more_scvi.train import TrainingArrays
 
 COMPLETION_PENALTY = 0.01
+"""Ridge penalty where a modality that a cell lacks is predicted for the classifier. Source: plain value."""
 N_DONORS = 10
+"""Nearest cells whose values complete a modality that a cell lacks. Source: plain value."""
 LEAST_EXPLAINED = 0.5
+"""Share of the variance that a completed modality must explain to be used. Source: plain value."""
 N_HELD_SECTIONS = 3
+"""Sections held out to test whether the niche helps. Source: plain value."""
 CERTAINTY = 0.9
+"""Probability from which a prediction counts as a label of the composition of batches. Source: plain value."""
 
 
 def fit_experts(module: MoREModule, arrays: TrainingArrays, labels: np.ndarray) -> None:

@@ -34,6 +34,7 @@ from more_scvi.module import MIN_PAIRS, ModalityBase
 from more_scvi.train import MaskedTargets, TrainingArrays
 
 N_LINKED_GENES = 2000
+"""Most genes by which a modality is linked to another. Source: plain value."""
 
 
 class FeaturesMixin(ModelState):

@@ -37,7 +37,8 @@ from more_scvi.model._training import TrainingMixin
 from more_scvi.module import ModalitySizes, MoREModule
 
 MIN_LINKED_GENES = 10
-"""A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens."""
+"""A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens. Source:
+plain value."""
 
 
 class MoRE(

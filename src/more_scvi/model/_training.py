@@ -18,6 +18,7 @@ from more_scvi.model._state import ModelState
 from more_scvi.train import CellDataModule, RestoringCheckpoint, TrainingArrays
 
 DEFAULT_STEPS, MAX_EPOCHS = 800, 100
+"""Steps that training takes by default, and most passes over few cells. Source: not recorded."""
 
 
 class TrainingMixin(ModelState):

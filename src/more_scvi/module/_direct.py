@@ -31,7 +31,9 @@ from more_scvi.module._variable_genes import BatchMoments
 Chunks = Callable[[], Iterable[tuple[sp.csr_matrix, np.ndarray]]]
 
 CLIP = 10.0
+"""Scaled values are cut off here. Source: paper Wolf 2018 (scanpy)."""
 RIDGE = 0.1
+"""Penalty of the projection where genes are missing. Source: plain value."""
 SIZE = 1e4
 
 

@@ -49,10 +49,13 @@ class Classifier(nn.Module):
 
 
 MIN_STACKING = 30
+"""Labelled cells from which the share of a classifier is cross-validated. Source: plain value."""
 PARTIAL_SHARE = 0.5
-"""Least share where modalities are missing: labels of fuller cells, which cross-validation uses, flatter the head."""
+"""Least share where modalities are missing: labels of fuller cells, which cross-validation uses, flatter the head.
+Source: plain value."""
 UNSEEN_SHARE = 0.8
-"""Share of an expert whose pattern of modalities no labelled cell has: nothing vouches for the trained head there."""
+"""Share of an expert whose pattern of modalities no labelled cell has: nothing vouches for the trained head there.
+Source: not recorded."""
 
 
 class WideClassifier(nn.Module):

@@ -37,13 +37,15 @@ from more_scvi.module._direct import RIDGE
 Chunks = Callable[[], Iterable[tuple[sp.csr_matrix, np.ndarray]]]
 
 CONTRAST = 10.0
-"""Value of a single count of an average cell before the logarithm."""
+"""Value of a single count of an average cell before the logarithm. Source: plain value."""
 
 IDF_POWER = 2
+"""Power of the inverse document frequency of peaks. Source: plain value."""
 MIN_CELLS = 10
-"""Peaks open in fewer cells weigh as if they were open in this many."""
+"""Peaks open in fewer cells weigh as if they were open in this many. Source: plain value."""
 
 DEPTH_CORRELATION = 0.75
+"""Components that follow depth more closely than this are dropped. Source: paper Granja 2021 (ArchR)."""
 OVERSAMPLING = 10
 N_PASSES = 8
 BLOCK = 64
@@ -51,7 +53,8 @@ BLOCK = 64
 
 SEED = 0
 WIDE_VARIANCE = 200.0
-"""Total variance of the wide view, of the order of that of log-normalised genes: classifiers penalise both alike."""
+"""Total variance of the wide view, of the order of that of log-normalised genes: classifiers penalise both alike.
+Source: not recorded."""
 
 
 class AccessibilityPath(nn.Module):

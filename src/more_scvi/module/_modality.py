@@ -16,6 +16,7 @@ from more_scvi.module._direct import DirectPath
 from more_scvi.module._lsi import AccessibilityPath
 
 N_PEAKS, N_WIDE_PEAKS = 25_000, 100
+"""Most peaks of the direct path, and components of its wide view. Source: plain value."""
 
 
 @dataclass(frozen=True)

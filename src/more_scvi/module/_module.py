@@ -35,6 +35,7 @@ LOSS_WEIGHTS = {
     "variance": 0.1,
     "keep": 20.0,
 }
+"""Weight of each term of the loss. Source: not recorded."""
 
 INSIDE_TENSORS = ("tokens", "keep", "frozen", "blocks")
 """Tensors of a minibatch that :class:`more_scvi.module.Inside` reads."""
@@ -42,7 +43,8 @@ INSIDE_TENSORS = ("tokens", "keep", "frozen", "blocks")
 LOG_TWO = math.log(2.0)
 
 CLOSED_GATE = -3.0
-"""Logit at which the gate of a path that does not help starts: a tenth of its size, from where it can still open."""
+"""Logit at which the gate of a path that does not help starts: a tenth of its size, from where it can still open.
+Source: not recorded."""
 
 
 class MoREModule(BaseModuleClass):

@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 N_BINS = 20
+"""Bins of mean expression in which genes' dispersions are compared. Source: paper Satija 2015 (Seurat)."""
 
 
 class BatchMoments:

@@ -16,7 +16,8 @@ from more_scvi.data import check_number
 from more_scvi.module import LOSS_WEIGHTS, MoREModule
 
 TUNING = 0.1
-"""Learning rate of pre-trained weights that are tuned (``freeze_backbone=False``), as a share of that of new ones."""
+"""Learning rate of pre-trained weights that are tuned (``freeze_backbone=False``), as a share of that of new ones.
+Source: plain value."""
 
 
 class MoRETrainingPlan(TrainingPlan):
