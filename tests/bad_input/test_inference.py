@@ -32,7 +32,9 @@ NEW_DATA = [
     pytest.param(lambda a: a.X, TypeError, ["csr_matrix", "AnnData"], id="matrix"),
     pytest.param(lambda a: "a.h5ad", TypeError, ["str", "read_h5ad"], id="path"),
     pytest.param(lambda a: a[:0].copy(), ValueError, ["0 cells"], id="no-cells"),
-    pytest.param(lambda a: a[:, :1].copy(), ValueError, ["lacks 59 of the 60 genes", "at least 2%"], id="missing-genes"),
+    pytest.param(
+        lambda a: a[:, :1].copy(), ValueError, ["lacks 59 of the 60 genes", "at least 2%"], id="missing-genes"
+    ),
     pytest.param(
         lambda a: renamed(a, [n.lower() + "_" for n in a.var_names]),
         ValueError,

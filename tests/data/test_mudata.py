@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from more_scvi._compat import no_pull
 from more_scvi.data import check_mudata, read_cells
 from more_scvi.modalities import get_modality, list_modalities
 

@@ -9,7 +9,6 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import cross_val_score
 
-from more_scvi._compat import no_pull
 from more_scvi.data import check_mudata
 from more_scvi.data._simulate_multi import simulate_multiomics
 from more_scvi.modalities import get_modality, list_modalities

@@ -28,7 +28,8 @@ from more_scvi.base._arrays import Arrays
 from more_scvi.base._layout import Layout
 
 CERTAINTY = 0.9
-"""Probability from which what an expert says of a cell counts as its type when batches are compared."""
+"""Probability from which what an expert says of a cell counts as its type when batches are compared. Source: plain
+value."""
 
 BLOCK = 4096
 

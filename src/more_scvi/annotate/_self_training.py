@@ -10,11 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
 FEW_LABELS = 50
-"""Self-training starts when the median type has fewer visible labels."""
+"""Self-training starts when the median type has fewer visible labels. Source: plain value."""
 MOST_LABELLED = 0.2
-"""… and no larger share of the cells has one."""
+"""… and no larger share of the cells has one. Source: not recorded."""
 N_ROUNDS, SHARE_PER_ROUND = 3, 0.2
+"""Rounds of self-training, and the share of the cells added in each. Source: plain value."""
 WIDE_SHARE = 0.7
+"""Share of the wide view in the vote of self-training, the embedding has the rest. Source: not recorded."""
 MAX_CELLS = 20_000
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LayerKind = Literal["own", "transformers"]
 MOST_LAYERS = 1000
-"""Layers that a config may ask for."""
+"""Layers that a config may ask for. Source: plain value."""
 
 
 class TopLayers(nn.Module):

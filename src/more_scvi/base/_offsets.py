@@ -18,9 +18,10 @@ import scipy.sparse as sp
 from sklearn.cluster import KMeans
 
 FEW_CELLS = 3
-"""A type with so many cells in a batch weighs half as much as one with very many."""
+"""A type with so many cells in a batch weighs half as much as one with very many. Source: plain value."""
 TYPE_PRICE, CLUSTER_PRICE = 0.25, 2.0
-"""Weight, in types or clusters, of the belief that a batch lies where the others do; clusters may be wrong."""
+"""Weight, in types or clusters, of the belief that a batch lies where the others do; clusters may be wrong. Source:
+plain value."""
 N_CLUSTERS, N_STEPS = 20, 6
 MOST_CELLS = 20_000
 

@@ -23,8 +23,8 @@ from more_scvi.data._checks import speak_of
 from more_scvi.data._columns import as_batch_array, check_genes
 from more_scvi.data._covariates import CovariateDesign
 from more_scvi.data._fields import LabelsField, features_key, read_links
-from more_scvi.data._matrix import check_matrix
 from more_scvi.data._genes import naming_hint
+from more_scvi.data._matrix import check_matrix
 from more_scvi.data._measured import CellSet, Measured
 from more_scvi.data._objects import check_anndata
 from more_scvi.data._rows import RowReader

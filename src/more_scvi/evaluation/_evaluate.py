@@ -106,15 +106,10 @@ def evaluate(
     order = _order(split)
     known = labelled(labels, unlabeled_category)[order]
     y, b, hidden = y[order], b[order], split.hidden[order] | ~known
-    if np.unique(y[~hidden]).size < 2:
-        raise ValueError(
-            f"Split {split.name} leaves {np.unique(y[~hidden]).size} type(s) with visible labels; scores need two. Are"
-            " labels the true ones, before split.hide?"
-        )
-    predictions, probabilities = predictions or {}, probabilities or {}
-    names = list(dict.fromkeys([*embeddings, *predictions, *probabilities]))
-    if not names:
-        raise ValueError("Nothing to evaluate: give embeddings, predictions or probabilities by name.")
+    if hidden.all():
+        raise ValueError(f"Split {split.name} leaves no visible label. Are labels the true ones, before split.hide?")
+    predictions = {} if predictions is None else predictions
+    probabilities = {} if probabilities is None else probabilities
     for kind, given in (("embeddings", embeddings), ("predictions", predictions), ("probabilities", probabilities)):
         if not isinstance(given, Mapping):
             raise TypeError(f"{kind} is a {type(given).__name__}; give a dictionary from names of methods to arrays.")
@@ -127,6 +122,9 @@ def evaluate(
                 raise TypeError(f"probabilities[{name!r}] is a {found}; give a DataFrame whose columns are the types.")
             elif kind == "predictions" and np.ndim(value) != 1:
                 raise ValueError(f"predictions[{name!r}] has shape {np.shape(value)}; give one label for each cell.")
+    names = list(dict.fromkeys([*embeddings, *predictions, *probabilities]))
+    if not names:
+        raise ValueError("Nothing to evaluate: give embeddings, predictions or probabilities by name.")
     view = None if reference is None else np.asarray(reference)
     if view is not None:
         view = view[order] if len(view) == split.hidden.size else view

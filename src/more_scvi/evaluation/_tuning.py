@@ -119,7 +119,7 @@ def _read(
 def _inner(outer: Split, batches: NDArray[np.str_], elsewhere: NDArray[np.bool_]) -> tuple[Split, NDArray[np.bool_]]:
     visible = ~outer.hidden if outer.kept is None else ~outer.hidden & outer.kept
     free = visible & ~elsewhere
-    if free.sum() < MIN_TYPE:
+    if free.sum() < min(MIN_TYPE, visible.sum()):
         logger.warning(
             "%s, %s: the inner cells are scored by another split, too; ask for fewer seeds or rotations.",
             *(outer.dataset, outer.name),

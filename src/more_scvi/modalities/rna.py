@@ -33,8 +33,10 @@ from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
 from more_scvi.modalities._parts import LowRankMap, array, posterior_map
 
 CLIP = 10.0
+"""Scaled values are cut off here. Source: paper Wolf 2018 (scanpy)."""
 SIZE = 1e4
 N_BINS = 20
+"""Bins of mean expression in which genes' dispersions are compared. Source: paper Satija 2015 (Seurat)."""
 
 
 def log_normalise(counts: sp.csr_matrix, totals: np.ndarray | None = None, size: float = SIZE) -> sp.csr_matrix:

@@ -27,7 +27,8 @@ from more_scvi.backbones._layers import TopLayers
 from more_scvi.base._linear import ModalityBase
 
 MIX_SPEED = 5.0
-"""Factor on the logits of the mix, which Adam moves by a learning rate a step: too little to leave the even mix."""
+"""Factor on the logits of the mix, which Adam moves by a learning rate a step: too little to leave the even mix.
+Source: not recorded."""
 
 
 class BottleneckLayer(nn.Module):

@@ -28,7 +28,8 @@ INSIDE_TENSORS = ("tokens", "keep", "frozen", "blocks")
 """Tensors of a minibatch that :class:`more_scvi.module.Inside` reads."""
 
 CLOSED_GATE = -3.0
-"""Logit at which the gate of a path that does not help starts: a tenth of its size, from where it can still open."""
+"""Logit at which the gate of a path that does not help starts: a tenth of its size, from where it can still open.
+Source: not recorded."""
 
 
 class MoREModule(BaseModuleClass):

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 CLIP = 10.0
+"""Scaled values are cut off here. Source: paper Wolf 2018 (scanpy)."""
 SIZE = 1e4
 
 

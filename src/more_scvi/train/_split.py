@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 DEFAULT_STEPS, MAX_EPOCHS = 800, 100
+"""Steps that training takes by default, and most passes over few cells. Source: not recorded."""
 Sets = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
