@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
+from more_scvi._threads import one_thread
 from more_scvi.backbones._base import Backbone
 from more_scvi.backbones._cache import FeatureCache, compute_features, make_panels
 from more_scvi.base._arrays import Arrays, MaskedTargets, MaskedViews, scatter, scatter_rows
@@ -34,6 +35,9 @@ from more_scvi.data._measured import CellSet, Measured
 from more_scvi.modalities._modality import get_modality
 
 logger = logging.getLogger("more_scvi")
+
+MANY_WEIGHTS = 10_000_000
+"""Weights of a backbone from which on several threads pay; plain value."""
 
 N_LINKED_GENES = 2000
 """Genes at most that link modalities which share no cell. Source: plain value."""
@@ -60,6 +64,11 @@ class FrozenReader:
     overlaps: Mapping[str, float]
     cache_dir: str | None
 
+    @property
+    def is_small(self) -> bool:
+        """Whether one thread is enough for the backbone, see :func:`more_scvi._threads.one_thread`."""
+        return self.backbone is None or self.backbone.n_parameters() < MANY_WEIGHTS
+
     def read(self, measured: Measured, panels: np.ndarray | None, device: str) -> FeatureCache | None:
         """Features of a modality, or None where the backbone does not read it; the heavy step.
 
@@ -67,15 +76,16 @@ class FrozenReader:
         """
         if self.backbone is None or measured.modality not in self.modalities:
             return None
-        return compute_features(
-            self.backbone,
-            measured.source,
-            measured.source_genes,
-            panels=panels,
-            normalised=measured.normalised,
-            cache_dir=self.cache_dir,
-            device=device,
-        )
+        with one_thread(self.is_small):
+            return compute_features(
+                self.backbone,
+                measured.source,
+                measured.source_genes,
+                panels=panels,
+                normalised=measured.normalised,
+                cache_dir=self.cache_dir,
+                device=device,
+            )
 
     def identities(self, names: list[str]) -> list[str]:
         """One name per gene, the same for symbols and Ensembl ids that the backbone knows."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from more_scvi._threads import one_thread
 from more_scvi.base._arrays import Arrays
 from more_scvi.module._module import MoREModule
 
@@ -15,6 +16,7 @@ Outputs = dict[str, torch.Tensor]
 
 
 @torch.inference_mode()
+@one_thread()
 def forward(
     module: MoREModule,
     arrays: Arrays,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from scvi.train import SaveCheckpoint, TrainRunner
-from threadpoolctl import threadpool_limits
 
 from more_scvi._compat import SimpleLogger, parse_device_args
+from more_scvi._threads import one_thread
 from more_scvi.data._arguments import check_integer, check_mapping
 from more_scvi.model._checks import registered
 from more_scvi.model._fit import finish, make_training_set
@@ -114,8 +114,10 @@ def train(
     earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}
     with _restoring(self), torch.random.fork_rng(), _quiet():
         torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))
-        with _one_thread(not self.module.passes_backbone):
+        small = self.reader.frozen.is_small
+        with one_thread(small):
             cells = make_training_set(self.reader, data, sets[0], views, self.seed, str(device))
+        with one_thread(small or not self.module.passes_backbone):
             self.reader.remember(self.reader.key(data), cells.arrays)
             done = partial(finish, self.reader, data, cells, sets[0])
             loader = CellDataModule(cells, *sets, batch_size=batch_size)
@@ -162,21 +164,6 @@ def _restoring(model: MoRE) -> Iterator[None]:
         model.is_trained_, model.history_ = before
         model.reader.forget()
         raise
-
-
-@contextmanager
-def _one_thread(small: bool) -> Iterator[None]:
-    """Run small networks and regressions on one thread: several wait for each other at every operation."""
-    if not small:
-        yield
-        return
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(n)
 
 
 @contextmanager
