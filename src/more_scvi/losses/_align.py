@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -61,10 +63,27 @@ def align_batches(
     within = m @ m.T
     within.fill_diagonal_(0.0)
     scale = ((d * within).sum() / within.sum().clamp_min(1.0)).detach().clamp_min(1e-8)
-    kernel = torch.stack([torch.exp(-d / (2.0 * scale * w)) for w in bandwidths]).mean(0)
-    km, kr = kernel @ m, kernel @ rest
-    inside = ((m * km).sum(0) - n) / (n * (n - 1))
-    outside = ((rest * kr).sum(0) - r) / (r * (r - 1))
-    between = (m * kr).sum(0) / (n * r)
+    kernel = _GaussianMixture.apply(d, [1.0 / (2.0 * float(scale) * w) for w in bandwidths])
     weight = torch.minimum(n, r)
-    return ((inside + outside - 2.0 * between) * weight).sum() / weight.sum()
+    # the estimate is linear in the kernel: its coefficients need no gradient
+    inside = (m * (weight / (n * (n - 1)))) @ m.T + (rest * (weight / (r * (r - 1)))) @ rest.T
+    inside.fill_diagonal_(0.0)
+    between = (m * (weight / (n * r))) @ rest.T
+    return ((inside - 2.0 * between) * kernel).sum() / weight.sum()
+
+
+class _GaussianMixture(torch.autograd.Function):
+    """Mean of Gaussian kernels of squared distances; the derivative is at hand when the kernels are."""
+
+    @staticmethod
+    def forward(ctx: Any, d: Tensor, rates: list[float]) -> Tensor:
+        """Mean of ``exp(-rate * d)`` over the rates."""
+        kernels = [torch.exp(-rate * d) for rate in rates]
+        slope = sum(-rate * kernel for rate, kernel in zip(rates, kernels, strict=True))
+        ctx.save_for_backward(slope / len(rates))
+        return sum(kernels) / len(rates)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Chain rule."""
+        return grad * ctx.saved_tensors[0], None

@@ -35,7 +35,7 @@ def keep_distances(z: Tensor, base: Tensor, groups: Tensor) -> Tensor:
     pairs.fill_diagonal_(False)
     if not pairs.any():
         return z.sum() * 0.0
-    d_base = squared_distances(base.detach())[pairs].sqrt()
-    d = torch.sqrt(squared_distances(z)[pairs] + 1e-8)
+    d_base = squared_distances(base.detach()).sqrt() * pairs  # masked, as picking pairs costs more than all of them
+    d = torch.sqrt(squared_distances(z) + 1e-8) * pairs
     scale = ((d * d_base).sum() / (d * d).sum().clamp_min(1e-8)).detach()
     return (scale * d - d_base).pow(2).sum() / d_base.pow(2).sum().clamp_min(1e-8)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.module.base import BaseModuleClass, LossOutput
 from torch import Tensor
 
 from more_scvi._spread import SpreadStep
@@ -204,7 +204,6 @@ class MoREModule(BaseModuleClass):
         """Adapters and fusion: (cells, width), bool (cells, modalities) -> (cells, n_latent)."""
         return self.fusion(self.embeddings(base), base, present)
 
-    @auto_move_data
     def inference(
         self, base: Tensor, present: Tensor, domain: Tensor, cached: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
@@ -246,7 +245,6 @@ class MoREModule(BaseModuleClass):
             "share": tensors.get("share"),
         }
 
-    @auto_move_data
     def generative(self, z_labels: Tensor, guess: Tensor | None, share: Tensor | None) -> dict[str, Tensor | None]:
         """Logits of the trained head and its mixture with the experts' fixed ``guess``, (cells, n_labels).
 
