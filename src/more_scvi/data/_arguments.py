@@ -68,26 +68,10 @@ def check_mapping(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def check_indices(indices: Any, n: int) -> np.ndarray:
-    """Positions of cells from anything that selects cells.
+    """Positions in [0, `n`), int64, from what selects cells; TypeError or ValueError for what does not.
 
-    Parameters
-    ----------
-    indices
-        None (all cells), a slice, integers (negative ones count from the end; order and repeats are kept) or a
-        boolean mask of length `n`; list, array or pandas object.
-    n
-        Number of cells.
-
-    Returns
-    -------
-    int64 array in [0, n).
-
-    Raises
-    ------
-    TypeError
-        Something that is neither integers nor booleans, e.g. cell names.
-    ValueError
-        Out of range, a mask of the wrong length, or more than one dimension.
+    `indices`: None (all cells), a slice, integers (negative ones count from the end; order and repeats are kept) or a
+    boolean mask of length `n`; list, array or pandas object.
     """
     if indices is None or isinstance(indices, slice):
         return np.arange(n, dtype=np.int64)[slice(None) if indices is None else indices]

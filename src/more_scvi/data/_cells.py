@@ -82,20 +82,6 @@ def read_cells(
         Looked up as well; in it, `unlabeled_category` counts as no value.
     optional
         Those of the columns that may exist nowhere; they are left out of ``obs`` and ``found`` then.
-
-    Returns
-    -------
-    :class:`Cells`.
-
-    Raises
-    ------
-    TypeError
-        Neither MuData nor AnnData, or `modalities` is no dict.
-    KeyError
-        A column that exists nowhere.
-    ValueError
-        Modalities or roles that do not exist, names that repeat, a MuData that is not up to date with its modalities,
-        cells without any of the modalities, or places that disagree about a cell.
     """
     arguments = dict(keys) if isinstance(keys, Mapping) else dict.fromkeys(keys, "key")
     if labels_key is not None:

@@ -77,16 +77,10 @@ def check_setup(
 ) -> DataSummary:
     """Check everything ``setup_anndata`` is given; the arguments are those of ``MoRE.setup_anndata``.
 
-    Returns
-    -------
-    :class:`DataSummary`.
-
     Raises
     ------
-    TypeError
-        Not an AnnData, or an argument of the wrong type.
-    KeyError
-        A layer or column that does not exist.
+    TypeError, KeyError
+        Not an AnnData, an argument of the wrong type, a layer or column that does not exist.
     ValueError
         A view, no or one cell, no gene, duplicate names, values that are not finite, negative or not of `data_type`,
         a batch or covariate column with missing values, or with nearly as many values as cells.
@@ -112,10 +106,6 @@ def check_mudata(
 
     Parameters
     ----------
-    modalities
-        Role -> name in ``mdata.mod``.
-    layers
-        Role -> layer of that modality; roles left out, and None, use ``X``.
     data_types
         Role -> ``"auto"``, ``"counts"`` or ``"lognorm"``; default ``"auto"``.
     rules
@@ -124,16 +114,12 @@ def check_mudata(
 
     Returns
     -------
-    The cells, and per role a :class:`DataSummary` of its matrix and of the batches and labels of its cells.
+    The cells, and per role a :class:`DataSummary` of its matrix and of the labels of its cells.
 
     Raises
     ------
-    TypeError
-        No MuData, or an argument of the wrong type.
-    KeyError
-        A layer or column that does not exist.
-    ValueError
-        As :func:`check_setup` and :func:`read_cells`; further a modality without cells or features.
+    TypeError, KeyError, ValueError
+        As :func:`check_setup`; further a modality without cells or features, and what :func:`read_cells` refuses.
     """
     if isinstance(mdata, AnnData):
         raise TypeError(

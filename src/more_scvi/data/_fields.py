@@ -38,20 +38,9 @@ class MatrixField(LayerField):
 class FeaturesField(BaseAnnDataField):
     """Features of one modality of a MuData and the genes they speak of: names only, no values.
 
-    Parameters
-    ----------
-    role
-        Name of the modality.
-    names
-        Names of the features.
-    n_cells
-        Cells of the MuData, given to the field of one modality (scvi-tools allows a size to be told once).
-    gene_names
-        Genes that a backbone reads.
-    links
-        csr (features, genes) from features to these genes; ``None``: features are genes.
-    count
-        Key of the number of features in ``summary_stats``; ``None``: ``n_`` and the role.
+    `n_cells` is given to the field of one modality (scvi-tools allows a size to be told once), `count` is the key of
+    the number of features in ``summary_stats`` (None: ``n_`` and the role). `links`: csr (features, genes) to
+    `gene_names`, which a backbone reads; None: features are genes.
     """
 
     attr_name = "obs"

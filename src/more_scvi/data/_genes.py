@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from more_scvi._reading import MOST_TEXT, read_bytes, unzip_text
+from more_scvi._reading import unzip_text
 
 SPECIES = ("human", "mouse")
 COLUMNS = ("human_symbol", "human_ensembl", "mouse_symbol", "mouse_ensembl", "human_alias", "mouse_alias")
@@ -97,24 +97,9 @@ class GeneVocabulary:
         rows = zip(*(getattr(self, c) for c in COLUMNS), strict=True)
         return "\n".join("\t".join(r) for r in [COLUMNS, *rows]) + "\n"
 
-    def write(self, path: str | Path) -> None:
-        """Write the vocabulary as a gzipped tab-separated table (the same bytes for the same genes)."""
-        Path(path).write_bytes(self.to_bytes())
-
     def to_bytes(self) -> bytes:
-        """What :meth:`write` writes."""
+        """The vocabulary as a gzipped tab-separated table (the same bytes for the same genes)."""
         return gzip.compress(self._to_text().encode(), mtime=0)
-
-    @classmethod
-    def read(cls, path: str | Path) -> GeneVocabulary:
-        """Read a table written by :meth:`write`.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If the file is missing, or no gzipped table with the expected columns.
-        """
-        return cls.from_bytes(read_bytes(path, MOST_TEXT), path)
 
     @classmethod
     def from_bytes(cls, content: bytes, path: str | Path) -> GeneVocabulary:

@@ -53,8 +53,9 @@ class Measured:
         """What the backbone reads: given features, genes, or features summed up to genes; sliced by rows."""
         if self.given is not None:
             return self.given
-        genes = self.reader if self.links is None else LinkedReader(self.reader, self.links)
-        return genes if self.visible is None else ColumnReader(genes, self._shown)
+        if self.links is None and self.visible is None:
+            return self.reader
+        return GeneReader(self.reader, self.links, None if self.visible is None else self._shown)
 
     @property
     def source_genes(self) -> list[str]:
@@ -79,26 +80,18 @@ class Measured:
         return panels
 
 
-class ColumnReader:
-    """Some columns of a reader: slices are csr (rows, columns)."""
+class GeneReader:
+    """Rows of a matrix as the backbone reads them: summed up to genes, then some columns; slices are csr."""
 
-    def __init__(self, reader: Any, columns: np.ndarray):
-        self._reader, self._columns = reader, columns
-        self.shape = (reader.shape[0], len(columns))
-
-    def __getitem__(self, rows: slice) -> sp.csr_matrix:
-        return self._reader[rows][:, self._columns]
-
-
-class LinkedReader:
-    """Rows of a matrix summed up to genes: slices are csr (rows, genes)."""
-
-    def __init__(self, reader: RowReader, links: sp.csr_matrix):
-        self._reader, self._links = reader, links.astype(np.float32)
-        self.shape = (len(reader), links.shape[1])
+    def __init__(self, reader: RowReader, links: sp.csr_matrix | None, columns: np.ndarray | None):
+        self._reader, self._columns = reader, slice(None) if columns is None else columns
+        self._links = None if links is None else links.astype(np.float32)
+        n = reader.shape[1] if links is None else links.shape[1]
+        self.shape = (len(reader), n if columns is None else len(columns))
 
     def __getitem__(self, rows: slice) -> sp.csr_matrix:
-        return sp.csr_matrix(self._reader[rows] @ self._links)
+        block = self._reader[rows]
+        return (block if self._links is None else sp.csr_matrix(block @ self._links))[:, self._columns]
 
 
 @dataclass(frozen=True, eq=False)

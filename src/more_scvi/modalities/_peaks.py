@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from more_scvi.data import check_integer
-from more_scvi.data._arguments import listing
+from more_scvi.data._arguments import check_integer, listing
 
 PEAK = re.compile(r"^\s*(?P<chrom>.+?)[:_-](?P<start>\d[\d,]*)[-_](?P<end>\d[\d,]*)\s*$")
 SEPARATORS = re.compile(r"[,;]")
