@@ -9,16 +9,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from more_scvi.data import (
-    _arguments,
-    _columns,
-    _values,
-    check_anndata,
-    check_matrix,
-    check_mudata,
-    check_setup,
-    check_vocabulary,
-)
+from more_scvi.data import _arguments, _columns, _values, check_anndata, check_matrix, check_mudata, check_setup
+from more_scvi.data._checks import check_vocabulary
 
 CONTAINERS = {
     "dense": np.asarray,

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from more_scvi.data import check_mudata, read_cells
+from more_scvi.data import check_mudata
+from more_scvi.data._cells import read_cells
 from more_scvi.modalities import get_modality, list_modalities
 
 pytestmark = pytest.mark.filterwarnings("ignore:From 0.4:FutureWarning")

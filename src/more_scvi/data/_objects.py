@@ -23,15 +23,10 @@ def check_anndata(adata: Any, *, min_cells: int = 1) -> AnnData:
             "PosixPath": "read it first: anndata.read_h5ad(path).",
         }.get(kind, "wrap the matrix: anndata.AnnData(X, obs=cells, var=genes).")
         raise TypeError(f"adata is a {kind}; expected an anndata.AnnData (cells x genes), in memory or backed; {step}")
-    if adata.n_obs < min_cells:
+    if adata.n_obs < min_cells or adata.n_vars == 0:
         raise ValueError(
-            f"adata has {adata.n_obs} cell{'s' * (adata.n_obs != 1)} and {adata.n_vars} genes; at least {min_cells} "
-            f"cell{'s are' if min_cells > 1 else ' is'} needed. Check the filter or subset that came before."
-        )
-    if adata.n_vars == 0:
-        raise ValueError(
-            f"adata has {adata.n_obs} cells and 0 genes; at least 1 gene is needed. Check the gene subset that came"
-            " before."
+            f"adata has {adata.n_obs} cell{'s' * (adata.n_obs != 1)} and {adata.n_vars} genes; at least {min_cells}"
+            f" cell{'s' * (min_cells > 1)} and 1 gene are needed. Check the filter or subset that came before."
         )
     return adata
 

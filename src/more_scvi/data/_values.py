@@ -71,7 +71,7 @@ def scan_values(x) -> ValueScan:
         finite = np.isfinite(values)
         whole = np.where(finite, values, 0)
         scan.has_counts[cells[values != 0]] = True
-        scan.n_nonzero += np.count_nonzero(values)
+        scan.n_nonzero += int(np.count_nonzero(values))
         scan.maximum = max(scan.maximum, float(whole.max()))
         for name, bad in {"nonfinite": ~finite, "fractional": np.rint(whole) != whole, "negative": whole < 0}.items():
             at = np.flatnonzero(bad)

@@ -238,17 +238,10 @@ class AccessibilityDecoder(nn.Module):
         share = (np.asarray((target > 0).sum(0)).ravel() + 0.5) / (target.shape[0] + 1.0)
         fill(self, average=np.log(share / (1 - share)), mean_total=max(float(totals.mean()), 1.0))
 
-    def logits(self, z: Tensor, totals: Tensor) -> Tensor:
-        """Logit of "open": (cells, n_latent), (cells, 1) -> (cells, peaks)."""
-        return self.average + self.map(z) + torch.log(totals.clamp_min(1.0) / self.mean_total)
-
-    def forward(self, z: Tensor, totals: Tensor) -> Tensor:
-        """Probability that a peak is open: (cells, n_latent), (cells, 1) -> (cells, peaks)."""
-        return self.logits(z, totals).sigmoid()
-
     def loss(self, z: Tensor, target: Tensor, totals: Tensor, hidden: Tensor) -> Tensor:
         """Negative log-likelihood of the hidden target peaks, (cells,)."""
-        return masked_bernoulli(target, self.logits(z, totals), hidden)
+        logits = self.average + self.map(z) + torch.log(totals.clamp_min(1.0) / self.mean_total)
+        return masked_bernoulli(target, logits, hidden)
 
 
 class Atac(Modality):

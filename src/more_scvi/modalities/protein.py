@@ -95,21 +95,12 @@ class ProteinDecoder(nn.Module):
         low, high = counts[:half].mean(0) + 0.1, counts[-half:].mean(0) + 0.2
         fill(self, log_background=np.log(low), log_ratio=np.log(np.maximum(high / low - 1.0, 0.1)))
 
-    def parts(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Means of background and foreground and the logit of background, (cells, antibodies) each."""
-        background = self.log_background.clamp(-10, 15).exp().expand(len(z), -1)
-        foreground = background * (1.0 + torch.exp((self.log_ratio + self.map(z)).clamp(-10, 10)))
-        return background, foreground, self.mixing_bias + self.mixing(z)
-
-    def forward(self, z: Tensor, totals: Tensor) -> Tensor:
-        """Expected counts: (cells, n_latent) -> (cells, antibodies); totals are not used."""
-        background, foreground, logits = self.parts(z)
-        share = logits.sigmoid()
-        return share * background + (1.0 - share) * foreground
-
     def loss(self, z: Tensor, target: Tensor, totals: Tensor, hidden: Tensor) -> Tensor:
         """Negative log-likelihood of the hidden target antibodies, (cells,)."""
-        return masked_negative_binomial_mixture(target, *self.parts(z), self.log_dispersion, hidden)
+        background = self.log_background.clamp(-10, 15).exp().expand(len(z), -1)
+        foreground = background * (1.0 + torch.exp((self.log_ratio + self.map(z)).clamp(-10, 10)))
+        mixing = self.mixing_bias + self.mixing(z)
+        return masked_negative_binomial_mixture(target, background, foreground, mixing, self.log_dispersion, hidden)
 
 
 class Protein(Modality):

@@ -151,10 +151,8 @@ class SetupMixin(RegistryMixin):
             Columns of ``mdata.obs`` or of the modalities' own ``obs``, which must agree where several hold a value.
         layers
             Role to layer with the values; roles that are not named use ``X``.
-        unlabeled_category
-            Value that means "not labelled".
-        categorical_covariate_keys, continuous_covariate_keys
-            Further nuisance columns whose linear effect is removed from the base.
+        unlabeled_category, categorical_covariate_keys, continuous_covariate_keys
+            As in :meth:`setup_anndata`.
         gene_key
             Column of the RNA modality's ``var`` with gene symbols or Ensembl ids; ``None``: its ``var_names``.
         peak_genes
