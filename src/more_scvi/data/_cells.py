@@ -25,26 +25,15 @@ from ._objects import check_anndata, check_modalities
 class Cells:
     """The cells of a MuData (or AnnData) and where each modality holds them.
 
-    Attributes
-    ----------
-    names
-        (cells,) every cell once, in the order of ``mdata.obs_names``.
-    adatas
-        Role -> the user's AnnData of that modality, not copied.
-    rows
-        Role -> int64 (cells,): row of the cell in that AnnData, -1 where it was not measured.
-    obs
-        (cells, keys): the columns that were looked up, index `names`. A column that one place holds completely keeps
-        its dtype; one put together from several places holds their values. Missing values stay missing.
-    found
-        Key -> where its values were found, e.g. ``"mdata.obs"`` or ``"mdata['rna'].obs, mdata['prot'].obs"``.
+    A column of ``obs`` that one place holds completely keeps its dtype; one put together from several places holds
+    their values. Missing values stay missing.
     """
 
-    names: pd.Index
-    adatas: dict[str, AnnData]
-    rows: dict[str, np.ndarray]
-    obs: pd.DataFrame
-    found: dict[str, str]
+    names: pd.Index  # every cell once, in the order of ``mdata.obs_names``
+    adatas: dict[str, AnnData]  # role -> the user's AnnData of that modality, not copied
+    rows: dict[str, np.ndarray]  # role -> int64 (cells,): row of the cell in that AnnData, -1 where it was not measured
+    obs: pd.DataFrame  # (cells, keys): the columns that were looked up
+    found: dict[str, str]  # key -> where, e.g. "mdata.obs" or "mdata['rna'].obs, mdata['prot'].obs"
 
     @property
     def present(self) -> np.ndarray:

@@ -50,21 +50,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What :func:`check_setup` learned about one matrix and its cells.
-
-    Attributes
-    ----------
-    data_type
-        ``"counts"`` or ``"lognorm"`` (log1p of normalised counts).
-    labels
-        Known values of ``labels_key`` as sorted text, without the unlabelled category; empty without one.
-    said
-        What the values were found to be, and where counts are if these are none.
-    """
+    """What :func:`check_setup` learned about one matrix and its cells."""
 
     data_type: DataType
-    labels: tuple[str, ...]
-    said: str
+    labels: tuple[str, ...]  # known values of ``labels_key`` as sorted text, without the unlabelled category
+    said: str  # what the values were found to be, and where counts are if these are none
 
 
 def check_setup(

@@ -14,39 +14,17 @@ from ._rows import RowReader
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One modality of the cells: its matrix and how it is read.
-
-    Attributes
-    ----------
-    modality
-        Its name.
-    reader
-        Rows of the matrix, features in the order of the model; columns of missing features are empty.
-    cells
-        (rows,) position of each row's cell among all cells.
-    normalised
-        The matrix holds values that the backbone takes as they are; otherwise counts.
-    gene_names
-        Genes that the backbone reads.
-    links
-        csr (features, genes) from features to these genes; None: features are genes.
-    niche
-        csr (rows, rows) weights of spatial neighbours, or None.
-    given
-        (rows, features) features that were computed elsewhere, or None.
-    visible
-        bool (features,): which features of the model the data hold; None: all.
-    """
+    """One modality of the cells: its matrix and how it is read."""
 
     modality: str
-    reader: RowReader
-    cells: np.ndarray
-    normalised: bool
-    gene_names: list[str]
-    links: sp.csr_matrix | None = None
-    niche: sp.csr_matrix | None = None
-    given: np.ndarray | None = None
-    visible: np.ndarray | None = None
+    reader: RowReader  # features in the order of the model; columns of missing features are empty
+    cells: np.ndarray  # (rows,) position of each row's cell among all cells
+    normalised: bool  # the backbone takes the values as they are; otherwise they are counts
+    gene_names: list[str]  # genes that the backbone reads
+    links: sp.csr_matrix | None = None  # (features, genes) from features to these genes; None: features are genes
+    niche: sp.csr_matrix | None = None  # (rows, rows) weights of spatial neighbours
+    given: np.ndarray | None = None  # (rows, features) features that were computed elsewhere
+    visible: np.ndarray | None = None  # bool (features,): which features of the model the data hold; None: all
 
     @property
     def source(self) -> Any:
@@ -96,28 +74,14 @@ class GeneReader:
 
 @dataclass(frozen=True, eq=False)
 class CellSet:
-    """Cells of one data set as a model sees them.
-
-    Attributes
-    ----------
-    names
-        (cells,)
-    measured
-        Modality → its matrix; modalities that the data lack are left out.
-    present
-        Boolean (cells, modalities of the model).
-    batch, domain
-        Codes, (cells,): see :class:`more_scvi.base.Arrays`.
-    covariates
-        Design, (cells, columns) float32.
-    """
+    """Cells of one data set as a model sees them; modalities that the data lack are left out of ``measured``."""
 
     names: pd.Index
     measured: dict[str, Measured]
-    present: np.ndarray
-    batch: np.ndarray
+    present: np.ndarray  # bool (cells, modalities of the model)
+    batch: np.ndarray  # codes, see :class:`more_scvi.base.Arrays`
     domain: np.ndarray
-    covariates: np.ndarray
+    covariates: np.ndarray  # design, (cells, columns) float32
 
     def __len__(self) -> int:
         return len(self.names)

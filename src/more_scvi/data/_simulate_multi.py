@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from scipy.special import softmax
 
 from more_scvi._compat import no_pull
-from more_scvi.data._arguments import check_mapping, check_number, check_option, listing, nearest
+from more_scvi.data._arguments import check_integer, check_mapping, check_number, check_option, listing, nearest
 from more_scvi.data._simulate import check_distinct
 
 MODALITIES = ("rna", "atac", "protein")
@@ -122,6 +122,9 @@ def simulate_multiomics(
     >>> {name: adata.n_obs for name, adata in mdata.mod.items()}
     {'rna': 200, 'atac': 100, 'protein': 100}
     """
+    sizes = {"n_cells": n_cells, "n_types": n_types, "n_batches": n_batches, "n_peaks": n_peaks, "n_factors": n_factors}
+    for name, size in sizes.items():
+        check_integer(name, size)
     chosen = _check_modalities("modalities", modalities, MODALITIES)
     batch_names = [f"batch{b}" for b in range(n_batches)]
     measured = _check_pattern(pattern, batch_names, chosen)
@@ -133,11 +136,6 @@ def simulate_multiomics(
     if not 1 <= n_proteins <= n_genes:
         raise ValueError(
             f"n_proteins={n_proteins} must be 1 to n_genes = {n_genes}: each protein follows its own gene."
-        )
-    if min(n_cells, n_types, n_batches, n_peaks, n_factors) < 1:
-        raise ValueError(
-            f"n_cells={n_cells}, n_types={n_types}, n_batches={n_batches}, n_peaks={n_peaks}, n_factors={n_factors}:"
-            " each must be at least 1."
         )
     genes = check_distinct("gene_names", gene_names, [f"gene{g}" for g in range(n_genes)])
 

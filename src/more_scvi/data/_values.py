@@ -19,30 +19,16 @@ BLOCK_VALUES = 1 << 21
 
 @dataclass
 class ValueScan:
-    """What :func:`scan_values` found in a (cells, genes) matrix.
+    """What :func:`scan_values` found in a (cells, genes) matrix."""
 
-    Attributes
-    ----------
-    n_nonfinite, n_negative, n_fractional
-        How many values are NaN or infinite, below zero, not whole.
-    maximum
-        Largest value; 0.0 where nothing is stored.
-    first
-        ``{"nonfinite" | "negative" | "fractional": (cell, gene, value)}``: the first of each kind met.
-    has_counts
-        bool (cells,): the cell holds at least one value other than zero.
-    said
-        What the values were found to be.
-    """
-
-    has_counts: np.ndarray
+    has_counts: np.ndarray  # bool (cells,): the cell holds at least one value other than zero
     n_nonfinite: int = 0
     n_negative: int = 0
     n_fractional: int = 0
     n_nonzero: int = 0
-    maximum: float = 0.0
-    first: dict[str, tuple[int, int, float]] = field(default_factory=dict)
-    said: str = ""
+    maximum: float = 0.0  # 0.0 where nothing is stored
+    first: dict[str, tuple[int, int, float]] = field(default_factory=dict)  # kind -> cell, gene, value of the first met
+    said: str = ""  # what the values were found to be, in words
 
     @property
     def is_integer(self) -> bool:
