@@ -476,7 +476,7 @@ def test_genes_are_reordered_and_missing_ones_said():
         assert _columns.check_genes(["CD3D", "CD8A", "MS4A1-1"], registered).tolist() == [0, 1, -1]
     with pytest.raises(ValueError, match=r"lacks 3 of the 3 genes.*at least 2% are needed"):
         _columns.check_genes(["A", "B"], registered)
-    with pytest.raises(ValueError, match="more than once: 'CD3D'"):
+    with pytest.raises(ValueError, match="holds 1 names more than once: 'CD3D'"):
         _columns.check_genes(["CD3D", "CD3D", "CD8A", "MS4A1"], registered)
 
 

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 
 def listing(values: Iterable[Any], limit: int = 12) -> str:
@@ -58,6 +59,13 @@ def check_number(name: str, value: Any, minimum: float = -np.inf, maximum: float
     if not (np.isfinite(number) and minimum <= number <= maximum):
         raise ValueError(f"{name}={value!r} is out of range; expected a finite number from {minimum} to {maximum}.")
     return number
+
+
+def check_unique(where: str, names: pd.Index, step: str) -> None:
+    """ValueError that ends with `step` if names repeat."""
+    if not names.is_unique:
+        twice = names[names.duplicated()].unique()
+        raise ValueError(f"{where} holds {len(twice)} names more than once: {listing(twice, 5)}. {step}")
 
 
 def check_mapping(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:

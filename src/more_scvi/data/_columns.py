@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._arguments import listing, nearest, warn
+from ._arguments import check_unique, listing, nearest, warn
 from ._genes import naming_hint
 
 LEAST_SHARE = 0.02
@@ -151,11 +151,7 @@ def check_genes(names: Sequence[str], registered: Sequence[str]) -> np.ndarray |
     given, wanted = pd.Index(names).astype(str), pd.Index(registered).astype(str)
     if given.equals(wanted):
         return None
-    if not given.is_unique:
-        raise ValueError(
-            f"adata.var_names holds names more than once: {listing(given[given.duplicated()].unique(), 5)}; call"
-            " adata.var_names_make_unique()."
-        )
+    check_unique("adata.var_names", given, "Make them unique first: adata.var_names_make_unique().")
     at = given.get_indexer(wanted)
     missing = wanted[at < 0]
     if len(missing) > (1 - LEAST_SHARE) * len(wanted):
