@@ -124,8 +124,8 @@ def run(variants: dict[str, dict], arguments: argparse.Namespace) -> list[dict]:
                             scores["seconds"] = round(sum(record["seconds"].values()), 3)
                             finished[key] = {"key": key, "scores": scores}
                             arguments.records.parent.mkdir(parents=True, exist_ok=True)
-                            with arguments.records.open("a") as file:
-                                file.write(json.dumps(finished[key]) + "\n")
+                            with arguments.records.open("a") as file:  # a cut line before it stays alone
+                                file.write("\n" + json.dumps(finished[key]) + "\n")
                             logging.info("%s %s %s %s", dataset, split.name, name, scores)
                         keys = {"dataset": dataset, "protocol": protocol, "rotation": split.rotation, "method": name}
                         keys["draw"] = seed if drawn(protocol) else 0

@@ -116,7 +116,8 @@ def test_zarr_stores_are_read(cells, tmp_path):
 
 def test_ctrl_c_ends_with_one_line_and_writes_nothing(cells, tmp_path):
     code = """if True:
-        import sys
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         from more_scvi.cli import app
         from torch.optim.optimizer import register_optimizer_step_post_hook
         register_optimizer_step_post_hook(lambda *_: print("a step", file=sys.stderr, flush=True))

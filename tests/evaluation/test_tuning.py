@@ -47,7 +47,8 @@ def test_inner_cells_are_scored_by_no_other_split(raw, monkeypatch, caplog):
 
 def test_cells_without_a_label_are_not_tuned_on(raw):
     adata = raw.copy()
-    adata.obs.loc[adata.obs["cell_type"] == "type0", "cell_type"] = "Unknown"
+    names = adata.obs["cell_type"].astype(str)
+    adata.obs["cell_type"] = names.where(names != "type0", "Unknown")
     whole = tune({"mine": raw}, METHODS[:1], protocols=["S1"])
     part = tune({"mine": adata}, METHODS[:1], protocols=["S1"])
     assert 0 < part["n_scored"].item() < whole["n_scored"].item()

@@ -104,7 +104,7 @@ def test_every_learned_part_starts_as_nothing():
     base = torch.randn(10, 7)
     assert torch.allclose(adapter(base), base @ adapter.rotation)
     assert torch.allclose(adapter.gate(), torch.ones(7))
-    offset, sizes = Refinement(5, n_batch=3)(torch.randn(10, 5), torch.randint(0, 3, (10,)))
+    offset, sizes = Refinement(5, n_domains=3)(torch.randn(10, 5), torch.randint(0, 3, (10,)))
     assert offset.abs().sum() == 0 and all(s == 0 for s in sizes)
     decoder = ExpressionDecoder(5, 6)
     decoder.fit_average(sp.csr_matrix(np.ones((3, 6))), np.full(3, 6.0))
@@ -114,13 +114,13 @@ def test_every_learned_part_starts_as_nothing():
 
 
 def test_refinement_moves_known_batches_only():
-    refinement = Refinement(5, n_batch=2)
+    refinement = Refinement(5, n_domains=2)
     for embedding in refinement.embedding:
         torch.nn.init.ones_(embedding.weight)
     offset, sizes = refinement(torch.randn(3, 5), torch.tensor([0, 1, -1]))
     assert (offset[:2].abs().sum(1) > 0).all() and offset[2].abs().sum() == 0
     assert len(sizes) == 2 and sizes[0] > 0
-    assert Refinement(5, n_batch=1).n_steps == 0
+    assert Refinement(5, n_domains=1).n_steps == 0
 
 
 def test_closed_classes_are_never_predicted():
@@ -137,7 +137,7 @@ def minibatch(module, n=24):
         "guess": torch.randn(n, 3).log_softmax(1),
         "share": torch.full((n, 1), 0.5),
         "view": torch.randn(n, module.layout.width),
-        "batch": batch[:, None],
+        "domain": batch[:, None],
         "labels": torch.where(batch == 0, labels, -1)[:, None],
     }
     for name in module.modalities:

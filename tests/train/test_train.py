@@ -54,7 +54,7 @@ def test_cached_cells_keep_rows_together():
     assert got["view"][:, 0].tolist() == [7 + k, 2 + k]
     for name in ("base", "target_rna", "totals_rna"):
         assert got[name][:, 0].tolist() == [7.0, 2.0]
-    assert got["guess"][:, 0].tolist() == [-7.0, -2.0] and got["batch"][:, 0].tolist() == [1, 0]
+    assert got["guess"][:, 0].tolist() == [-7.0, -2.0] and got["domain"][:, 0].tolist() == [1, 0]
     assert got["labels"][:, 0].tolist() == [1, 2]
 
 

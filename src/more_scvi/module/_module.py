@@ -36,7 +36,7 @@ class MoREModule(BaseModuleClass):
     """Gates and adapters, fusion, refinement, heads and decoders on a linear base.
 
     Minibatches hold the linear bases of each cell side by side (``base``, zero where a modality was not measured),
-    which were measured (``present``), what the losses need (``batch``, ``labels``; ``guess`` and ``share`` of the
+    which were measured (``present``), what the losses need (``domain``, ``labels``; ``guess`` and ``share`` of the
     closed-form experts), and, where masked modelling is on, the base of one masked view (``view``; per modality
     ``target_rna``, ``totals_rna``, ``hidden_rna``, ...).
 
@@ -188,7 +188,7 @@ class MoREModule(BaseModuleClass):
         return {
             "base": tensors["base"],
             "present": tensors["present"],
-            "batch": tensors["batch"].reshape(-1),
+            "domain": tensors["domain"].reshape(-1),
             "cached": {name: tensors[name] for name in INSIDE_TENSORS if name in tensors},
         }
 
@@ -206,13 +206,13 @@ class MoREModule(BaseModuleClass):
 
     @auto_move_data
     def inference(
-        self, base: Tensor, present: Tensor, batch: Tensor, cached: dict[str, Tensor] | None = None
+        self, base: Tensor, present: Tensor, domain: Tensor, cached: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Embedding of a minibatch.
 
         Parameters
         ----------
-        base, present, batch
+        base, present, domain
             (cells, width), bool (cells, modalities), (cells,).
         cached
             What :class:`more_scvi.module.Inside` takes, to move the base first; None: the base is as it shall be.
@@ -228,7 +228,7 @@ class MoREModule(BaseModuleClass):
             base = self.inside.shift(self.base(name), base, present[:, at], columns.start, cached)
         embeddings = self.embeddings(base)
         adapted = self.fusion(embeddings, base, present)
-        offset, sizes = self.refinement(adapted, batch)
+        offset, sizes = self.refinement(adapted, domain)
         return {
             "base": base,
             "z": adapted + offset,
@@ -269,9 +269,9 @@ class MoREModule(BaseModuleClass):
         head = self.classifier(z_labels).log_softmax(1)
         return self.annotator(head, z_labels, guess, share, present)
 
-    def embed(self, z: Tensor, log_probs: Tensor | None, batch: Tensor) -> Tensor:
+    def embed(self, z: Tensor, log_probs: Tensor | None, domain: Tensor) -> Tensor:
         """The embedding that users get: ``z`` after the last refinement step, (cells, n_latent)."""
-        return z if self.spread is None or log_probs is None else self.spread(z, log_probs.exp(), batch)
+        return z if self.spread is None or log_probs is None else self.spread(z, log_probs.exp(), domain)
 
     def loss(
         self,

@@ -58,7 +58,7 @@ class Objective:
     ) -> LossOutput:
         """Compute what is on; ``outputs`` and ``said`` are those of ``inference`` and ``generative``."""
         z, z_labels, logits = outputs["z"], outputs["z_labels"], said["logits"]
-        batch, labels, present = tensors["batch"].reshape(-1), tensors["labels"].reshape(-1), tensors["present"]
+        domain, labels, present = tensors["domain"].reshape(-1), tensors["labels"].reshape(-1), tensors["present"]
         types = self._types(said["log_probs"], labels)
         view = None
         if "view" in tensors and needs_views(self.weights, logits is not None):
@@ -76,18 +76,18 @@ class Objective:
                 again = torch.func.functional_call(module.classifier, fixed, (partial + outputs["offset"][fewer],))
                 terms["classify"] = 0.5 * (terms["classify"] + losses.classify(again, labels[fewer]))
         if self._on("contrast") and logits is not None:
-            terms["contrast"] = losses.contrast_labels(module.projection(z_labels), labels, batch, self.temperature)
+            terms["contrast"] = losses.contrast_labels(module.projection(z_labels), labels, domain, self.temperature)
         elif self._on("contrast") and view is not None:
             first, second = module.projection(z_labels), module.projection(view)
-            terms["contrast"] = losses.contrast_views(first, second, batch, self.temperature)
+            terms["contrast"] = losses.contrast_views(first, second, domain, self.temperature)
         if self._on("align_batch") and module.n_domains > 1 and logits is not None:
-            terms["align_batch"] = losses.align_batches(z, batch, types, module.n_domains, max(module.n_labels, 1))
+            terms["align_batch"] = losses.align_batches(z, domain, types, module.n_domains, max(module.n_labels, 1))
         if self._on("align_modality") and len(module.modalities) > 1:
-            terms["align_modality"] = self._align_modalities(module, outputs, present, batch, fewer, partial)
+            terms["align_modality"] = self._align_modalities(module, outputs, present, domain, fewer, partial)
         if self._on("variance") and logits is not None:
             terms["variance"] = losses.intra_class_variance(z_labels, labels, module.n_labels, self.variance_floor)
         if self._on("keep"):
-            groups = batch if logits is None else torch.where(types >= 0, types * module.n_domains + batch, -1)
+            groups = domain if logits is None else torch.where(types >= 0, types * module.n_domains + domain, -1)
             terms["keep"] = losses.keep_distances(z, tensors["base"] * module.kept, groups)
         steps = outputs["refinement"]
         spread = z_labels.detach().pow(2).sum(1).mean().clamp_min(1e-8)
@@ -134,7 +134,7 @@ class Objective:
         module: MoREModule,
         outputs: dict[str, Tensor],
         present: Tensor,
-        batch: Tensor,
+        domain: Tensor,
         fewer: Tensor,
         partial: Tensor | None,
     ) -> Tensor:
@@ -153,7 +153,7 @@ class Objective:
                 both = present[:, i] & present[:, j]
                 if both.sum() > 1:
                     a, b = (module.projection(embeddings[both, m]) for m in (i, j))
-                    terms.append(0.1 * losses.pair_modalities(a, b, batch[both], self.temperature))
+                    terms.append(0.1 * losses.pair_modalities(a, b, domain[both], self.temperature))
                 elif not typed and present[:, i].any() and present[:, j].any():
                     z = torch.cat([embeddings[present[:, i], i], embeddings[present[:, j], j]])
                     which = torch.cat([torch.full((int(present[:, m].sum()),), k) for k, m in enumerate((i, j))])

@@ -23,34 +23,34 @@ class Refinement(nn.Module):
     ----------
     n_latent
         Width of the representation.
-    n_batch
-        Number of batches; with one batch there is nothing to refine.
+    n_domains
+        Number of batches, by the modalities measured in them; with one there is nothing to refine.
     n_steps
         Number of steps; 0 switches refinement off.
     rank
         Rank of each step.
     """
 
-    def __init__(self, n_latent: int, n_batch: int, n_steps: int = 2, rank: int = 8):
+    def __init__(self, n_latent: int, n_domains: int, n_steps: int = 2, rank: int = 8):
         super().__init__()
-        self.n_steps = n_steps if n_batch > 1 else 0
+        self.n_steps = n_steps if n_domains > 1 else 0
         self.read = nn.ModuleList(nn.Linear(n_latent, rank) for _ in range(self.n_steps))
         self.write = nn.ModuleList(nn.Linear(rank, n_latent, bias=False) for _ in range(self.n_steps))
-        self.embedding = nn.ModuleList(nn.Embedding(n_batch, rank) for _ in range(self.n_steps))
+        self.embedding = nn.ModuleList(nn.Embedding(n_domains, rank) for _ in range(self.n_steps))
         for parameter in self.embedding.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, z: Tensor, batch: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Refine (cells, n_latent) given (cells,) batch codes (-1 = unseen).
+    def forward(self, z: Tensor, domain: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Refine (cells, n_latent) given (cells,) domain codes (-1 = unseen).
 
         Returns
         -------
         The offset to add, (cells, n_latent), and the mean squared size of each step.
         """
-        seen = (batch >= 0).unsqueeze(1)
+        seen = (domain >= 0).unsqueeze(1)
         offset, sizes = torch.zeros_like(z), []
         for read, write, embedding in zip(self.read, self.write, self.embedding, strict=True):
-            step = write(torch.tanh(read(z + offset)) * embedding(batch.clamp_min(0))) * seen
+            step = write(torch.tanh(read(z + offset)) * embedding(domain.clamp_min(0))) * seen
             offset = offset - step
             sizes.append(step.pow(2).sum(1).mean())
         return offset, sizes

@@ -71,7 +71,7 @@ class CachedCells(Dataset):
         out = {
             "base": arrays.base[i],
             "present": arrays.present[i],
-            "batch": arrays.domain[i, None],
+            "domain": arrays.domain[i, None],
         }
         if lessons is None:
             out["labels"] = np.full((len(i), 1), -1)
