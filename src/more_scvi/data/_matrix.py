@@ -269,5 +269,5 @@ def _is_whole(x: Any) -> bool:
         piece = next((piece for _, piece in Lines(x).pieces(1 << 16)), np.zeros((0, 0)))
     except TypeError:
         return False
-    values = piece.data if sp.issparse(piece) else piece
+    values: Any = piece.data if sp.issparse(piece) else piece
     return bool(values.size and (values >= 0).all() and values.any() and (np.rint(values) == values).all())
