@@ -41,35 +41,32 @@ def run_demo(seed: int = 0, progress: bool = True) -> tuple[AnnData, dict[str, A
     adata.obs["label"] = np.where(hidden, "Unknown", types)
     shown = np.unique(types[~hidden]).size
 
-    def probe(name: str, z: np.ndarray, seconds: float, frozen: int) -> dict[str, Any]:
-        start = time.perf_counter()
-        f1 = linear_probe(z, types, hidden)
-        seconds += time.perf_counter() - start
-        return _record(name, f1, z, (z.shape[1] + 1) * shown, frozen, seconds)
+    rows: list[dict[str, Any]] = []
 
-    def _record(name: str, f1: float, z: np.ndarray, trained: int, frozen: int, seconds: float) -> dict[str, Any]:
-        return {
-            "method": name,
+    def add(name: str, z: np.ndarray, f1: float, trained: int, frozen: int, seconds: float) -> None:
+        quality = {
             "macro_f1": f1,
             "cilisi": cilisi(z, types, platform),
             "structure": structure(z, pcs, types, platform),
-            "trained": trained,
-            "frozen": frozen,
-            "seconds": seconds,
         }
+        rows.append({"method": name, **quality, "trained": trained, "frozen": frozen, "seconds": seconds})
+
+    def probe(name: str, z: np.ndarray, frozen: int, seconds: float) -> None:
+        f1, probing = _timed(lambda: linear_probe(z, types, hidden))
+        add(name, z, f1, (z.shape[1] + 1) * shown, frozen, seconds + probing)
 
     pcs, seconds = _timed(lambda: _principal_components(adata))
-    rows = [probe("PCA+probe", pcs, seconds, 0)]
+    probe("PCA+probe", pcs, 0, seconds)
     backbone = get_backbone("more-mini")
     assert backbone.vocabulary is not None  # more-mini has one
     match = match_genes(adata.var_names, backbone.vocabulary)
     features, seconds = _timed(lambda: backbone.encode(adata.X, match))
-    rows.append(probe("frozen+probe", features, seconds, backbone.n_parameters()))
+    probe("frozen+probe", features, backbone.n_parameters(), seconds)
     (model, z), seconds = _timed(lambda: _train(adata, seed, progress))
     on, counts = scorable(types, hidden), model.parameter_counts().loc["total"]
     prediction = adata.obs["more_prediction"].astype(str).to_numpy()
     f1 = macro_f1(types[on], prediction[on])
-    rows.append(_record("MoRE", f1, z, int(counts["trained"]), int(counts["frozen"]), seconds))
+    add("MoRE", z, f1, int(counts["trained"]), int(counts["frozen"]), seconds)
 
     adata.obsm["X_pca"] = pcs
     _add_umaps(adata)

@@ -12,7 +12,9 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from more_scvi.data import BatchField, CovariateDesign, LabelsField, RowReader, _values, check_matrix
+from more_scvi.data import RowReader, _values, check_matrix
+from more_scvi.data._covariates import CovariateDesign
+from more_scvi.data._fields import BatchField, LabelsField
 
 QUICK = settings(
     max_examples=40,

@@ -161,9 +161,9 @@ def test_a_pattern_hides_exactly_what_it_says():
 
 def test_a_mosaic_can_be_checked():
     mdata = simulate_multiomics(n_cells=60, pattern={"batch0": ("protein",), "batch1": ("rna", "atac")})
-    cells, summaries = check_mudata(mdata, modalities={name: name for name in ALL}, batch_key="batch")
+    cells, summaries = check_mudata(mdata, modalities={name: name for name in ALL}, labels_key="batch")
     assert cells.present.sum(0).tolist() == [30, 30, 30]
-    assert summaries["protein"].batches == ("batch0",)
+    assert summaries["protein"].labels == ("batch0",)
 
 
 @pytest.mark.parametrize("chosen", [("rna",), ("protein", "rna"), ("atac",)], ids="-".join)

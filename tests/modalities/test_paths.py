@@ -47,6 +47,13 @@ def fitted_protein(x, batch, size=1000, **widths):
     return path, norm
 
 
+def guessed(path, norm):
+    """Best linear guess of the values from their components."""
+    out = np.empty_like(norm)
+    out[:, path.features] = path.transform(norm) @ path.loadings.numpy().T * path.std.numpy() + path.mean.numpy()
+    return out
+
+
 def fitted_peaks(x, batch, size=1000, **widths):
     path = AccessibilityPath(x.shape[1], **({"n_components": 10, "n_wide": 20} | widths))
     tf = path.normalise(x)
@@ -88,13 +95,13 @@ def test_wide_view_of_few_antibodies_loses_nothing():
     z = (norm[:, path.features] - path.mean.numpy()) / path.std.numpy()
     wide = path.transform_wide(norm)
     assert wide @ wide.T == pytest.approx(z @ z.T, abs=1e-2)
-    assert path.inverse(path.transform(norm)) == pytest.approx(norm, abs=1e-3)
+    assert guessed(path, norm) == pytest.approx(norm, abs=1e-3)
 
 
-def test_inverse_of_few_components_comes_close():
+def test_few_components_hold_most_of_the_values():
     x, _, batch = proteins()
     path, norm = fitted_protein(x, batch, n_components=2)
-    residual = norm - path.inverse(path.transform(norm))
+    residual = norm - guessed(path, norm)
     assert (residual**2).sum() < 0.3 * ((norm - norm.mean(0)) ** 2).sum()
 
 
@@ -194,21 +201,6 @@ def test_hidden_peaks_do_not_count_and_the_rest_tells_about_them():
     full = path.transform(tf)
     for k in range(2):
         assert np.corrcoef(view[:, k], full[:, k])[0, 1] > 0.85
-
-
-def test_inverse_gives_the_columns_asked_for():
-    x, types, batch = peaks()
-    path, tf = fitted_peaks(x, batch, n_variable=500)
-    u = path.transform(tf)
-    guess = path.inverse(u)
-    assert guess.shape == x.shape
-    used = path.features.numpy()
-    unused = np.setdiff1d(np.arange(x.shape[1]), used)
-    assert np.isnan(guess[:, unused]).all() and np.isfinite(guess[:, used]).all()
-    columns = np.array([used[3], unused[0], used[0]])
-    assert path.inverse(u, columns) == pytest.approx(guess[:, columns], nan_ok=True, abs=1e-5)
-    own = np.intersect1d(used, np.arange(60))
-    assert guess[types == 0][:, own].mean() > 1.3 * guess[types != 0][:, own].mean()
 
 
 def test_few_cells_and_empty_cells_leave_finite_values():

@@ -156,7 +156,7 @@ class Schema:
         present = np.zeros((len(cells), len(self.modalities)), dtype=bool)
         for modality in cells.adatas:
             present[:, self.modalities.index(modality)] = cells.rows[modality] >= 0
-        batch = batch_codes(cells.obs, self.setup["batch_key"], self.batches, stacklevel=6)
+        batch = batch_codes(cells.obs, self.setup["batch_key"], self.batches)
         measured = {name: self._measured(cells, name, given.get(name)) for name in cells.adatas}
         covariates = self.covariates.transform(_frame(cells))
         return CellSet(cells.names, measured, present, batch, self.domain_codes(batch, present), covariates)

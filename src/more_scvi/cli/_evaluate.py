@@ -58,12 +58,8 @@ def evaluate(
     with contextlib.redirect_stdout(sys.stderr), refusals():
         _check_report(output, overwrite, results)
         chosen = _names("--methods", methods, QUICK_METHODS if quick else ())
-        plan = _Plan(
-            protocols=_names("--protocols", protocols, ("S1",) if quick else ("S1", "S2a")),
-            seeds=_numbers("--seeds", seeds, (0,) if quick else (0, 1, 2)),
-            most=QUICK_CELLS if quick else None,
-            prefilter=prefilter,
-        )
+        asked = _names("--protocols", protocols, ("S1",) if quick else ("S1", "S2a"))
+        drawn = _numbers("--seeds", seeds, (0,) if quick else (0, 1, 2))
         data, matrix = choose_layer(read(source, several=True), layer)
         options = {
             "--batch": batch,
@@ -79,16 +75,9 @@ def evaluate(
         command += [text for name, value in options.items() if value is not None for text in (name, value)]
         keys = {"batch_key": batch, "labels_key": labels, "unlabeled_category": unlabeled, "layer": matrix}
         with tempfile.TemporaryDirectory() as nowhere:
-            page, twin = _report(
-                data,
-                keys,
-                chosen,
-                plan,
-                source.stem,
-                results or Path(nowhere),
-                output,
-                shlex.join([*command, *(["--quick"] if quick else [])]),
-            )
+            plan = _Plan(source.stem, asked, drawn, QUICK_CELLS if quick else None, prefilter, results or Path(nowhere))
+            said = shlex.join([*command, *(["--quick"] if quick else [])])
+            page, twin = _report(data, keys, chosen, plan, output, said)
     written = json.loads(twin.read_text())
     summary = {
         "report": str(page),
@@ -103,25 +92,20 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is run: protocols, seeds, and which cells take part (``most`` of them, or those that a filter leaves)."""
+    """What is run, which cells take part (``most`` of them, or those that a filter leaves), where results are kept."""
 
+    name: str
     protocols: tuple[str, ...]
     seeds: tuple[int, ...]
     most: int | None
     prefilter: str | None
+    folder: Path
 
 
 def _report(
-    data: Any,
-    keys: dict[str, Any],
-    methods: tuple[str, ...],
-    plan: _Plan,
-    name: str,
-    folder: Path,
-    output: Path,
-    command: str,
+    data: Any, keys: dict[str, Any], methods: tuple[str, ...], plan: _Plan, output: Path, command: str
 ) -> tuple[Path, Path]:
-    """Run what is missing in ``folder``, train the model that is shown, write the report."""
+    """Run what is missing in the folder, train the model that is shown, write the report."""
     from mudata import MuData
 
     import more_scvi.model  # noqa: F401 - loads Lightning, so that it can be silenced
@@ -138,13 +122,13 @@ def _report(
         get_method(method)
     stored = [method.removeprefix("obsm:") for method in chosen if method.startswith("obsm:")]
     bare, known = standardise(data, **keys, obsm_keys=stored)
-    bare, known, dataset, notes = _select(bare, known, name, plan)
+    bare, known, dataset, notes = _select(bare, known, plan)
     keys = {"batch_key": BATCH_KEY, "labels_key": LABELS_KEY, "unlabeled_category": UNLABELED, "dataset": dataset}
-    keys |= {"protocols": plan.protocols, "seeds": plan.seeds, "results_dir": folder}
+    keys |= {"protocols": plan.protocols, "seeds": plan.seeds, "results_dir": plan.folder}
     run(bare, methods=(), progress=False, **keys)  # refuses what does not fit before anything is trained
     task: Task = next(make_tasks(bare, "S1", plan.seeds[0], known, dataset))
     result, record = run_task(task, get_method("more"))
-    if "S1" in plan.protocols and not (path := result_path(folder, task.split, "more")).exists():
+    if "S1" in plan.protocols and not (path := result_path(plan.folder, task.split, "more")).exists():
         write_json(path, record)  # is not trained again
     table = run(bare, methods=chosen, progress=sys.stderr.isatty(), **keys)
     if silent := [method for method in chosen if method not in set(table["method"])]:
@@ -152,7 +136,7 @@ def _report(
     plain, _ = run_task(task, get_method("blocks" if isinstance(bare, MuData) else "pca_raw"))
     assert result.z is not None and plain.z is not None  # both embed
     add_umaps(task.data, result.z, plain.z)
-    records = [record for record in load_results(folder) if record["dataset"] == dataset]
+    records = [record for record in load_results(plan.folder) if record["dataset"] == dataset]
     records = [r for r in records if r["protocol"] in plan.protocols and r["seed"] in plan.seeds]
     inputs = ReportInputs(
         table,
@@ -160,21 +144,21 @@ def _report(
         task.data,
         task.split,
         result,
-        name=name,
+        name=plan.name,
         command=command,
         notes=notes,
     )
     return write_report(inputs, output)
 
 
-def _select(bare: Data, known: Any, name: str, plan: _Plan) -> tuple[Data, Any, str, list[str]]:
+def _select(bare: Data, known: Any, plan: _Plan) -> tuple[Data, Any, str, list[str]]:
     """The cells that take part, whether each has a label, a name for their results, and what a reader must know."""
     import numpy as np
 
     from more_scvi.evaluation._data import LABELS_KEY, subset
     from more_scvi.evaluation._prefilter import prefilter
 
-    notes = []
+    notes, name = [], plan.name
     if plan.most is not None and bare.n_obs > plan.most:
         kept = np.zeros(bare.n_obs, dtype=bool)
         kept[np.random.default_rng(0).permutation(bare.n_obs)[: plan.most]] = True

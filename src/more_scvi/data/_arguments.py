@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 
 def listing(values: Iterable[Any], limit: int = 12) -> str:
@@ -60,6 +61,13 @@ def check_number(name: str, value: Any, minimum: float = -np.inf, maximum: float
     return number
 
 
+def check_unique(where: str, names: pd.Index, step: str) -> None:
+    """ValueError that ends with `step` if names repeat."""
+    if not names.is_unique:
+        twice = names[names.duplicated()].unique()
+        raise ValueError(f"{where} holds {len(twice)} names more than once: {listing(twice, 5)}. {step}")
+
+
 def check_mapping(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a copy of the dictionary `given`, an empty one for None; TypeError for anything else."""
     if given is not None and not isinstance(given, Mapping):
@@ -68,26 +76,10 @@ def check_mapping(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def check_indices(indices: Any, n: int) -> np.ndarray:
-    """Positions of cells from anything that selects cells.
+    """Positions in [0, `n`), int64, from what selects cells; TypeError or ValueError for what does not.
 
-    Parameters
-    ----------
-    indices
-        None (all cells), a slice, integers (negative ones count from the end; order and repeats are kept) or a
-        boolean mask of length `n`; list, array or pandas object.
-    n
-        Number of cells.
-
-    Returns
-    -------
-    int64 array in [0, n).
-
-    Raises
-    ------
-    TypeError
-        Something that is neither integers nor booleans, e.g. cell names.
-    ValueError
-        Out of range, a mask of the wrong length, or more than one dimension.
+    `indices`: None (all cells), a slice, integers (negative ones count from the end; order and repeats are kept) or a
+    boolean mask of length `n`; list, array or pandas object.
     """
     if indices is None or isinstance(indices, slice):
         return np.arange(n, dtype=np.int64)[slice(None) if indices is None else indices]

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ._columns import as_batch_array, check_categories
+from more_scvi.data._arguments import warn
+from more_scvi.data._columns import as_batch_array, check_categories
 
 
-def batch_codes(obs: pd.DataFrame, key: str | None, known: Sequence[Any] | np.ndarray, stacklevel: int) -> np.ndarray:
-    """Codes of known batches, int64 (cells,); every new batch gets a negative code of its own.
+def batch_codes(obs: pd.DataFrame, key: str | None, known: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Codes of the batches in the column `key`, int64 (cells,); every new batch gets a negative code of its own.
 
-    Parameters
-    ----------
-    obs
-        One row per cell.
-    key
-        Its column with the batch; ``None``: all cells are of batch 0. Without that column all are of one new batch.
-    known
-        Batches of the model, in the order of their codes.
-    stacklevel
-        Where the warning of a missing column points, counted from the caller.
+    Without a key all cells are of batch 0, without that column all are of one new batch.
     """
     if key is None:
         return np.zeros(len(obs), dtype=np.int64)
     if key not in obs:
-        warnings.warn(
-            f"obs has no batch column {key!r}: all cells are taken as one new batch.",
-            UserWarning,
-            stacklevel=stacklevel + 1,
-        )
+        warn(f"obs has no batch column {key!r}: all cells are taken as one new batch.")
         return np.full(len(obs), -1, dtype=np.int64)
     values = as_batch_array(obs[key], key)
     codes = check_categories(values, known, key)

@@ -16,7 +16,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from ._arguments import listing, nearest
-from ._columns import as_text, check_column, check_key, value_text
+from ._columns import as_text, check_column, value_text
 from ._fields import RNA
 from ._objects import check_anndata, check_modalities
 
@@ -25,26 +25,15 @@ from ._objects import check_anndata, check_modalities
 class Cells:
     """The cells of a MuData (or AnnData) and where each modality holds them.
 
-    Attributes
-    ----------
-    names
-        (cells,) every cell once, in the order of ``mdata.obs_names``.
-    adatas
-        Role -> the user's AnnData of that modality, not copied.
-    rows
-        Role -> int64 (cells,): row of the cell in that AnnData, -1 where it was not measured.
-    obs
-        (cells, keys): the columns that were looked up, index `names`. A column that one place holds completely keeps
-        its dtype; one put together from several places holds their values. Missing values stay missing.
-    found
-        Key -> where its values were found, e.g. ``"mdata.obs"`` or ``"mdata['rna'].obs, mdata['prot'].obs"``.
+    A column of ``obs`` that one place holds completely keeps its dtype; one put together from several places holds
+    their values. Missing values stay missing.
     """
 
-    names: pd.Index
-    adatas: dict[str, AnnData]
-    rows: dict[str, np.ndarray]
-    obs: pd.DataFrame
-    found: dict[str, str]
+    names: pd.Index  # every cell once, in the order of ``mdata.obs_names``
+    adatas: dict[str, AnnData]  # role -> the user's AnnData of that modality, not copied
+    rows: dict[str, np.ndarray]  # role -> int64 (cells,): row of the cell in that AnnData, -1 where it was not measured
+    obs: pd.DataFrame  # (cells, keys): the columns that were looked up
+    found: dict[str, str]  # key -> where, e.g. "mdata.obs" or "mdata['rna'].obs, mdata['prot'].obs"
 
     @property
     def present(self) -> np.ndarray:
@@ -58,7 +47,7 @@ class Cells:
 def read_cells(
     data: MuData | AnnData,
     modalities: Mapping[str, str] | None,
-    keys: Sequence[str] = (),
+    keys: Sequence[str] | Mapping[str, str] = (),
     *,
     labels_key: str | None = None,
     unlabeled_category: Any = "Unknown",
@@ -77,42 +66,15 @@ def read_cells(
     modalities
         Role -> name in ``mdata.mod``. Not read for an AnnData.
     keys
-        Columns to look up.
+        Columns to look up; or a dict of them and of the arguments that named them, for messages.
     labels_key
         Looked up as well; in it, `unlabeled_category` counts as no value.
     optional
         Those of the columns that may exist nowhere; they are left out of ``obs`` and ``found`` then.
-
-    Returns
-    -------
-    :class:`Cells`.
-
-    Raises
-    ------
-    TypeError
-        Neither MuData nor AnnData, or `modalities` is no dict.
-    KeyError
-        A column that exists nowhere.
-    ValueError
-        Modalities or roles that do not exist, names that repeat, a MuData that is not up to date with its modalities,
-        cells without any of the modalities, or places that disagree about a cell.
     """
-    arguments = dict.fromkeys([*keys, *([] if labels_key is None else [labels_key])], "key")
-    return find_cells(data, modalities, arguments, labels_key, unlabeled_category, set(optional))
-
-
-def find_cells(
-    data: Any,
-    modalities: Mapping[str, str] | None,
-    arguments: Mapping[str, str],
-    labels_key: str | None,
-    unlabeled_category: Any,
-    optional: set[str],
-) -> Cells:
-    """As :func:`read_cells`; `arguments`: key -> name of the argument that gave it, for messages."""
-    own = "adata" if isinstance(data, AnnData) else "mdata"
-    for key, argument in arguments.items():
-        check_key(key, argument, f"{own}.obs")
+    arguments = dict(keys) if isinstance(keys, Mapping) else dict.fromkeys(keys, "key")
+    if labels_key is not None:
+        arguments.setdefault(labels_key, "key")
     if isinstance(data, AnnData):
         check_anndata(data)
         keys = [key for key in arguments if key in data.obs or key not in optional]

@@ -19,7 +19,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from ._arguments import check_option, listing, warn
-from ._cells import Cells, find_cells
+from ._cells import Cells, read_cells
 from ._columns import (
     as_batch_array,
     as_label_array,
@@ -50,68 +50,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What :func:`check_setup` learned about the data.
+    """What :func:`check_setup` learned about one matrix and its cells."""
 
-    Attributes
-    ----------
-    n_cells, n_genes
-        Shape of the matrix.
-    data_type
-        ``"counts"`` or ``"lognorm"`` (log1p of normalised counts).
-    maximum
-        Largest value of the matrix.
-    n_empty_cells
-        Cells without any count.
-    batches
-        Values of ``batch_key`` as sorted text; empty without one.
-    labels
-        Known values of ``labels_key`` as sorted text, without the unlabelled category; empty without one.
-    n_labeled
-        Cells with a known label.
-    said
-        What the values were found to be, and where counts are if these are none.
-    """
-
-    n_cells: int
-    n_genes: int
     data_type: DataType
-    maximum: float
-    n_empty_cells: int = 0
-    batches: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
-    n_labeled: int = 0
-    said: str = ""
-
-    @property
-    def is_counts(self) -> bool:
-        """The matrix holds counts."""
-        return self.data_type == "counts"
+    labels: tuple[str, ...]  # known values of ``labels_key`` as sorted text, without the unlabelled category
+    said: str  # what the values were found to be, and where counts are if these are none
 
 
 def check_setup(
     adata: AnnData,
     *,
     layer: str | None = None,
-    batch_key: str | None = None,
-    labels_key: str | None = None,
-    unlabeled_category: str = "Unknown",
-    categorical_covariate_keys: Sequence[str] | None = None,
-    continuous_covariate_keys: Sequence[str] | None = None,
     gene_key: str | None = None,
     data_type: str = "auto",
+    **columns: Any,
 ) -> DataSummary:
     """Check everything ``setup_anndata`` is given; the arguments are those of ``MoRE.setup_anndata``.
 
-    Returns
-    -------
-    :class:`DataSummary`.
-
     Raises
     ------
-    TypeError
-        Not an AnnData, or an argument of the wrong type.
-    KeyError
-        A layer or column that does not exist.
+    TypeError, KeyError
+        Not an AnnData, an argument of the wrong type, a layer or column that does not exist.
     ValueError
         A view, no or one cell, no gene, duplicate names, values that are not finite, negative or not of `data_type`,
         a batch or covariate column with missing values, or with nearly as many values as cells.
@@ -121,8 +80,7 @@ def check_setup(
     check_names(adata, "adata")
     if gene_key is not None:
         check_column(adata.var, gene_key, "gene_key", "adata.var")
-    columns = [batch_key, labels_key, unlabeled_category, categorical_covariate_keys, continuous_covariate_keys]
-    return _check(adata, None, {RNA: layer}, {RNA: data_type}, {}, *columns)[1][RNA]
+    return _check(adata, None, {RNA: layer}, {RNA: data_type}, {}, **columns)[1][RNA]
 
 
 def check_mudata(
@@ -130,22 +88,14 @@ def check_mudata(
     *,
     modalities: Mapping[str, str],
     layers: Mapping[str, str | None] | None = None,
-    batch_key: str | None = None,
-    labels_key: str | None = None,
-    unlabeled_category: Any = "Unknown",
-    categorical_covariate_keys: Sequence[str] | None = None,
-    continuous_covariate_keys: Sequence[str] | None = None,
     data_types: Mapping[str, str] | None = None,
     rules: Mapping[str, ValueRules] | None = None,
+    **columns: Any,
 ) -> tuple[Cells, dict[str, DataSummary]]:
     """Check everything ``setup_mudata`` is given; the arguments are those of ``MoRE.setup_mudata``.
 
     Parameters
     ----------
-    modalities
-        Role -> name in ``mdata.mod``.
-    layers
-        Role -> layer of that modality; roles left out, and None, use ``X``.
     data_types
         Role -> ``"auto"``, ``"counts"`` or ``"lognorm"``; default ``"auto"``.
     rules
@@ -154,16 +104,12 @@ def check_mudata(
 
     Returns
     -------
-    The cells, and per role a :class:`DataSummary` of its matrix and of the batches and labels of its cells.
+    The cells, and per role a :class:`DataSummary` of its matrix and of the labels of its cells.
 
     Raises
     ------
-    TypeError
-        No MuData, or an argument of the wrong type.
-    KeyError
-        A layer or column that does not exist.
-    ValueError
-        As :func:`check_setup` and :func:`read_cells`; further a modality without cells or features.
+    TypeError, KeyError, ValueError
+        As :func:`check_setup`; further a modality without cells or features, and what :func:`read_cells` refuses.
     """
     if isinstance(mdata, AnnData):
         raise TypeError(
@@ -173,8 +119,7 @@ def check_mudata(
     chosen = check_modalities(mdata, modalities, rules)
     refuse_views(mdata, chosen.values())
     layers, data_types = check_roles("layers", layers, chosen), check_roles("data_types", data_types, chosen)
-    columns = [batch_key, labels_key, unlabeled_category, categorical_covariate_keys, continuous_covariate_keys]
-    return _check(mdata, chosen, layers, data_types, rules or {}, *columns)
+    return _check(mdata, chosen, layers, data_types, rules or {}, **columns)
 
 
 def _check(
@@ -183,11 +128,12 @@ def _check(
     layers: Mapping[str, str | None],
     data_types: Mapping[str, str],
     rules: Mapping[str, ValueRules],
-    batch_key: str | None,
-    labels_key: str | None,
-    unlabeled_category: Any,
-    categorical_keys: Sequence[str] | None,
-    continuous_keys: Sequence[str] | None,
+    *,
+    batch_key: str | None = None,
+    labels_key: str | None = None,
+    unlabeled_category: Any = "Unknown",
+    categorical_covariate_keys: Sequence[str] | None = None,
+    continuous_covariate_keys: Sequence[str] | None = None,
 ) -> tuple[Cells, dict[str, DataSummary]]:
     """Check columns and matrices; `modalities`: role -> name in a MuData, None for an AnnData."""
     own = "adata" if modalities is None else "mdata"
@@ -196,52 +142,41 @@ def _check(
             f"batch_key and labels_key are both {batch_key!r}; aligning batches would remove the labels. Give two"
             " columns."
         )
-    categorical = check_key_list("categorical_covariate_keys", categorical_keys)
-    continuous = check_key_list("continuous_covariate_keys", continuous_keys)
-    given = [(key, name) for key, name in ((batch_key, "batch_key"), (labels_key, "labels_key")) if key is not None]
-    given += [(key, "categorical_covariate_keys") for key in categorical]
-    given += [(key, "continuous_covariate_keys") for key in continuous]
+    named = {
+        "batch_key": [] if batch_key is None else [batch_key],
+        "labels_key": [] if labels_key is None else [labels_key],
+        "categorical_covariate_keys": check_key_list("categorical_covariate_keys", categorical_covariate_keys),
+        "continuous_covariate_keys": check_key_list("continuous_covariate_keys", continuous_covariate_keys),
+    }
     arguments: dict[str, str] = {}
-    for key, argument in given:
-        check_key(key, argument, f"{own}.obs")
-        arguments.setdefault(key, argument)
-    cells = find_cells(data, modalities, arguments, labels_key, unlabeled_category, set())
+    for argument, keys in named.items():
+        for key in keys:
+            check_key(key, argument, f"{own}.obs")
+            arguments.setdefault(key, argument)
+    cells = read_cells(data, modalities, arguments, labels_key=labels_key, unlabeled_category=unlabeled_category)
     if len(cells) < 2:
         raise ValueError(
             f"{own} has {len(cells)} cell; at least 2 cells are needed. Check the filter that came before."
         )
-    batch = None if batch_key is None else speak_of(own, _batches, cells.obs[batch_key], batch_key, "batch_key")
+    for argument in ("batch_key", "categorical_covariate_keys"):
+        for key in named[argument]:
+            speak_of(own, _check_batches, cells.obs[key], key, argument)
     labels = None if labels_key is None else speak_of(own, _labels, cells.obs[labels_key], unlabeled_category)
-    for key in categorical:
-        speak_of(own, _batches, cells.obs[key], key, "categorical_covariate_keys")
-    for key in continuous:
+    for key in named["continuous_covariate_keys"]:
         speak_of(own, check_continuous, cells.obs[key], key)
     summaries = {}
     for role, adata in cells.adatas.items():
         where = own if modalities is None else f"mdata[{modalities[role]!r}]"
+        known = () if labels is None else set(labels[cells.rows[role] >= 0]) - {value_text(unlabeled_category)}
         scan, kind = _check_values(
             role, where, adata, layers.get(role), data_types.get(role, "auto"), rules.get(role, GENES)
         )
-        measured = cells.rows[role] >= 0
-        known = np.zeros(0, dtype=object)
-        if labels is not None:
-            known = labels[measured & (labels != value_text(unlabeled_category))]
-        summaries[role] = DataSummary(
-            adata.n_obs,
-            adata.n_vars,
-            kind,
-            scan.maximum,
-            len(scan.empty_cells),
-            () if batch is None else tuple(sorted(set(batch[measured]))),
-            tuple(sorted(set(known))),
-            len(known),
-            scan.said,
-        )
+        summaries[role] = DataSummary(kind, tuple(sorted(known)), scan.said)
     return cells, summaries
 
 
-def _batches(column: pd.Series, key: str, argument: str) -> np.ndarray:
-    """:func:`as_batch_array`, unless nearly every cell has a value of its own."""
+def _check_batches(column: pd.Series, key: str, argument: str) -> None:
+    """Refuse what :func:`as_batch_array` refuses, and a column in which nearly every cell has a value of its own."""
     values = as_batch_array(column, key)
     n = len(set(values))
     least, few = CELLS_PER_BATCH
@@ -254,7 +189,6 @@ def _batches(column: pd.Series, key: str, argument: str) -> np.ndarray:
         if len(values) < least * n:
             raise ValueError(text)
         warn(text)
-    return values
 
 
 def _labels(column: pd.Series, unlabeled_category: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._arguments import listing, nearest, warn
+from ._arguments import check_unique, listing, nearest, warn
 from ._genes import naming_hint
 
 LEAST_SHARE = 0.02
@@ -73,12 +73,7 @@ def check_continuous(column: pd.Series, key: str) -> None:
 
 
 def as_text(values: Any) -> np.ndarray:
-    """Values of a column as text, None where missing; whole floats lose their ``.0``.
-
-    Returns
-    -------
-    object array (cells,).
-    """
+    """Values of a column as text, object (cells,), None where missing; whole floats lose their ``.0``."""
     try:
         column = pd.Categorical(values)
     except TypeError:
@@ -98,13 +93,7 @@ def value_text(value: Any) -> str:
 
 
 def as_batch_array(column: pd.Series, key: str) -> np.ndarray:
-    """Read a categorical column without gaps as text, object (cells,); unused levels disappear.
-
-    Raises
-    ------
-    ValueError
-        Missing values, or a continuous column.
-    """
+    """Read a categorical column without gaps as text, object (cells,); ValueError for missing or continuous values."""
     _refuse_continuous(column, key)
     values = as_text(column)
     missing = pd.isna(values)
@@ -118,15 +107,7 @@ def as_batch_array(column: pd.Series, key: str) -> np.ndarray:
 
 
 def as_label_array(column: pd.Series, unlabeled_category: Any) -> np.ndarray:
-    """Labels as text, object (cells,): missing ones become `unlabeled_category`, unused levels disappear.
-
-    Raises
-    ------
-    TypeError
-        `unlabeled_category` is not text, a number or a bool.
-    ValueError
-        A continuous column.
-    """
+    """Labels as text, object (cells,): missing ones become `unlabeled_category`; ValueError for continuous values."""
     if not isinstance(unlabeled_category, str | int | float | np.generic):
         raise TypeError(
             f"unlabeled_category={unlabeled_category!r} is a {type(unlabeled_category).__name__}; "
@@ -162,33 +143,15 @@ def _refuse_continuous(column: pd.Series, key: str) -> None:
 
 
 def check_genes(names: Sequence[str], registered: Sequence[str]) -> np.ndarray | None:
-    """Where the genes of a model are in other data.
+    """Where each of the genes `registered` with a model is in `names`, those of other data; None if nothing moves.
 
-    Parameters
-    ----------
-    names
-        Genes of the data given now.
-    registered
-        Genes the model was set up with, in its order.
-
-    Returns
-    -------
-    int64 (len(registered),): where each is in `names`, -1 where it is missing, which is said; further genes are left
-    out. None if nothing moves.
-
-    Raises
-    ------
-    ValueError
-        Fewer than :data:`LEAST_SHARE` of the genes are there, or duplicates in `names`.
+    int64 (len(registered),), -1 where one is missing, which is said; further genes are left out. ValueError if fewer
+    than :data:`LEAST_SHARE` of them are there, or `names` repeat.
     """
     given, wanted = pd.Index(names).astype(str), pd.Index(registered).astype(str)
     if given.equals(wanted):
         return None
-    if not given.is_unique:
-        raise ValueError(
-            f"adata.var_names holds names more than once: {listing(given[given.duplicated()].unique(), 5)}; call"
-            " adata.var_names_make_unique()."
-        )
+    check_unique("adata.var_names", given, "Make them unique first: adata.var_names_make_unique().")
     at = given.get_indexer(wanted)
     missing = wanted[at < 0]
     if len(missing) > (1 - LEAST_SHARE) * len(wanted):
@@ -213,29 +176,10 @@ def check_categories(
     key: str,
     so: str = "Train a model on all batches for a closer alignment.",
 ) -> np.ndarray:
-    """Codes of categories that a model knows, for data given at inference.
+    """Codes of categories that a model knows, for data given at inference, int64 (cells,).
 
-    Values are compared as text, so a new category ``0``, ``""`` or ``False`` is as new as any other.
-
-    Parameters
-    ----------
-    values
-        One value per cell.
-    known
-        Categories of the model, in the order of their codes.
-    key
-        Column of ``adata.obs``, for messages.
-    so
-        What follows for new values, for the warning.
-
-    Returns
-    -------
-    int64 (cells,): position in `known`, -1 where new. New values raise a UserWarning.
-
-    Raises
-    ------
-    ValueError
-        Missing values.
+    Values are compared as text, so a new category ``0``, ``""`` or ``False`` is as new as any other. It gets -1 and a
+    warning that ends with `so`, what follows. `key`: the column, for messages.
     """
     text = as_batch_array(pd.Series(values, name=key), key)
     codes = pd.Index(as_text(list(known))).get_indexer(text).astype(np.int64)

@@ -12,18 +12,10 @@ from more_scvi.data._columns import as_batch_array, check_categories, check_cont
 
 @dataclass
 class CovariateDesign:
-    """Encoding of covariate columns, fitted on one data set and applied to others.
+    """Encoding of covariate columns, fitted on one data set and applied to others."""
 
-    Attributes
-    ----------
-    levels
-        Category names per categorical key.
-    moments
-        Mean and standard deviation per continuous key.
-    """
-
-    levels: dict[str, list[str]] = field(default_factory=dict)
-    moments: dict[str, tuple[float, float]] = field(default_factory=dict)
+    levels: dict[str, list[str]] = field(default_factory=dict)  # categorical key -> names of its categories
+    moments: dict[str, tuple[float, float]] = field(default_factory=dict)  # continuous key -> mean, standard deviation
 
     @classmethod
     def fit(cls, adata: AnnData, categorical: list[str], continuous: list[str]) -> CovariateDesign:

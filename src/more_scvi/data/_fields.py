@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ RNA = "rna"
 """Name of the modality that an AnnData holds."""
 
 
+def _as_names(names: Iterable[Any]) -> np.ndarray:
+    return np.array([str(name) for name in names], dtype=object)
+
+
 class MatrixField(LayerField):
     """The count or log-normalised matrix. Unlike upstream's field it never changes the user's array."""
 
@@ -27,7 +32,7 @@ class MatrixField(LayerField):
     def register_field(self, adata: AnnData) -> dict[str, Any]:
         """Return sizes, ``var_names``, and under ``gene_names`` the symbols or ids that a backbone reads."""
         names = adata.var_names if self.gene_key is None else adata.var[self.gene_key]
-        return {**super().register_field(adata), "gene_names": np.array([str(name) for name in names], dtype=object)}
+        return {**super().register_field(adata), "gene_names": _as_names(names)}
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
         """The registered names: genes of other data are found by name, in any order and among others."""
@@ -38,20 +43,9 @@ class MatrixField(LayerField):
 class FeaturesField(BaseAnnDataField):
     """Features of one modality of a MuData and the genes they speak of: names only, no values.
 
-    Parameters
-    ----------
-    role
-        Name of the modality.
-    names
-        Names of the features.
-    n_cells
-        Cells of the MuData, given to the field of one modality (scvi-tools allows a size to be told once).
-    gene_names
-        Genes that a backbone reads.
-    links
-        csr (features, genes) from features to these genes; ``None``: features are genes.
-    count
-        Key of the number of features in ``summary_stats``; ``None``: ``n_`` and the role.
+    `n_cells` is given to the field of one modality (scvi-tools allows a size to be told once), `count` is the key of
+    the number of features in ``summary_stats`` (None: ``n_`` and the role). `links`: csr (features, genes) to
+    `gene_names`, which a backbone reads; None: features are genes.
     """
 
     attr_name = "obs"
@@ -87,8 +81,8 @@ class FeaturesField(BaseAnnDataField):
         """Names of features and genes, and the links between them as three arrays."""
         links = sp.coo_matrix((0, 0)) if self.links is None else self.links.tocoo()
         return {
-            "column_names": np.array([str(name) for name in self.names], dtype=object),
-            "gene_names": np.array([str(name) for name in self.gene_names], dtype=object),
+            "column_names": _as_names(self.names),
+            "gene_names": _as_names(self.gene_names),
             "n_cells": self.n_cells,
             "link_feature": links.row.astype(object),
             "link_gene": links.col.astype(object),
@@ -139,13 +133,16 @@ class BatchField(CategoricalObsField):
             return np.full(adata.n_obs, "0", dtype=object)
         return as_batch_array(adata.obs[self._original_attr_key], self._original_attr_key)
 
-    def register_field(self, adata: AnnData) -> dict[str, Any]:
+    def register_field(self, adata: AnnData, mapping: np.ndarray | None = None) -> dict[str, Any]:
         """Write codes to ``obs`` and return the mapping."""
-        return self._write(adata, self.categories(adata))
+        mapping = self.categories(adata) if mapping is None else mapping
+        adata.obs[self.attr_key] = self.codes(adata, mapping)
+        return {self.CATEGORICAL_MAPPING_KEY: mapping, self.ORIGINAL_ATTR_KEY: self._original_attr_key}
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
         """Write codes of the registered mapping; new values get -1 and a warning."""
-        return self._write(adata_target, np.asarray(state_registry[self.CATEGORICAL_MAPPING_KEY], dtype=object))
+        mapping = np.asarray(state_registry[self.CATEGORICAL_MAPPING_KEY], dtype=object)
+        return self.register_field(adata_target, mapping)
 
     def validate_field(self, adata: AnnData) -> None:
         """Nothing beyond what ``setup_anndata`` has checked."""
@@ -153,10 +150,6 @@ class BatchField(CategoricalObsField):
     def codes(self, adata: AnnData, mapping: np.ndarray) -> np.ndarray:
         """Position of each cell's value in ``mapping``, int64 (cells,)."""
         return check_categories(self.values(adata), mapping, self._original_attr_key)
-
-    def _write(self, adata: AnnData, mapping: np.ndarray) -> dict[str, Any]:
-        adata.obs[self.attr_key] = self.codes(adata, mapping)
-        return {self.CATEGORICAL_MAPPING_KEY: mapping, self.ORIGINAL_ATTR_KEY: self._original_attr_key}
 
 
 class LabelsField(BatchField):

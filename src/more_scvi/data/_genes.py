@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from more_scvi._reading import MOST_TEXT, read_bytes, unzip_text
+from more_scvi._reading import unzip_text
 
 SPECIES = ("human", "mouse")
 COLUMNS = ("human_symbol", "human_ensembl", "mouse_symbol", "mouse_ensembl", "human_alias", "mouse_alias")
@@ -97,24 +97,9 @@ class GeneVocabulary:
         rows = zip(*(getattr(self, c) for c in COLUMNS), strict=True)
         return "\n".join("\t".join(r) for r in [COLUMNS, *rows]) + "\n"
 
-    def write(self, path: str | Path) -> None:
-        """Write the vocabulary as a gzipped tab-separated table (the same bytes for the same genes)."""
-        Path(path).write_bytes(self.to_bytes())
-
     def to_bytes(self) -> bytes:
-        """What :meth:`write` writes."""
+        """The vocabulary as a gzipped tab-separated table (the same bytes for the same genes)."""
         return gzip.compress(self._to_text().encode(), mtime=0)
-
-    @classmethod
-    def read(cls, path: str | Path) -> GeneVocabulary:
-        """Read a table written by :meth:`write`.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If the file is missing, or no gzipped table with the expected columns.
-        """
-        return cls.from_bytes(read_bytes(path, MOST_TEXT), path)
 
     @classmethod
     def from_bytes(cls, content: bytes, path: str | Path) -> GeneVocabulary:
@@ -212,9 +197,9 @@ def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
 
 def naming_hint(given: Sequence[str], wanted: Sequence[str]) -> str:
     """Why names of genes differ from those that are wanted and how to rename them; empty if that is not the cause."""
-    given, wanted = [str(name) for name in given], {str(name) for name in wanted}
-    here = sum(name in wanted for name in set(given))
-    ids = [sum(_ENSEMBL.match(name) is not None for name in names) > len(names) / 2 for names in (given, wanted)]
+    names, known = [str(name) for name in given], {str(name) for name in wanted}
+    here = sum(name in known for name in set(names))
+    ids = [sum(_ENSEMBL.match(name) is not None for name in some) > len(some) / 2 for some in (names, known)]
     if ids[0] != ids[1]:
         kinds = ("Ensembl ids", "gene symbols")
         yours, others = kinds if ids[0] else kinds[::-1]
@@ -223,13 +208,13 @@ def naming_hint(given: Sequence[str], wanted: Sequence[str]) -> str:
             " them."
         )
     for pattern, new, words in _RENAMED:
-        if sum(re.sub(pattern, new, name) in wanted for name in set(given)) > here:
+        if sum(re.sub(pattern, new, name) in known for name in set(names)) > here:
             step = f"adata.var_names = adata.var_names.str.replace({pattern!r}, {new!r}, regex=True)"
             return f" Yours {words}: {step}."
-    dotted = {re.sub(r"[^A-Za-z0-9]", ".", name) for name in wanted} - wanted
-    if any(name in dotted for name in given):
+    dotted = {re.sub(r"[^A-Za-z0-9]", ".", name) for name in known} - known
+    if any(name in dotted for name in names):
         return " Yours were changed by R, which writes '.' for '-' ('HLA.DRA' is 'HLA-DRA'): export the original names."
-    upper = {name.upper() for name in wanted}
-    if sum(name.upper() in upper for name in set(given)) > here:
+    upper = {name.upper() for name in known}
+    if sum(name.upper() in upper for name in set(names)) > here:
         return " Yours differ by upper and lower case, as those of human and mouse do."
     return ""

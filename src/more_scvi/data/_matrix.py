@@ -65,12 +65,10 @@ def check_matrix(
     query: bool = False,
     rules: ValueRules = GENES,
 ) -> tuple[ValueScan, DataType]:
-    """Read the matrix once: values finite, not negative, and of which kind.
+    """Read the matrix once: values finite, not negative, and of which kind; an error says why it cannot be used.
 
     Parameters
     ----------
-    adata
-        Cells by genes.
     layer
         Key of ``adata.layers``; None: ``adata.X``.
     data_type
@@ -84,13 +82,6 @@ def check_matrix(
     Returns
     -------
     The scan, with what was found in words, and the type of data.
-
-    Raises
-    ------
-    KeyError, TypeError
-        An unknown layer, a matrix that is not numeric.
-    ValueError
-        NaN, infinite or negative values, only zeros, or values that contradict `data_type`.
     """
     check_option("data_type", data_type, ("auto", *rules.data_types))
     name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
@@ -278,5 +269,5 @@ def _is_whole(x: Any) -> bool:
         piece = next((piece for _, piece in Lines(x).pieces(1 << 16)), np.zeros((0, 0)))
     except TypeError:
         return False
-    values = piece.data if sp.issparse(piece) else piece
+    values: Any = piece.data if sp.issparse(piece) else piece
     return bool(values.size and (values >= 0).all() and values.any() and (np.rint(values) == values).all())

@@ -14,47 +14,26 @@ from ._rows import RowReader
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One modality of the cells: its matrix and how it is read.
-
-    Attributes
-    ----------
-    modality
-        Its name.
-    reader
-        Rows of the matrix, features in the order of the model; columns of missing features are empty.
-    cells
-        (rows,) position of each row's cell among all cells.
-    normalised
-        The matrix holds values that the backbone takes as they are; otherwise counts.
-    gene_names
-        Genes that the backbone reads.
-    links
-        csr (features, genes) from features to these genes; None: features are genes.
-    niche
-        csr (rows, rows) weights of spatial neighbours, or None.
-    given
-        (rows, features) features that were computed elsewhere, or None.
-    visible
-        bool (features,): which features of the model the data hold; None: all.
-    """
+    """One modality of the cells: its matrix and how it is read."""
 
     modality: str
-    reader: RowReader
-    cells: np.ndarray
-    normalised: bool
-    gene_names: list[str]
-    links: sp.csr_matrix | None = None
-    niche: sp.csr_matrix | None = None
-    given: np.ndarray | None = None
-    visible: np.ndarray | None = None
+    reader: RowReader  # features in the order of the model; columns of missing features are empty
+    cells: np.ndarray  # (rows,) position of each row's cell among all cells
+    normalised: bool  # the backbone takes the values as they are; otherwise they are counts
+    gene_names: list[str]  # genes that the backbone reads
+    links: sp.csr_matrix | None = None  # (features, genes) from features to these genes; None: features are genes
+    niche: sp.csr_matrix | None = None  # (rows, rows) weights of spatial neighbours
+    given: np.ndarray | None = None  # (rows, features) features that were computed elsewhere
+    visible: np.ndarray | None = None  # bool (features,): which features of the model the data hold; None: all
 
     @property
     def source(self) -> Any:
         """What the backbone reads: given features, genes, or features summed up to genes; sliced by rows."""
         if self.given is not None:
             return self.given
-        genes = self.reader if self.links is None else LinkedReader(self.reader, self.links)
-        return genes if self.visible is None else ColumnReader(genes, self._shown)
+        if self.links is None and self.visible is None:
+            return self.reader
+        return GeneReader(self.reader, self.links, None if self.visible is None else self._shown)
 
     @property
     def source_genes(self) -> list[str]:
@@ -79,52 +58,30 @@ class Measured:
         return panels
 
 
-class ColumnReader:
-    """Some columns of a reader: slices are csr (rows, columns)."""
+class GeneReader:
+    """Rows of a matrix as the backbone reads them: summed up to genes, then some columns; slices are csr."""
 
-    def __init__(self, reader: Any, columns: np.ndarray):
-        self._reader, self._columns = reader, columns
-        self.shape = (reader.shape[0], len(columns))
-
-    def __getitem__(self, rows: slice) -> sp.csr_matrix:
-        return self._reader[rows][:, self._columns]
-
-
-class LinkedReader:
-    """Rows of a matrix summed up to genes: slices are csr (rows, genes)."""
-
-    def __init__(self, reader: RowReader, links: sp.csr_matrix):
-        self._reader, self._links = reader, links.astype(np.float32)
-        self.shape = (len(reader), links.shape[1])
+    def __init__(self, reader: RowReader, links: sp.csr_matrix | None, columns: np.ndarray | None):
+        self._reader, self._columns = reader, slice(None) if columns is None else columns
+        self._links = None if links is None else links.astype(np.float32)
+        n = reader.shape[1] if links is None else links.shape[1]
+        self.shape = (len(reader), n if columns is None else len(columns))
 
     def __getitem__(self, rows: slice) -> sp.csr_matrix:
-        return sp.csr_matrix(self._reader[rows] @ self._links)
+        block = self._reader[rows]
+        return (block if self._links is None else sp.csr_matrix(block @ self._links))[:, self._columns]
 
 
 @dataclass(frozen=True, eq=False)
 class CellSet:
-    """Cells of one data set as a model sees them.
-
-    Attributes
-    ----------
-    names
-        (cells,)
-    measured
-        Modality → its matrix; modalities that the data lack are left out.
-    present
-        Boolean (cells, modalities of the model).
-    batch, domain
-        Codes, (cells,): see :class:`more_scvi.base.Arrays`.
-    covariates
-        Design, (cells, columns) float32.
-    """
+    """Cells of one data set as a model sees them; modalities that the data lack are left out of ``measured``."""
 
     names: pd.Index
     measured: dict[str, Measured]
-    present: np.ndarray
-    batch: np.ndarray
+    present: np.ndarray  # bool (cells, modalities of the model)
+    batch: np.ndarray  # codes, see :class:`more_scvi.base.Arrays`
     domain: np.ndarray
-    covariates: np.ndarray
+    covariates: np.ndarray  # design, (cells, columns) float32
 
     def __len__(self) -> int:
         return len(self.names)

@@ -8,7 +8,7 @@ from typing import Any
 from anndata import AnnData
 from mudata import MuData
 
-from ._arguments import listing, nearest
+from ._arguments import check_unique, listing, nearest
 
 EXAMPLE = "modalities={'rna': 'rna', 'protein': 'prot'} (role: name in mdata.mod)"
 
@@ -23,15 +23,10 @@ def check_anndata(adata: Any, *, min_cells: int = 1) -> AnnData:
             "PosixPath": "read it first: anndata.read_h5ad(path).",
         }.get(kind, "wrap the matrix: anndata.AnnData(X, obs=cells, var=genes).")
         raise TypeError(f"adata is a {kind}; expected an anndata.AnnData (cells x genes), in memory or backed; {step}")
-    if adata.n_obs < min_cells:
+    if adata.n_obs < min_cells or adata.n_vars == 0:
         raise ValueError(
-            f"adata has {adata.n_obs} cell{'s' * (adata.n_obs != 1)} and {adata.n_vars} genes; at least {min_cells} "
-            f"cell{'s are' if min_cells > 1 else ' is'} needed. Check the filter or subset that came before."
-        )
-    if adata.n_vars == 0:
-        raise ValueError(
-            f"adata has {adata.n_obs} cells and 0 genes; at least 1 gene is needed. Check the gene subset that came"
-            " before."
+            f"adata has {adata.n_obs} cell{'s' * (adata.n_obs != 1)} and {adata.n_vars} genes; at least {min_cells}"
+            f" cell{'s' * (min_cells > 1)} and 1 gene are needed. Check the filter or gene subset that came before."
         )
     return adata
 
@@ -39,12 +34,8 @@ def check_anndata(adata: Any, *, min_cells: int = 1) -> AnnData:
 def check_names(adata: AnnData, where: str, update: str = "") -> None:
     """ValueError if cells or features share a name; `update`: what else to do once they are unique."""
     for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
-        if not names.is_unique:
-            twice = names[names.duplicated()].unique()
-            raise ValueError(
-                f"{where}.{axis}_names holds {len(twice)} names more than once: {listing(twice, 5)}. "
-                f"Make them unique first: {where}.{axis}_names_make_unique(){update}."
-            )
+        own = f"{where}.{axis}_names"
+        check_unique(own, names, f"Make them unique first: {own}_make_unique(){update}.")
 
 
 def check_modalities(mdata: Any, modalities: Any, rules: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -84,12 +75,8 @@ def check_modalities(mdata: Any, modalities: Any, rules: Mapping[str, Any] | Non
             )
         by_name[name] = role
         _check_modality(mdata.mod[name], name)
-    if not mdata.obs_names.is_unique:
-        twice = mdata.obs_names[mdata.obs_names.duplicated()].unique()
-        raise ValueError(
-            f"mdata.obs_names holds {len(twice)} names more than once: {listing(twice, 5)}. Cells are matched by name;"
-            " make the names unique in the modalities (mdata.mod[...].obs_names), then call mdata.update()."
-        )
+    step = "Cells are matched by name; make the names unique in the modalities (mdata.mod[...].obs_names), then call"
+    check_unique("mdata.obs_names", mdata.obs_names, f"{step} mdata.update().")
     return {role: modalities[role] for role in rules or modalities if role in modalities}
 
 

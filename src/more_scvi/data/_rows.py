@@ -20,11 +20,7 @@ class Lines:
 
     A piece holds every value once (parts stored for one place are added up), sorted by place, in the byte order of
     this machine and as a float that holds the sum: float32, float64 for wider types. It shares no memory with `x`.
-
-    Raises
-    ------
-    TypeError
-        A container or a dtype that is not a matrix of real numbers.
+    TypeError for a container or a dtype that is not a matrix of real numbers.
     """
 
     def __init__(self, x: Any):
@@ -80,25 +76,10 @@ class Lines:
 
 
 class RowReader:
-    """Reads rows of a layer as float32 csr, in memory or from disk; never the whole matrix at once.
+    """Reads rows of a layer (None: ``adata.X``) as float32 csr, in memory or from disk; never the whole matrix at once.
 
-    A csc matrix is converted once, since its rows cannot be sliced fast. Every block is canonical and a copy.
-
-    Parameters
-    ----------
-    adata
-        The data.
-    layer
-        Key of ``adata.layers``; ``None`` reads ``adata.X``.
-    genes
-        Positions of the genes to return, in order, -1 for one that is missing and stays empty; ``None`` returns all as
-        they are.
-
-    Examples
-    --------
-    >>> reader = RowReader(adata, layer="counts")
-    >>> reader[0:100].shape
-    (100, 2000)
+    `genes`: positions of the genes to return, in order, -1 for one that is missing and stays empty; None: all. A csc
+    matrix is converted once, since its rows cannot be sliced fast. Every block is canonical and a copy.
     """
 
     def __init__(self, adata: AnnData, layer: str | None = None, genes: np.ndarray | None = None):

@@ -6,6 +6,18 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy.sparse import coo_matrix, csr_matrix, issparse
+from scipy.special import softmax
+
+
+def check_distinct(argument: str, given: Sequence[str] | None, default: list[str]) -> list[str]:
+    """As many different names as there are in `default`, which stands in for None; ValueError otherwise."""
+    names = default if given is None else [str(name) for name in given]
+    if len(names) != len(default) or len(set(names)) != len(names):
+        raise ValueError(
+            f"{argument} has {len(names)} names, {len(set(names))} of them different; it must have {len(default)}"
+            " different ones."
+        )
+    return names
 
 
 def simulate_batches(
@@ -71,9 +83,7 @@ def simulate_batches(
             f"proportions has shape {shares.shape}; it must be ({n_batches}, {n_types}) = (n_batches, n_types), "
             "not negative and with a positive sum per batch."
         )
-    names = [f"gene{g}" for g in range(n_genes)] if gene_names is None else [str(g) for g in gene_names]
-    if len(names) != n_genes:
-        raise ValueError(f"gene_names has {len(names)} names; it must have n_genes = {n_genes}.")
+    names = check_distinct("gene_names", gene_names, [f"gene{g}" for g in range(n_genes)])
 
     batch = np.sort(np.arange(n_cells) % n_batches)
     cell_type = np.array([rng.choice(n_types, p=shares[b] / shares[b].sum()) for b in batch], dtype=int)
@@ -82,9 +92,7 @@ def simulate_batches(
     alpha, beta = rng.normal(0, 1, (2, n_types, n_genes)) * moved * np.array([type_sd, state_sd])[:, None, None]
     gamma = rng.normal(0, batch_sd, (n_batches, n_genes))
     log_rate = rng.normal(0, 1.5, n_genes) + alpha[cell_type] + state[:, None] * beta[cell_type] + gamma[batch]
-    share = np.exp(log_rate - log_rate.max(1, keepdims=True))
-    share /= share.sum(1, keepdims=True)
-    counts = rng.poisson(share * depth * rng.lognormal(0, 0.3, (n_cells, 1)))
+    counts = rng.poisson(softmax(log_rate, axis=1) * depth * rng.lognormal(0, 0.3, (n_cells, 1)))
     obs = pd.DataFrame(
         {
             "cell_type": pd.Categorical([f"type{t}" for t in cell_type]),

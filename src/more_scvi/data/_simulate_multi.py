@@ -10,10 +10,11 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scipy.sparse import csr_matrix
+from scipy.special import softmax
 
 from more_scvi._compat import no_pull
-
-from ._arguments import check_mapping, check_number, listing, nearest
+from more_scvi.data._arguments import check_integer, check_mapping, check_number, check_option, listing, nearest
+from more_scvi.data._simulate import check_distinct
 
 MODALITIES = ("rna", "atac", "protein")
 DEPTH = {"rna": 2000.0, "atac": 800.0, "protein": 500.0}
@@ -121,21 +122,22 @@ def simulate_multiomics(
     >>> {name: adata.n_obs for name, adata in mdata.mod.items()}
     {'rna': 200, 'atac': 100, 'protein': 100}
     """
+    sizes = {"n_cells": n_cells, "n_types": n_types, "n_batches": n_batches, "n_peaks": n_peaks, "n_factors": n_factors}
+    for name, size in sizes.items():
+        check_integer(name, size)
     chosen = _check_modalities("modalities", modalities, MODALITIES)
     batch_names = [f"batch{b}" for b in range(n_batches)]
     measured = _check_pattern(pattern, batch_names, chosen)
-    depths = _check_depth(depth)
+    depths = {**DEPTH, **check_mapping("depth", depth)}
+    for name, value in depths.items():
+        check_option("a key of depth", name, DEPTH)
+        check_number(f"depth[{name!r}]", value, 1)
     check_number("background", background, 0, 1 - 1e-9)
     if not 1 <= n_proteins <= n_genes:
         raise ValueError(
             f"n_proteins={n_proteins} must be 1 to n_genes = {n_genes}: each protein follows its own gene."
         )
-    if min(n_cells, n_types, n_batches, n_peaks, n_factors) < 1:
-        raise ValueError(
-            f"n_cells={n_cells}, n_types={n_types}, n_batches={n_batches}, n_peaks={n_peaks}, n_factors={n_factors}:"
-            " each must be at least 1."
-        )
-    genes = _check_names("gene_names", gene_names, [f"gene{g}" for g in range(n_genes)])
+    genes = check_distinct("gene_names", gene_names, [f"gene{g}" for g in range(n_genes)])
 
     rng = np.random.default_rng(seed)
     batch = np.sort(np.arange(n_cells) % n_batches)
@@ -156,7 +158,7 @@ def simulate_multiomics(
     )
     annotation = _place_genes(genes, n_peaks)
     followed = _variable_genes(expression, n_proteins, depths["rna"])
-    given = _check_names("protein_names", protein_names, [f"prot_{genes[g]}" for g in followed])
+    given = check_distinct("protein_names", protein_names, [f"prot_{genes[g]}" for g in followed])
 
     def rna(cell_depth: np.ndarray, own: np.random.Generator) -> tuple[np.ndarray, pd.DataFrame]:
         return _share_counts(expression, batch, batch_sd, cell_depth, own), pd.DataFrame(index=genes)
@@ -209,25 +211,6 @@ def _check_pattern(pattern: Any, batches: Sequence[str], chosen: tuple[str, ...]
     return measured
 
 
-def _check_depth(depth: Any) -> dict[str, float]:
-    given = check_mapping("depth", depth)
-    for name, value in given.items():
-        if name not in DEPTH:
-            raise ValueError(f"depth has the key {name!r}; keys are {listing(DEPTH)}.{nearest(name, DEPTH)}")
-        check_number(f"depth[{name!r}]", value, 1)
-    return {**DEPTH, **given}
-
-
-def _check_names(argument: str, given: Sequence[str] | None, default: list[str]) -> list[str]:
-    names = default if given is None else [str(name) for name in given]
-    if len(names) != len(default) or len(set(names)) != len(names):
-        raise ValueError(
-            f"{argument} has {len(names)} names, {len(set(names))} of them different; it must have {len(default)}"
-            " different ones."
-        )
-    return names
-
-
 def _place_genes(genes: Sequence[str], n_peaks: int) -> pd.DataFrame:
     """Made-up positions: genes in equal distances on up to 22 chromosomes, strands in turn."""
     n = len(genes)
@@ -253,15 +236,10 @@ def _place_peaks(annotation: pd.DataFrame, n_peaks: int) -> tuple[pd.DataFrame, 
     gene = np.sort(np.arange(n_peaks) % n)
     number = np.arange(n_peaks) - np.searchsorted(gene, gene)
     forward = annotation["strand"].to_numpy()[gene] == "+"
-    offset = np.where(
-        number == 0, -PEAK_WIDTH + 1, number * PEAK_STEP
-    )  # downstream of the first base; one base overlaps
-    start = np.where(
-        forward,
-        annotation["start"].to_numpy()[gene] - 1 + offset,
-        annotation["end"].to_numpy()[gene] - offset - PEAK_WIDTH,
-    )
-    chrom = annotation["chrom"].to_numpy()[gene]
+    # downstream of the first base; one base overlaps
+    offset = np.where(number == 0, -PEAK_WIDTH + 1, number * PEAK_STEP)
+    chrom, first, last = (annotation[column].to_numpy()[gene] for column in ("chrom", "start", "end"))
+    start = np.where(forward, first - 1 + offset, last - offset - PEAK_WIDTH)
     names = [f"{c}:{s}-{s + PEAK_WIDTH}" for c, s in zip(chrom, start, strict=True)]
     table = {"gene": annotation.index[gene], "chrom": chrom, "start": start, "end": start + PEAK_WIDTH}
     return pd.DataFrame({key: np.asarray(value) for key, value in table.items()}, index=names), gene
@@ -273,13 +251,8 @@ def _variable_genes(expression: np.ndarray, n: int, depth: float) -> np.ndarray:
     Noise, in log units: 1 / counts from counting, and 0.1 for batches and all else, so that a strong gene that hardly
     varies is not preferred.
     """
-    counts = _softmax(expression).mean(0) * depth
+    counts = softmax(expression, axis=1).mean(0) * depth
     return np.argsort(-expression.var(0) / (1 / counts + 0.1), kind="stable")[:n]
-
-
-def _softmax(x: np.ndarray) -> np.ndarray:
-    share = np.exp(x - x.max(1, keepdims=True))
-    return share / share.sum(1, keepdims=True)
 
 
 def _share_counts(
@@ -287,7 +260,7 @@ def _share_counts(
 ) -> np.ndarray:
     """Poisson counts (cells, features) with shares softmax(log_rate + batch effect) of the depth."""
     effect = rng.normal(0, batch_sd, (batch.max() + 1, log_rate.shape[1]))
-    return rng.poisson(_softmax(log_rate + effect[batch]) * depth)
+    return rng.poisson(softmax(log_rate + effect[batch], axis=1) * depth)
 
 
 def _protein_counts(

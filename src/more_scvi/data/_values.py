@@ -19,30 +19,16 @@ BLOCK_VALUES = 1 << 21
 
 @dataclass
 class ValueScan:
-    """What :func:`scan_values` found in a (cells, genes) matrix.
+    """What :func:`scan_values` found in a (cells, genes) matrix."""
 
-    Attributes
-    ----------
-    n_nonfinite, n_negative, n_fractional
-        How many values are NaN or infinite, below zero, not whole.
-    maximum
-        Largest value; 0.0 where nothing is stored.
-    first
-        ``{"nonfinite" | "negative" | "fractional": (cell, gene, value)}``: the first of each kind met.
-    has_counts
-        bool (cells,): the cell holds at least one value other than zero.
-    said
-        What the values were found to be.
-    """
-
-    has_counts: np.ndarray
+    has_counts: np.ndarray  # bool (cells,): the cell holds at least one value other than zero
     n_nonfinite: int = 0
     n_negative: int = 0
     n_fractional: int = 0
     n_nonzero: int = 0
-    maximum: float = 0.0
-    first: dict[str, tuple[int, int, float]] = field(default_factory=dict)
-    said: str = ""
+    maximum: float = 0.0  # 0.0 where nothing is stored
+    first: dict[str, tuple[int, int, float]] = field(default_factory=dict)  # kind -> cell, gene, value of the first met
+    said: str = ""  # what the values were found to be, in words
 
     @property
     def is_integer(self) -> bool:
@@ -56,48 +42,26 @@ class ValueScan:
 
 
 def scan_values(x) -> ValueScan:
-    """Look at every value of `x` once; parts that a sparse matrix stores for one place count as their sum.
+    """Look at every value of a (cells, genes) matrix once, dense, sparse or backed; TypeError for anything else.
 
-    Parameters
-    ----------
-    x
-        (cells, genes): dense array (any order), scipy sparse matrix or array, or a backed dataset of :mod:`anndata` or
-        :mod:`h5py`.
-
-    Returns
-    -------
-    :class:`ValueScan`.
-
-    Raises
-    ------
-    TypeError
-        A container or a dtype that is not a matrix of real numbers.
+    Parts that a sparse matrix stores for one place count as their sum.
     """
     lines = Lines(x)
     scan = ValueScan(np.zeros(lines.shape[0], dtype=bool))
     for start, piece in lines.pieces(BLOCK_VALUES):
-        values = piece.data if sp.issparse(piece) else piece.reshape(-1)
+        stored = sp.coo_matrix(piece)
+        values, cells, genes = stored.data, stored.row, stored.col
+        cells, genes = (cells + start, genes) if lines.by_row else (cells, genes + start)
         if not values.size:
             continue
-
-        def places(at: np.ndarray, piece=piece, start=start) -> tuple[np.ndarray, np.ndarray]:
-            """Cells and genes of the values at these positions."""
-            if not sp.issparse(piece):
-                return start + at // piece.shape[1], at % piece.shape[1]
-            stored = np.diff(piece.indptr)
-            line, other = start + np.repeat(np.arange(len(stored)), stored)[at], piece.indices[at]
-            return (line, other) if lines.by_row else (other, line)
-
         finite = np.isfinite(values)
         whole = np.where(finite, values, 0)
-        nonzero = np.flatnonzero(values)
-        scan.has_counts[places(nonzero)[0]] = True
-        scan.n_nonzero += len(nonzero)
+        scan.has_counts[cells[values != 0]] = True
+        scan.n_nonzero += int(np.count_nonzero(values))
         scan.maximum = max(scan.maximum, float(whole.max()))
         for name, bad in {"nonfinite": ~finite, "fractional": np.rint(whole) != whole, "negative": whole < 0}.items():
             at = np.flatnonzero(bad)
             if len(at) and name not in scan.first:
-                cell, gene = places(at[:1])
-                scan.first[name] = int(cell[0]), int(gene[0]), float(values[at[0]])
+                scan.first[name] = int(cells[at[0]]), int(genes[at[0]]), float(values[at[0]])
             setattr(scan, f"n_{name}", getattr(scan, f"n_{name}") + len(at))
     return scan

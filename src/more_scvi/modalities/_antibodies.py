@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import scipy.sparse as sp
 
-from more_scvi.data import check_option
+from more_scvi.data._arguments import check_option
 
 SPECIES = ("human", "mouse")
 

@@ -11,8 +11,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 from torch import Tensor
 
-from more_scvi.data import ValueRules
 from more_scvi.data._arguments import listing, nearest
+from more_scvi.data._matrix import ValueRules
 from more_scvi.modalities._peaks import check_peak_genes, genes_of_peaks
 
 Chunks = Callable[[], Iterable[tuple[Any, np.ndarray]]]

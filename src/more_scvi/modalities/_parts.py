@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -16,6 +18,23 @@ RIDGE = 0.1
 def array(tensor: Tensor) -> np.ndarray:
     """A tensor as NumPy array."""
     return tensor.detach().cpu().numpy()
+
+
+def fill(module: nn.Module, **values: Any) -> None:
+    """Set tensors of a module, by name, to arrays or numbers of the same shape."""
+    with torch.no_grad():
+        for name, value in values.items():
+            getattr(module, name).copy_(torch.as_tensor(value))
+
+
+def fix_signs(vectors: np.ndarray) -> np.ndarray:
+    """Columns whose largest entry is positive, so that a decomposition gives the same everywhere."""
+    return vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
+
+
+def members(batch: np.ndarray, n_batch: int) -> sp.csr_matrix:
+    """1 where a cell is of a batch, csr (n_batch, cells): what sums the rows of each batch."""
+    return sp.csr_matrix((np.ones(len(batch)), (batch, np.arange(len(batch)))), shape=(n_batch, len(batch)))
 
 
 def posterior_map(loadings: np.ndarray) -> np.ndarray:
@@ -104,21 +123,13 @@ class PrincipalComponents(nn.Module):
         order = np.argsort(-std, kind="stable")
         std = np.where(std < 1e-5, 1.0, std)[order]
         correlation = gram[np.ix_(order, order)] / np.outer(std, std)
-        v = np.linalg.eigh(correlation)[1][:, ::-1]
-        v = v * np.sign(v[np.abs(v).argmax(0), np.arange(v.shape[1])])
+        v = fix_signs(np.linalg.eigh(correlation)[1][:, ::-1])
         mean = total.sum(0)[order] / max(n.sum(), 1)
-        self.features.copy_(torch.from_numpy(order))
-        self.mean.copy_(torch.from_numpy(mean))
-        self.std.copy_(torch.from_numpy(std))
-        self.loadings.copy_(torch.from_numpy(v[:, : self.n_components].copy()))
-        self.wide_loadings.copy_(torch.from_numpy(v[:, : self.n_wide].copy()))
+        loadings = {"loadings": v[:, : self.n_components], "wide_loadings": v[:, : self.n_wide]}
+        fill(self, features=order, mean=mean, std=std, **loadings)
 
     def transform(self, x: np.ndarray, visible: np.ndarray | None = None) -> np.ndarray:
-        """Project normalised values: (cells, features) -> (cells, components) float32.
-
-        ``visible`` is the boolean (features,) mask that :meth:`normalise` was given; hidden features are missing, not
-        zero.
-        """
+        """Project normalised values: (cells, features) -> (cells, components) float32."""
         return self._project(x, array(self.loadings), visible)
 
     def transform_wide(self, x: np.ndarray, visible: np.ndarray | None = None) -> np.ndarray:
@@ -135,12 +146,6 @@ class PrincipalComponents(nn.Module):
         std = std[seen, None]
         a, mean = self._seen(v[seen], mean[seen], std)
         return ((x[:, features[seen]] - mean) / std.T @ posterior_map(a)).astype(np.float32)
-
-    def inverse(self, u: np.ndarray) -> np.ndarray:
-        """Best linear guess of the normalised values: (cells, components) -> (cells, features) float32."""
-        out = np.empty((len(u), self.n_features), np.float32)
-        out[:, array(self.features)] = u @ array(self.loadings).T * array(self.std) + array(self.mean)
-        return out
 
     def _seen(self, loadings: np.ndarray, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Loadings and mean of the visible features, where these alone are normalised."""

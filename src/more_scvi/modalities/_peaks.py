@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from more_scvi.data import check_integer
-from more_scvi.data._arguments import listing
+from more_scvi.data._arguments import check_integer, listing
 
 PEAK = re.compile(r"^\s*(?P<chrom>.+?)[:_-](?P<start>\d[\d,]*)[-_](?P<end>\d[\d,]*)\s*$")
 SEPARATORS = re.compile(r"[,;]")
@@ -182,19 +181,18 @@ def _read_peaks(peaks: pd.DataFrame | Sequence[str], one_based: bool) -> tuple[n
         raise TypeError(f"peak_to_gene: peaks must be a table or a sequence of names, not the single string {peaks!r}.")
     if isinstance(peaks, pd.DataFrame) and any(c in peaks.columns for c in PEAK_COLUMNS):
         _need_columns(peaks, PEAK_COLUMNS, "peaks")
-        table = peaks.loc[:, list(PEAK_COLUMNS)]
-        what = "row"
+        table, what, named = peaks.loc[:, list(PEAK_COLUMNS)], "row", peaks.index
     else:
-        names = pd.Series(list(peaks.index if isinstance(peaks, pd.DataFrame) else peaks), dtype=str)
+        what, named = "name", peaks.index if isinstance(peaks, pd.DataFrame) else peaks
+        names = pd.Series(list(named), dtype=str)
         table = names.str.extract(PEAK).reindex(columns=list(PEAK_COLUMNS))
         for column in ("start", "end"):
             table[column] = table[column].str.replace(",", "")
-        what = "name"
     start = pd.to_numeric(table["start"], errors="coerce").to_numpy(float)
     end = pd.to_numeric(table["end"], errors="coerce").to_numpy(float)
     readable = table["chrom"].notna().to_numpy() & np.isfinite(start) & np.isfinite(end)
     if not readable.any():
-        example = listing([str(n) for n in (names if what == "name" else table.index)[:3]], 3)
+        example = listing(map(str, list(named)[:3]))
         raise ValueError(
             f"peak_to_gene: no {what} of {len(table)} peaks could be read as a position (first: {example}). "
             "Expected names such as 'chr1:100-200', 'chr1-100-200' or 'chr1_100_200', or a table with the columns "

@@ -36,10 +36,10 @@ import torch
 from anndata import AnnData
 from torch import Tensor, nn
 
-from more_scvi.data import ValueRules
+from more_scvi.data._matrix import ValueRules
 from more_scvi.losses import masked_bernoulli
 from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
-from more_scvi.modalities._parts import LowRankMap, array, posterior_map
+from more_scvi.modalities._parts import LowRankMap, array, fill, fix_signs, members, posterior_map
 from more_scvi.modalities._peaks import peak_to_gene
 
 N_PEAKS, N_WIDE_PEAKS = 25_000, 100
@@ -106,18 +106,9 @@ class AccessibilityPath(nn.Module):
         self.register_buffer("loadings", torch.zeros(n_variable, n_kept))
 
     def normalise(self, x: sp.csr_matrix, visible: np.ndarray | None = None, share: float = 1.0) -> sp.csr_matrix:
-        """Counts to term frequencies: csr (cells, features) -> csr (cells, features), float32.
+        """Counts to term frequencies, csr (cells, features) float32, that add up to ``share`` over the visible peaks.
 
         The inverse document frequencies are known only after the fit; :meth:`fit` and :meth:`transform` apply them.
-
-        Parameters
-        ----------
-        x
-            Counts or 0/1, (cells, features).
-        visible
-            Boolean (features,) mask; counts of hidden peaks are left out, of the total as well.
-        share
-            Share of a cell's counts that the visible peaks usually hold; the frequencies add up to it.
         """
         out = sp.csr_matrix(x, dtype=np.float32, copy=True)
         if visible is not None:
@@ -139,23 +130,16 @@ class AccessibilityPath(nn.Module):
             detected += np.bincount(x.indices, minlength=self.n_features)
         features = np.argsort(-detected, kind="stable")[: len(self.features)]
         idf = np.log1p(n.sum() / np.maximum(detected[features], MIN_CELLS)) ** IDF_POWER
-        self.scale.fill_(CONTRAST * n_open / max(n.sum(), 1.0))
-        self.features.copy_(torch.from_numpy(features))
-        self.idf.copy_(torch.from_numpy(idf))
-
+        fill(self, scale=CONTRAST * n_open / max(n.sum(), 1.0), features=features, idf=idf)
         v = self._singular_vectors(chunks)
         std, depth = self._depth_correlation(chunks, v, n)
         kept = np.flatnonzero((depth <= DEPTH_CORRELATION) & (std > 1e-4 * std.max()))[: self.loadings.shape[1]]
         self.loadings.zero_()
         self.loadings[:, : len(kept)] = torch.from_numpy(v[:, kept])
-        self.wide_scale.fill_(np.sqrt(WIDE_VARIANCE / max((std[kept[: self.n_wide]] ** 2).sum(), 1e-12)))
+        fill(self, wide_scale=np.sqrt(WIDE_VARIANCE / max((std[kept[: self.n_wide]] ** 2).sum(), 1e-12)))
 
     def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
-        """Project term frequencies: csr (cells, features) -> (cells, components) float32.
-
-        ``visible`` is the boolean (features,) mask that :meth:`normalise` was given; hidden peaks are missing, not
-        zero.
-        """
+        """Project term frequencies: csr (cells, features) -> (cells, components) float32."""
         return self._project(x, array(self.loadings)[:, : self.n_components], visible)
 
     def transform_wide(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
@@ -168,27 +152,6 @@ class AccessibilityPath(nn.Module):
             seen = np.flatnonzero(np.asarray(visible, bool)[array(self.features)])
             v, t, mean = posterior_map(v[seen]), t[:, seen], mean[seen]
         return (t @ v - mean @ v).astype(np.float32)
-
-    def inverse(self, u: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
-        """Best linear guess of TF-IDF: (cells, components) -> (cells, len(columns)) float32.
-
-        Parameters
-        ----------
-        u
-            (cells, components) of :meth:`transform`.
-        columns
-            Positions of the peaks wanted among the features, all if None: mind that the result is dense. Peaks that
-            the path does not use are NaN.
-        """
-        columns = np.arange(self.n_features) if columns is None else np.asarray(columns)
-        place = np.full(self.n_features, -1)
-        place[array(self.features)] = np.arange(len(self.features))
-        place = place[columns]
-        used = place >= 0
-        out = np.full((len(u), len(columns)), np.nan, np.float32)
-        v = array(self.loadings)[place[used], : self.n_components]
-        out[:, used] = u @ v.T + array(self.mean)[place[used]]
-        return out
 
     def _tf_idf(self, x: sp.csr_matrix) -> sp.csr_matrix:
         """Term frequencies of all peaks -> TF-IDF of the peaks used, in the order of ``features``."""
@@ -230,11 +193,10 @@ class AccessibilityPath(nn.Module):
                 break
             for _ in range(2):  # once is not enough in float32
                 block = np.linalg.qr(block - basis @ (basis.T @ block))[0]
-        self.mean.copy_(torch.from_numpy(total / max(n, 1)))
+        fill(self, mean=total / max(n, 1))
         values, vectors = np.linalg.eigh((gram + gram.T) / 2)
         order = np.argsort(-values)[:n_candidates]
-        v = basis @ vectors[:, order].astype(np.float32)
-        return v * np.sign(v[np.abs(v).argmax(0), np.arange(v.shape[1])])
+        return fix_signs(basis @ vectors[:, order].astype(np.float32))
 
     def _depth_correlation(self, chunks: Chunks, v: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Standard deviation of the scores and their absolute correlation with log depth, within batches."""
@@ -242,7 +204,7 @@ class AccessibilityPath(nn.Module):
         total, squares, products = np.zeros((n_batch, k + 1)), np.zeros(k + 1), np.zeros(k)
         for t, batch, depth in self._weighted(chunks):
             z = np.column_stack([t @ v, depth]).astype(np.float64)
-            total += _member(batch, n_batch) @ z
+            total += members(batch, n_batch) @ z
             squares += (z**2).sum(0)
             products += z[:, -1] @ z[:, :-1]
         mean = total / np.maximum(n, 1.0)[:, None]
@@ -251,11 +213,6 @@ class AccessibilityPath(nn.Module):
         covariance = (products - mean[:, -1] @ total[:, :-1]) / cells
         std = np.sqrt(variance)
         return std[:-1], np.abs(covariance) / np.maximum(std[:-1] * std[-1], 1e-12)
-
-
-def _member(batch: np.ndarray, n_batch: int) -> sp.csr_matrix:
-    cells = len(batch)
-    return sp.csr_matrix((np.ones(cells), (batch, np.arange(cells))), shape=(n_batch, cells))
 
 
 class AccessibilityDecoder(nn.Module):
@@ -279,20 +236,12 @@ class AccessibilityDecoder(nn.Module):
     def fit_average(self, target: sp.csr_matrix, totals: np.ndarray) -> None:
         """Set the logit of each peak's share of open cells, and the mean total."""
         share = (np.asarray((target > 0).sum(0)).ravel() + 0.5) / (target.shape[0] + 1.0)
-        self.average.copy_(torch.from_numpy(np.log(share / (1 - share)).astype(np.float32)))
-        self.mean_total.fill_(max(float(totals.mean()), 1.0))
-
-    def logits(self, z: Tensor, totals: Tensor) -> Tensor:
-        """Logit of "open": (cells, n_latent), (cells, 1) -> (cells, peaks)."""
-        return self.average + self.map(z) + torch.log(totals.clamp_min(1.0) / self.mean_total)
-
-    def forward(self, z: Tensor, totals: Tensor) -> Tensor:
-        """Probability that a peak is open: (cells, n_latent), (cells, 1) -> (cells, peaks)."""
-        return self.logits(z, totals).sigmoid()
+        fill(self, average=np.log(share / (1 - share)), mean_total=max(float(totals.mean()), 1.0))
 
     def loss(self, z: Tensor, target: Tensor, totals: Tensor, hidden: Tensor) -> Tensor:
         """Negative log-likelihood of the hidden target peaks, (cells,)."""
-        return masked_bernoulli(target, self.logits(z, totals), hidden)
+        logits = self.average + self.map(z) + torch.log(totals.clamp_min(1.0) / self.mean_total)
+        return masked_bernoulli(target, logits, hidden)
 
 
 class Atac(Modality):

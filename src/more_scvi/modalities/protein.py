@@ -30,11 +30,13 @@ import torch
 from anndata import AnnData
 from torch import Tensor, nn
 
-from more_scvi.data import RNA, ValueRules, check_mapping
+from more_scvi.data._arguments import check_mapping
+from more_scvi.data._fields import RNA
+from more_scvi.data._matrix import ValueRules
 from more_scvi.losses import masked_negative_binomial_mixture
 from more_scvi.modalities._antibodies import match_antibodies
 from more_scvi.modalities._modality import Decoder, LinearPath, Modality
-from more_scvi.modalities._parts import LowRankMap, PrincipalComponents
+from more_scvi.modalities._parts import LowRankMap, PrincipalComponents, fill
 
 logger = logging.getLogger("more_scvi")
 
@@ -51,17 +53,7 @@ class ProteinPath(PrincipalComponents):
     def normalise(
         self, x: sp.csr_matrix | np.ndarray, visible: np.ndarray | None = None, share: float = 1.0
     ) -> np.ndarray:
-        """Counts to centred log ratios: (cells, features) -> dense (cells, features) float32.
-
-        Parameters
-        ----------
-        x
-            Counts, (cells, features).
-        visible
-            Boolean (features,) mask; the mean is that of the visible antibodies, hidden ones come out as 0.
-        share
-            Share of a cell's counts that is visible. Ratios do not depend on it; it is there because all paths have it.
-        """
+        """Counts to log ratios to the mean of the visible antibodies, dense float32; hidden ones come out as 0."""
         dense = np.asarray(sp.csr_matrix(x).toarray() if sp.issparse(x) else x)
         seen = np.ones(self.n_features, bool) if visible is None else np.asarray(visible, bool)
         out = np.zeros(dense.shape, np.float32)
@@ -101,25 +93,14 @@ class ProteinDecoder(nn.Module):
         counts = np.sort(target.toarray(), axis=0)
         half = max(len(counts) // 2, 1)
         low, high = counts[:half].mean(0) + 0.1, counts[-half:].mean(0) + 0.2
-        with torch.no_grad():
-            self.log_background.copy_(torch.from_numpy(np.log(low).astype(np.float32)))
-            self.log_ratio.copy_(torch.from_numpy(np.log(np.maximum(high / low - 1.0, 0.1)).astype(np.float32)))
-
-    def parts(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Means of background and foreground and the logit of background, (cells, antibodies) each."""
-        background = self.log_background.clamp(-10, 15).exp().expand(len(z), -1)
-        foreground = background * (1.0 + torch.exp((self.log_ratio + self.map(z)).clamp(-10, 10)))
-        return background, foreground, self.mixing_bias + self.mixing(z)
-
-    def forward(self, z: Tensor, totals: Tensor) -> Tensor:
-        """Expected counts: (cells, n_latent) -> (cells, antibodies); totals are not used."""
-        background, foreground, logits = self.parts(z)
-        share = logits.sigmoid()
-        return share * background + (1.0 - share) * foreground
+        fill(self, log_background=np.log(low), log_ratio=np.log(np.maximum(high / low - 1.0, 0.1)))
 
     def loss(self, z: Tensor, target: Tensor, totals: Tensor, hidden: Tensor) -> Tensor:
         """Negative log-likelihood of the hidden target antibodies, (cells,)."""
-        return masked_negative_binomial_mixture(target, *self.parts(z), self.log_dispersion, hidden)
+        background = self.log_background.clamp(-10, 15).exp().expand(len(z), -1)
+        foreground = background * (1.0 + torch.exp((self.log_ratio + self.map(z)).clamp(-10, 10)))
+        mixing = self.mixing_bias + self.mixing(z)
+        return masked_negative_binomial_mixture(target, background, foreground, mixing, self.log_dispersion, hidden)
 
 
 class Protein(Modality):

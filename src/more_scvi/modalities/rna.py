@@ -27,10 +27,11 @@ from scipy.linalg import eigh
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-from more_scvi.data import RNA, ValueRules
+from more_scvi.data._fields import RNA
+from more_scvi.data._matrix import ValueRules
 from more_scvi.losses import masked_gaussian, masked_negative_binomial
 from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
-from more_scvi.modalities._parts import LowRankMap, array, posterior_map
+from more_scvi.modalities._parts import LowRankMap, array, fill, fix_signs, members, posterior_map
 
 CLIP = 10.0
 """Scaled values are cut off here. Source: paper Wolf 2018 (scanpy)."""
@@ -99,20 +100,6 @@ class DirectPath(nn.Module):
             return log_normalise(x)
         return log_normalise(x, (x @ visible.astype(np.float32)) / share)
 
-    def inverse(self, u: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
-        """Best linear guess of log-normalised expression: (cells, components) -> (cells, columns) float32.
-
-        Genes that the path does not use are NaN.
-        """
-        columns = np.arange(self.n_genes) if columns is None else np.asarray(columns)
-        place = np.full(self.n_genes, -1)
-        place[array(self.features)] = np.arange(len(self.features))
-        used = place[columns] >= 0
-        at = place[columns][used]
-        out = np.full((len(u), len(columns)), np.nan, np.float32)
-        out[:, used] = u @ array(self.loadings)[at].T * array(self.std)[at] + array(self.mean)[at]
-        return out
-
     def fit(self, chunks: Chunks, n_batch: int) -> None:
         """Choose genes and components from ``chunks()``, an iterator of (log-normalised csr, batch codes)."""
         moments = BatchMoments(n_batch, self.n_genes)
@@ -130,15 +117,10 @@ class DirectPath(nn.Module):
         for gram, loadings in ((scaled, self.loadings), (plain, self.wide_loadings)):
             if loadings.shape[1]:
                 loadings.copy_(torch.from_numpy(_leading_eigenvectors(gram, loadings.shape[1])))
-        self.features.copy_(torch.from_numpy(genes))
-        self.mean.copy_(torch.from_numpy(mean))
-        self.std.copy_(torch.from_numpy(std))
+        fill(self, features=genes, mean=mean, std=std)
 
     def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
-        """Project log-normalised expression: (cells, genes) -> (cells, components) float32.
-
-        ``visible`` is a boolean (genes,) mask; hidden genes are missing, not zero.
-        """
+        """Project log-normalised expression: (cells, genes) -> (cells, components) float32."""
         dense = (x[:, array(self.features)].toarray() - array(self.mean)) / array(self.std)
         return self._project(np.clip(dense, -CLIP, CLIP), array(self.loadings), visible)
 
@@ -159,11 +141,6 @@ class BatchMoments:
 
     Chooses genes as :func:`scanpy.pp.highly_variable_genes` does with ``flavor="seurat"`` and ``batch_key`` (Satija et
     al. 2015; a test holds both to the same genes), which needs all cells at once; here blocks of rows are added up.
-
-    Parameters
-    ----------
-    n_batch, n_genes
-        Number of batches and genes.
     """
 
     def __init__(self, n_batch: int, n_genes: int):
@@ -173,8 +150,7 @@ class BatchMoments:
 
     def add(self, x: sp.csr_matrix, batch: np.ndarray) -> None:
         """Add a block of log-normalised cells (csr) with their batch codes."""
-        cells = len(batch)
-        member = sp.csr_matrix((np.ones(cells), (batch, np.arange(cells))), shape=(len(self.n), cells))
+        member = members(batch, len(self.n))
         linear = sp.csr_matrix((np.expm1(x.data, dtype=np.float64), x.indices, x.indptr), shape=x.shape)
         self.n += np.bincount(batch, minlength=len(self.n))
         for total, squares, values in ((self.log_sum, self.log_squares, x), (self.sum, self.squares, linear)):
@@ -230,7 +206,7 @@ def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
     else:
         values, v = eigsh(gram, k=k, which="LA", v0=np.ones(gram.shape[0]))
         v = v[:, np.argsort(-values)]
-    return v * np.sign(v[np.abs(v).argmax(0), np.arange(v.shape[1])])
+    return fix_signs(v)
 
 
 class ExpressionDecoder(nn.Module):
@@ -262,13 +238,11 @@ class ExpressionDecoder(nn.Module):
         """Set the average of each gene: log share of all counts, or mean and scale of log-normalised values."""
         if self.likelihood == "nb":
             share = (np.asarray(target.sum(0)).ravel() + 0.5) / max(float(totals.sum()), 1.0)
-            self.average.copy_(torch.from_numpy(np.log(share).astype(np.float32)))
+            fill(self, average=np.log(share))
             return
         mean = np.asarray(target.mean(0)).ravel()
         variance = np.asarray(target.multiply(target).mean(0)).ravel() - mean**2
-        self.average.copy_(torch.from_numpy(mean.astype(np.float32)))
-        with torch.no_grad():
-            self.log_dispersion.copy_(torch.from_numpy(0.5 * np.log(np.maximum(variance, 1e-3)).astype(np.float32)))
+        fill(self, average=mean, log_dispersion=0.5 * np.log(np.maximum(variance, 1e-3)))
 
     def forward(self, z: Tensor, totals: Tensor) -> Tensor:
         """Expected expression of the target genes: (cells, n_latent), (cells, 1) -> (cells, genes)."""

@@ -282,25 +282,13 @@ def _restore(value: dict[str, Any]) -> Any:
     return np.array(value["__array__"], dtype=object) if set(value) == {"__array__"} else value
 
 
-_CARD_KEYS = (
-    "format",
-    "class",
-    "is_trained",
-    "arguments",
-    "backbone_fingerprint",
-    "n_features",
-    "registry",
-    "history",
-)
+_CARD_KEYS = "format class is_trained arguments backbone_fingerprint n_features registry history".split()
 
 
 def _read_card(path: Path, class_name: str | None) -> dict[str, Any]:
     if not path.exists():
-        where = (
-            f"it holds {sorted(p.name for p in path.parent.iterdir())[:8]}"
-            if path.parent.is_dir()
-            else "no such folder"
-        )
+        folder = path.parent
+        where = f"it holds {sorted(p.name for p in folder.iterdir())[:8]}" if folder.is_dir() else "no such folder"
         raise FileNotFoundError(f"{path} not found ({where}); give a folder written by MoRE.save.")
     card = read_json(path, _REMEDY, hook=_restore)
     missing = [key for key in _CARD_KEYS if not isinstance(card, dict) or key not in card]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,31 +14,21 @@ import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
-from more_scvi.data import (
-    RNA,
-    BatchField,
-    Cells,
-    CovariateDesign,
-    DataManager,
-    FeaturesField,
-    LabelsField,
-    MatrixField,
-    check_integer,
-    check_key_list,
-    check_mapping,
-    check_mudata,
-    check_number,
-    check_option,
-    check_setup,
-    features_key,
-    read_cells,
-    read_links,
-)
+from more_scvi.data._arguments import check_integer, check_mapping, check_number, check_option
+from more_scvi.data._cells import Cells, read_cells
+from more_scvi.data._checks import check_mudata, check_setup
+from more_scvi.data._columns import check_key_list
+from more_scvi.data._covariates import CovariateDesign
+from more_scvi.data._fields import RNA, BatchField, FeaturesField, LabelsField, MatrixField, features_key, read_links
+from more_scvi.data._manager import DataManager
 from more_scvi.data._spatial import niche_weights
 from more_scvi.modalities import get_modality, list_modalities
 from more_scvi.model._registry import RegistryMixin
 
 logger = logging.getLogger("more_scvi")
+
+COLUMNS = ("batch_key", "labels_key", "unlabeled_category", "categorical_covariate_keys", "continuous_covariate_keys")
+"""Setup arguments that name columns of cells, and what they hold."""
 
 RESOLVED = ("covariate_design", "domains", "patterns", "data_types")
 """Setup arguments that setup itself adds; they are carried over when other data are set up like the first."""
@@ -107,33 +98,16 @@ class SetupMixin(RegistryMixin):
         categorical_covariate_keys = check_key_list("categorical_covariate_keys", categorical_covariate_keys)
         continuous_covariate_keys = check_key_list("continuous_covariate_keys", continuous_covariate_keys)
         setup_method_args = cls._get_setup_method_args(**locals())
-        summary = check_setup(
-            adata,
-            layer=layer,
-            batch_key=batch_key,
-            labels_key=labels_key,
-            unlabeled_category=unlabeled_category,
-            categorical_covariate_keys=categorical_covariate_keys,
-            continuous_covariate_keys=continuous_covariate_keys,
-            gene_key=gene_key,
-            data_type=data_type,
-        )
-        check_niche(adata, "adata", spatial_key, section_key, n_neighbors, radius)
-        if spatial_key is not None:
-            niche_weights(adata, adata.obs, setup_method_args["setup_args"])  # refuse bad coordinates before writing
         arguments = setup_method_args["setup_args"]
+        columns = {key: arguments[key] for key in COLUMNS}
+        summary = check_setup(adata, layer=layer, gene_key=gene_key, data_type=data_type, **columns)
+        check_niche(adata, "adata", arguments)
+        if spatial_key is not None:
+            niche_weights(adata, adata.obs, arguments)  # refuse bad coordinates before writing
         arguments["data_type"] = summary.data_type
-        source = (kwargs.get("source_registry") or {}).get("setup_args", {})
-        design = CovariateDesign.fit(adata, categorical_covariate_keys, continuous_covariate_keys)
-        arguments["covariate_design"] = source.get(
-            "covariate_design", {"levels": design.levels, "moments": design.moments}
-        )
+        arguments["covariate_design"] = _design(adata, arguments)
         fields = [MatrixField(layer, gene_key), BatchField(batch_key)]
-        if labels_key is not None and (summary.labels or source):
-            fields.append(LabelsField(labels_key, unlabeled_category))
-        manager = DataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
-        cls.register_manager(manager)
+        cls._register(adata, fields, setup_method_args, bool(summary.labels), kwargs)
 
     @classmethod
     def setup_mudata(
@@ -173,10 +147,8 @@ class SetupMixin(RegistryMixin):
             Columns of ``mdata.obs`` or of the modalities' own ``obs``, which must agree where several hold a value.
         layers
             Role to layer with the values; roles that are not named use ``X``.
-        unlabeled_category
-            Value that means "not labelled".
-        categorical_covariate_keys, continuous_covariate_keys
-            Further nuisance columns whose linear effect is removed from the base.
+        unlabeled_category, categorical_covariate_keys, continuous_covariate_keys
+            As in :meth:`setup_anndata`.
         gene_key
             Column of the RNA modality's ``var`` with gene symbols or Ensembl ids; ``None``: its ``var_names``.
         peak_genes
@@ -219,13 +191,9 @@ class SetupMixin(RegistryMixin):
             mdata,
             modalities=modalities,
             layers=layers,
-            batch_key=batch_key,
-            labels_key=labels_key,
-            unlabeled_category=unlabeled_category,
-            categorical_covariate_keys=categorical_covariate_keys,
-            continuous_covariate_keys=continuous_covariate_keys,
             data_types={RNA: data_type} if isinstance(modalities, Mapping) and RNA in modalities else None,
             rules={name: get_modality(name).values for name in list_modalities()},
+            **{key: arguments[key] for key in COLUMNS},
         )
         genes_given = check_mapping("feature_genes", feature_genes)
         own = [role for role in cells.adatas if get_modality(role).genes_argument is None]
@@ -233,7 +201,7 @@ class SetupMixin(RegistryMixin):
             check_option("a key of feature_genes", role, own)
         first = next(iter(cells.adatas))
         where, adata = f"mdata[{modalities[first]!r}]", cells.adatas[first]
-        check_niche(adata, where, spatial_key, section_key if spatial_key is None else None, n_neighbors, radius)
+        check_niche(adata, where, arguments if spatial_key is None else {**arguments, "section_key": None})
         if spatial_key is not None:  # refuse unknown sections and bad coordinates now, not in train()
             keys = [key for key in (section_key, batch_key) if key is not None][:1]
             niche_weights(adata, read_cells(mdata, modalities, keys).obs.loc[adata.obs_names], arguments)
@@ -243,26 +211,42 @@ class SetupMixin(RegistryMixin):
         arguments["modalities"] = {role: modalities[role] for role in cells.adatas}
         arguments["layers"] = {role: (layers or {}).get(role) for role in cells.adatas}
         arguments["data_types"] = {role: summary.data_type for role, summary in summaries.items()}
-        design = CovariateDesign.fit(frame, categorical_covariate_keys, continuous_covariate_keys)
-        arguments["covariate_design"] = {"levels": design.levels, "moments": design.moments}
+        arguments["covariate_design"] = _design(frame, arguments)
         batch_field = BatchField(batch_key)
         arguments["domains"], arguments["patterns"] = find_domains(cells, batch_field.values(frame))
-        arguments |= {key: source["setup_args"][key] for key in RESOLVED if source}
         fields: list[Any] = []
         for role, adata in cells.adatas.items():
             kind = get_modality(role)
-            given = genes_given.get(role) if kind.genes_argument is None else arguments[kind.genes_argument]
-            names, links = _genes_of(role, adata, given, cells, source)
+            if source:
+                state = source["field_registries"][features_key(role)]["state_registry"]
+                names, links = list(state["gene_names"]), read_links(state)
+            else:
+                given = genes_given.get(role) if kind.genes_argument is None else arguments[kind.genes_argument]
+                names, links = kind.genes(adata, given, cells.adatas)
             n_cells = None if fields else len(cells)
             fields.append(FeaturesField(role, adata.var_names.to_numpy(), n_cells, names, links, kind.count))
         arguments["peak_genes"] = arguments["antibody_genes"] = arguments["feature_genes"] = None  # now in the links
         fields.append(batch_field)
-        if labels_key is not None and (any(s.labels for s in summaries.values()) or source):
-            fields.append(LabelsField(labels_key, unlabeled_category))
-        manager = DataManager(fields=fields, setup_method_args=setup_method_args)
+        cls._register(frame, fields, setup_method_args, any(s.labels for s in summaries.values()), kwargs)
+        cls._keep_frame(mdata, frame)
+
+    @classmethod
+    def _register(
+        cls, frame: AnnData, fields: list[Any], setup: dict[str, Any], labelled: bool, kwargs: dict[str, Any]
+    ) -> None:
+        """Register columns with scvi-tools, as they were in ``source_registry`` if there is one."""
+        arguments, source = setup["setup_args"], (kwargs.get("source_registry") or {}).get("setup_args", {})
+        arguments |= {key: source[key] for key in RESOLVED if key in source and key in arguments}
+        if arguments["labels_key"] is not None and (labelled or source):
+            fields.append(LabelsField(arguments["labels_key"], arguments["unlabeled_category"]))
+        manager = DataManager(fields=fields, setup_method_args=setup)
         manager.register_fields(frame, **kwargs)
         cls.register_manager(manager)
-        cls._keep_frame(mdata, frame)
+
+
+def _design(frame: AnnData, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    categorical, continuous = arguments["categorical_covariate_keys"], arguments["continuous_covariate_keys"]
+    return asdict(CovariateDesign.fit(frame, categorical, continuous))
 
 
 def find_domains(cells: Cells, batch: np.ndarray) -> tuple[list[list[Any]], list[list[str]]]:
@@ -273,38 +257,22 @@ def find_domains(cells: Cells, batch: np.ndarray) -> tuple[list[list[Any]], list
     return [[b, list(m)] for b, *m in domains], [list(p) for p in patterns]
 
 
-def _genes_of(
-    role: str, adata: AnnData, given: Any, cells: Cells, source: dict[str, Any]
-) -> tuple[list[str], sp.csr_matrix | None]:
-    """Genes that a modality speaks of, and the links of its features to them (None: features are genes)."""
-    if source:
-        state = source["field_registries"][features_key(role)]["state_registry"]
-        return list(state["gene_names"]), read_links(state)
-    return get_modality(role).genes(adata, given, cells.adatas)
-
-
-def check_niche(
-    adata: AnnData,
-    name: str,
-    spatial_key: str | None,
-    section_key: str | None,
-    n_neighbors: int | None,
-    radius: float | None,
-) -> None:
+def check_niche(adata: AnnData, name: str, arguments: Mapping[str, Any]) -> None:
     """Refuse spatial arguments that cannot be used."""
+    spatial_key, section_key = arguments["spatial_key"], arguments["section_key"]
+    given = [key for key in ("section_key", "n_neighbors", "radius") if arguments[key] is not None]
     if spatial_key is None:
-        given = {"section_key": section_key, "n_neighbors": n_neighbors, "radius": radius}
-        wrong = [key for key, value in given.items() if value is not None]
-        if wrong:
-            raise ValueError(f"{wrong[0]} says how to use coordinates; name them with spatial_key= as well.")
+        if given:
+            raise ValueError(f"{given[0]} says how to use coordinates; name them with spatial_key= as well.")
         return
     if spatial_key not in adata.obsm:
         raise KeyError(f"spatial_key={spatial_key!r} is not in {name}.obsm; it holds {list(adata.obsm)}.")
     if section_key is not None and section_key not in adata.obs:
         raise KeyError(f"section_key={section_key!r} is not in {name}.obs; it has {list(adata.obs.columns)}.")
-    if n_neighbors is not None:
-        check_integer("n_neighbors", n_neighbors, 1)
-    if radius is not None:
+    n_neighbors, radius = arguments["n_neighbors"], arguments["radius"]
+    if "n_neighbors" in given:
+        check_integer("n_neighbors", n_neighbors)
+    if "radius" in given:
         check_number("radius", radius, 0.0)
-    if n_neighbors is not None and radius is not None:
+    if {"n_neighbors", "radius"} <= set(given):
         raise ValueError(f"n_neighbors={n_neighbors} and radius={radius} are both given; give one of them.")

@@ -262,4 +262,4 @@ class Student:
 
     def _codes(self, adata: AnnData) -> np.ndarray:
         """Codes of known batches; every new batch gets a negative code of its own."""
-        return batch_codes(adata.obs, self._card["batch_key"], self.batches, stacklevel=4)
+        return batch_codes(adata.obs, self._card["batch_key"], self.batches)
