@@ -42,6 +42,15 @@ def read_json(path: str | os.PathLike[str], remedy: str = "", hook: Callable[[di
         raise ValueError(f"{path} is not readable JSON ({error}). {remedy}".rstrip()) from None
 
 
+def json_object(path: Path) -> dict[str, Any]:
+    """Content of a JSON file that holds an object; an empty one for any other file, and for none."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def unzip_text(content: bytes, source: str | os.PathLike[str]) -> str:
     """Text of gzipped ``content``; a ValueError that names ``source`` where it is damaged or unpacks to too much."""
     unpacking = zlib.decompressobj(wbits=31)

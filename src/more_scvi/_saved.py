@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -98,6 +99,26 @@ def unpack(content: bytes, path: Path, remedy: str) -> dict[str, Tensor]:
         return load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a complete safetensors file ({error}). {remedy}") from None
+
+
+def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], path: Path, remedy: str) -> None:
+    """Raise a ValueError that names what is missing, unexpected, of another shape or not finite."""
+    missing, unexpected = sorted(shapes.keys() - tensors), sorted(tensors.keys() - shapes)
+    if missing or unexpected:
+        raise ValueError(
+            f"{path}: {len(missing)} tensors are missing ({_some(missing)}) and {len(unexpected)} unexpected"
+            f" ({_some(unexpected)}). {remedy}"
+        )
+    for name, shape in shapes.items():
+        found = tuple(tensors[name].shape)
+        if found != tuple(shape):
+            raise ValueError(f"{path}: tensor {name!r} has shape {found}, the config implies {tuple(shape)}. {remedy}")
+        if not torch.isfinite(tensors[name]).all():
+            raise ValueError(f"{path}: tensor {name!r} holds NaN or infinite values. {remedy}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "none"
 
 
 def _content(card: Path, content: Mapping[str, Any], role: str, remedy: str, prefix: str) -> bytes:

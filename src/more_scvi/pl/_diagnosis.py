@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from more_scvi.diagnosis import Check, Diagnosis
+from more_scvi.diagnosis._result import Check, Diagnosis
 
 from ._labels import new_axes, shown
 from ._palette import COLORS, MISSING

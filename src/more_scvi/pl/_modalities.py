@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from more_scvi.modalities import list_modalities
+from more_scvi.modalities._modality import list_modalities
 
 from ._labels import legend_beside, new_axes, shown
 from ._palette import style

@@ -21,8 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 from torch import Tensor, nn
 
-from more_scvi.backbones import MoreMini, make_panels
-from more_scvi.data import GeneMatch
+from more_scvi.backbones._cache import make_panels
+from more_scvi.backbones._more_mini import MoreMini
+from more_scvi.data._genes import GeneMatch
 
 logger = logging.getLogger("more_scvi")
 

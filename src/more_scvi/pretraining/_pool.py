@@ -12,7 +12,8 @@ import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from more_scvi._reading import MOST_TEXT, read_bytes, unzip_text
-from more_scvi.data import GeneVocabulary, RowReader, match_genes
+from more_scvi.data._genes import GeneVocabulary, match_genes
+from more_scvi.data._rows import RowReader
 
 _MIN_STUDIES = 3
 

@@ -9,7 +9,7 @@ import torch
 from scipy.linalg import eigh, qr
 from scipy.sparse import csr_matrix
 
-from more_scvi.backbones import MoreMini, MoreMiniSizes
+from more_scvi.backbones._more_mini import MoreMini, MoreMiniSizes
 
 from ._pool import Pool
 

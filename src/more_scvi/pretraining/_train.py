@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from more_scvi._files import atomic_path
-from more_scvi.backbones import MoreMini
 from more_scvi.backbones._checkpoints import read_torch
+from more_scvi.backbones._more_mini import MoreMini
 
 from ._objective import contrast, denoise, drift, masked, same_cluster
 from ._pool import Pool

@@ -24,7 +24,7 @@ from scvi.utils import track
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from more_scvi.backbones import MoreMini
+from more_scvi.backbones._more_mini import MoreMini
 
 from ._pool import Pool
 

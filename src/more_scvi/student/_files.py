@@ -13,8 +13,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from more_scvi._reading import read_json
-from more_scvi._saved import read_saved, unpack, write_saved
-from more_scvi.data import GeneVocabulary
+from more_scvi._saved import check_tensors, read_saved, unpack, write_saved
+from more_scvi.data._genes import GeneVocabulary
 
 from ._network import StudentNetwork
 
@@ -65,7 +65,12 @@ def read_student(dir_path: str | os.PathLike) -> tuple[StudentNetwork, dict[str,
             raise ValueError(f"{folder / CARD}: {len(card[key])} {key}, but {size} is {sizes[size]}. {_REMEDY}")
     if len(vocabulary) != sizes["n_genes"]:
         raise ValueError(f"{folder / GENES}: {len(vocabulary)} genes, {CARD} says {sizes['n_genes']}. {_REMEDY}")
-    tensors = _tensors(files[WEIGHTS], folder / WEIGHTS, expected)
+    path = folder / WEIGHTS
+    tensors = unpack(files[WEIGHTS], path, _REMEDY)
+    shapes = {name: tensor.shape for name, tensor in expected.items()}
+    check_tensors(tensors, shapes, path, f"It and {CARD} must be of one save. {_REMEDY}")
+    if wrong := [name for name, tensor in expected.items() if tensors[name].dtype != tensor.dtype]:
+        raise ValueError(f"{path}: the tensors {wrong} are of another type than {CARD} implies. {_REMEDY}")
     network = StudentNetwork(**sizes)
     network.load_state_dict(tensors)
     return network, card, vocabulary
@@ -86,18 +91,3 @@ def _read_card(path: Path) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"{path}: {wrong} must be lists; it was edited. {_REMEDY}")
     return card
-
-
-def _tensors(content: bytes, path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tensors = unpack(content, path, _REMEDY)
-    if tensors.keys() != expected.keys():
-        raise ValueError(f"{path}: tensors {sorted(tensors.keys() ^ expected.keys())} are missing or extra. {_REMEDY}")
-    for key, wanted in expected.items():
-        if tensors[key].shape != wanted.shape or tensors[key].dtype != wanted.dtype:
-            raise ValueError(
-                f"{path}: tensor {key!r} is {tuple(tensors[key].shape)} {tensors[key].dtype}, {CARD} implies"
-                f" {tuple(wanted.shape)} {wanted.dtype}. {_REMEDY}"
-            )
-        if not torch.isfinite(tensors[key]).all():
-            raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values. {_REMEDY}")
-    return tensors

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from more_scvi.base._path import batch_means
-from more_scvi.data import batch_offsets
+from more_scvi.data._batches import batch_offsets
 
 from ._front import CLIP, normalise
 from ._lesson import Genes, Lesson

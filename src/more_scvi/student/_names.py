@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from more_scvi.data import GeneVocabulary, match_genes
-from more_scvi.data._genes import COLUMNS
+from more_scvi.data._genes import COLUMNS, GeneVocabulary, match_genes
 
 
 def student_vocabulary(

@@ -13,17 +13,12 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from more_scvi.data import (
-    GeneVocabulary,
-    RowReader,
-    batch_codes,
-    batch_offsets,
-    check_anndata,
-    check_indices,
-    check_integer,
-    check_matrix,
-    match_genes,
-)
+from more_scvi.data._arguments import check_indices, check_integer
+from more_scvi.data._batches import batch_codes, batch_offsets
+from more_scvi.data._genes import GeneVocabulary, match_genes
+from more_scvi.data._matrix import check_matrix
+from more_scvi.data._objects import check_anndata
+from more_scvi.data._rows import RowReader
 
 from ._files import read_student, write_student
 from ._network import StudentNetwork
