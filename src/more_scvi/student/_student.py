@@ -181,7 +181,7 @@ class Student:
         ValueError
             If the files exist and ``overwrite`` is False, or ``dir_path`` is a file.
         """
-        write_student(dir_path, self.network.state_dict(), self._card | self.network.sizes, self._vocabulary, overwrite)
+        write_student(dir_path, self.network, self._card, self._vocabulary, overwrite)
 
     @classmethod
     def load(cls, dir_path: str | PathLike) -> Student:
@@ -194,8 +194,7 @@ class Student:
         ValueError
             If a file is truncated, edited or not what :meth:`save` writes.
         """
-        network, card, vocabulary = read_student(dir_path)
-        return cls(network, card, vocabulary)
+        return cls(*read_student(dir_path))
 
     def _run(self, adata: AnnData, indices: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Embedding and probabilities of the chosen cells."""
@@ -211,11 +210,11 @@ class Student:
         there = front.visible_map(self._match(adata))
         reader = RowReader(adata, self._card["layer"])
         raw = np.empty((adata.n_obs, self.n_latent), np.float32)
-        codes = self._codes(adata)
+        codes = batch_codes(adata.obs, self._card["batch_key"], self.batches, stacklevel=3)
         needed = np.zeros(adata.n_obs, dtype=bool)
         needed[chosen] = True
         for start in range(0, adata.n_obs, size):
-            block = slice(start, min(start + size, adata.n_obs))
+            block = slice(start, start + size)
             if needed[block].any():
                 raw[block] = front.project(reader[block], there)
         kept = np.flatnonzero(needed)
@@ -254,7 +253,3 @@ class Student:
                 stacklevel=4,
             )
         return index
-
-    def _codes(self, adata: AnnData) -> np.ndarray:
-        """Codes of known batches; every new batch gets a negative code of its own."""
-        return batch_codes(adata.obs, self._card["batch_key"], self.batches, stacklevel=4)
