@@ -214,7 +214,7 @@ class Student:
         needed = np.zeros(adata.n_obs, dtype=bool)
         needed[chosen] = True
         for start in range(0, adata.n_obs, size):
-            block = slice(start, start + size)
+            block = slice(start, min(start + size, adata.n_obs))
             if needed[block].any():
                 raw[block] = front.project(reader[block], there)
         kept = np.flatnonzero(needed)
