@@ -35,20 +35,12 @@ def write_saved(
     roles: Sequence[str],
     prefix: str = "",
 ) -> None:
-    """Write ``card`` (JSON) and ``files`` beside it, by the first of their two names.
+    """Write ``card`` (JSON) and ``files`` beside it, by the first of their two names that is not in use.
 
-    Parameters
-    ----------
-    card
-        Path of the card; its folder is created if needed.
-    content
-        What the card says; the names in use and their digests are added.
-    files
-        First name -> bytes, or a function that writes to a path (for large files, which get no digest).
-    roles
-        First names of all files that a card of this kind may have; those that are not in use any more are removed.
-    prefix
-        Put before the names of the files.
+    A file is bytes, or a function that writes to a path (for large ones, which get no digest); the prefix goes before its
+    name.
+    The card also says the names in use and their digests. ``roles`` are all files that a card of this kind may have:
+    those that are not in use any more are removed. The folder is created if needed.
     """
     folder = card.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,15 +59,7 @@ def write_saved(
 def read_saved(
     card: Path, read_card: Callable[[Path], dict[str, Any]], roles: Sequence[str], remedy: str, prefix: str = ""
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The card, read by ``read_card``, and the content of its files by their first names.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a file is missing.
-    ValueError
-        If a file is not the one that the card was written with.
-    """
+    """The card, read by ``read_card``, and the content of its files, which are those that it was written with."""
     found = read_card(card)
     while True:
         try:

@@ -143,9 +143,7 @@ class Backbone(nn.Module, ABC):
 
     def freeze(self) -> None:
         """Switch off gradients and set evaluation mode, for good."""
-        for parameter in self.parameters():
-            parameter.requires_grad = False
-            parameter.grad = None
+        super().requires_grad_(False).zero_grad()
         super().train(False)
 
     def train(self, mode: bool = True) -> Backbone:

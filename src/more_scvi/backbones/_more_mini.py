@@ -22,6 +22,7 @@ from ._weights import GENES, WEIGHTS, fit_tensors, read_weights, write_weights
 
 BUNDLED = Path(__file__).parent / "weights" / "more-mini"
 WeightsKind = Literal["pretrained", "untrained", "random"]
+_NOT_LOADED = {"pretrained": (), "untrained": ("transformer.readout",), "random": ("transformer.",)}
 # Matrix products may round differently for another number of rows. Cells therefore pass the transformer in blocks of
 # one fixed size, the last one padded: features do not depend, not even in the last bit, on how cells are chunked.
 _BLOCK = 128
@@ -138,12 +139,9 @@ class MoreMini(Backbone):
             backbone = cls(sizes, vocabulary)
             if weights == "random":
                 backbone.transformer.randomise_readout()
-        own = {k: v.clone() for k, v in backbone.state_dict().items() if k.startswith("transformer.")}
-        if weights == "random":
-            state.update(own)
-        elif weights == "untrained":
-            state["transformer.readout"] = own["transformer.readout"]
-        backbone.load_state_dict(state)
+        backbone.load_state_dict(
+            {k: v for k, v in state.items() if not k.startswith(_NOT_LOADED[weights])}, strict=False
+        )
         return backbone
 
     def save(self, folder: str | Path) -> None:
