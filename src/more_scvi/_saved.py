@@ -37,9 +37,8 @@ def write_saved(
 ) -> None:
     """Write ``card`` (JSON) and ``files`` beside it, by the first of their two names that is not in use.
 
-    A file is bytes, or a function that writes to a path (for large ones, which get no digest); the prefix goes before its
-    name.
-    The card also says the names in use and their digests. ``roles`` are all files that a card of this kind may have:
+    A file is bytes, or a function that writes to a path (for large ones, which get no digest). The card also says the
+    names in use and their digests. ``roles`` are all files that a card of this kind may have:
     those that are not in use any more are removed. The folder is created if needed.
     """
     folder = card.parent

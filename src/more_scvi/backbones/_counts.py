@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import DTypeLike
 from scipy.sparse import csr_matrix, issparse
 
 from more_scvi.data._genes import GeneMatch
 
-Matrix = csr_matrix | np.ndarray
+Matrix: TypeAlias = csr_matrix | np.ndarray
 
 
 def visible_counts(
