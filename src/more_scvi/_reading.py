@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 1 << 33
+"""Bytes of any file that is read at once. Source: plain value."""
+
 MOST_TEXT = 1 << 27
 """Bytes of JSON and of tables, unpacked: ten times what the largest ones need. Source: plain value."""
 
