@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 1 << 33
+"""Bytes of any file that is read at once. Source: plain value."""
+
 MOST_TEXT = 1 << 27
 """Bytes of JSON and of tables, unpacked: ten times what the largest ones need. Source: plain value."""
 
@@ -40,6 +42,15 @@ def read_json(path: str | os.PathLike[str], remedy: str = "", hook: Callable[[di
         return json.loads(content, object_hook=hook)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}). {remedy}".rstrip()) from None
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Content of a JSON file that holds an object; an empty one for any other file, and for none."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def unzip_text(content: bytes, source: str | os.PathLike[str]) -> str:

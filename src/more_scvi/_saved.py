@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
@@ -34,20 +35,11 @@ def write_saved(
     roles: Sequence[str],
     prefix: str = "",
 ) -> None:
-    """Write ``card`` (JSON) and ``files`` beside it, by the first of their two names.
+    """Write ``card`` (JSON) and ``files`` beside it, by the first of their two names that is not in use.
 
-    Parameters
-    ----------
-    card
-        Path of the card; its folder is created if needed.
-    content
-        What the card says; the names in use and their digests are added.
-    files
-        First name -> bytes, or a function that writes to a path (for large files, which get no digest).
-    roles
-        First names of all files that a card of this kind may have; those that are not in use any more are removed.
-    prefix
-        Put before the names of the files.
+    A file is bytes, or a function that writes to a path (for large ones, which get no digest). The card also says the
+    names in use and their digests. ``roles`` are all files that a card of this kind may have:
+    those that are not in use any more are removed. The folder is created if needed.
     """
     folder = card.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,15 +58,7 @@ def write_saved(
 def read_saved(
     card: Path, read_card: Callable[[Path], dict[str, Any]], roles: Sequence[str], remedy: str, prefix: str = ""
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The card, read by ``read_card``, and the content of its files by their first names.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a file is missing.
-    ValueError
-        If a file is not the one that the card was written with.
-    """
+    """The card, read by ``read_card``, and the content of its files, which are those that it was written with."""
     found = read_card(card)
     while True:
         try:
@@ -98,6 +82,26 @@ def unpack(content: bytes, path: Path, remedy: str) -> dict[str, Tensor]:
         return load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a complete safetensors file ({error}). {remedy}") from None
+
+
+def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], path: Path, remedy: str) -> None:
+    """Raise a ValueError that names what is missing, unexpected, of another shape or not finite."""
+    missing, unexpected = sorted(shapes.keys() - tensors), sorted(tensors.keys() - shapes)
+    if missing or unexpected:
+        raise ValueError(
+            f"{path}: {len(missing)} tensors are missing ({_some(missing)}) and {len(unexpected)} unexpected"
+            f" ({_some(unexpected)}). {remedy}"
+        )
+    for name, shape in shapes.items():
+        found = tuple(tensors[name].shape)
+        if found != tuple(shape):
+            raise ValueError(f"{path}: tensor {name!r} has shape {found}, the config implies {tuple(shape)}. {remedy}")
+        if not torch.isfinite(tensors[name]).all():
+            raise ValueError(f"{path}: tensor {name!r} holds NaN or infinite values. {remedy}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "none"
 
 
 def _content(card: Path, content: Mapping[str, Any], role: str, remedy: str, prefix: str) -> bytes:

@@ -1,13 +1,12 @@
 """Frozen transformers: the interface, the registry, ``more-mini``, published foundation models, the feature cache."""
 
 from ._base import Backbone, Precomputed
-from ._cache import FeatureCache, compute_features, make_panels
+from ._cache import FeatureCache, compute_features, make_panels, token_chunks
 from ._geneformer import Geneformer, is_geneformer
 from ._layers import TopLayers
 from ._more_mini import MoreMini, MoreMiniSizes
 from ._registry import get_backbone, list_backbones, register_backbone
 from ._scgpt import ScGPT, is_scgpt
-from ._token_chunks import token_chunks
 from ._weights import is_more_mini
 
 __all__ = [

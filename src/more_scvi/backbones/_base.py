@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from torch import nn
 
-from more_scvi.data import GeneMatch, GeneVocabulary
+from more_scvi.data._genes import GeneMatch, GeneVocabulary
 
+from ._counts import Matrix
 from ._layers import TopLayers, check_depth
 
 
@@ -55,12 +55,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def encode(
-        self,
-        x: csr_matrix | np.ndarray,
-        match: GeneMatch | None,
-        *,
-        visible: np.ndarray | None = None,
-        normalised: bool = False,
+        self, x: Matrix, match: GeneMatch | None, *, visible: np.ndarray | None = None, normalised: bool = False
     ) -> np.ndarray:
         """Features of the cells in ``x``.
 
@@ -91,12 +86,7 @@ class Backbone(nn.Module, ABC):
         raise NotImplementedError(f"Backbone {self.name!r} takes no continuous tokens.")
 
     def tokens(
-        self,
-        x: csr_matrix | np.ndarray,
-        match: GeneMatch | None,
-        *,
-        depth: int,
-        normalised: bool = False,
+        self, x: Matrix, match: GeneMatch | None, *, depth: int, normalised: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """What enters the last ``depth`` layers, which a model caches to train adapters inside them.
 
@@ -153,9 +143,7 @@ class Backbone(nn.Module, ABC):
 
     def freeze(self) -> None:
         """Switch off gradients and set evaluation mode, for good."""
-        for parameter in self.parameters():
-            parameter.requires_grad = False
-            parameter.grad = None
+        super().requires_grad_(False).zero_grad()
         super().train(False)
 
     def train(self, mode: bool = True) -> Backbone:
@@ -217,12 +205,7 @@ class Precomputed(Backbone):
         self.freeze()
 
     def encode(
-        self,
-        x: csr_matrix | np.ndarray,
-        match: GeneMatch | None = None,
-        *,
-        visible: np.ndarray | None = None,
-        normalised: bool = False,
+        self, x: Matrix, match: GeneMatch | None = None, *, visible: np.ndarray | None = None, normalised: bool = False
     ) -> np.ndarray:
         """Return ``x`` as a dense float32 array; it has no genes, so ``match`` and ``visible`` mean nothing here.
 

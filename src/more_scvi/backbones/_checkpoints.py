@@ -18,26 +18,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from more_scvi._reading import read_json
+from more_scvi._saved import check_tensors
 
-from ._pickles import check_file, check_torch_file
+from ._pickles import DAMAGED, check_file, check_torch_file
 
 logger = logging.getLogger("more_scvi")
 # before this version a crafted file could run code in spite of weights_only=True (CVE-2025-32434)
 _SAFE_TORCH = (2, 6)
-_DAMAGED = (
-    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError, OverflowError,
-    pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, NotImplementedError,
-)  # fmt: skip
+_DAMAGED = (*DAMAGED, OSError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
 
 
 def optional(package: str, wanted_for: str) -> ModuleType:
-    """Import a package of the extra ``foundation``.
-
-    Raises
-    ------
-    ImportError
-        If it is not installed, with the command that installs it.
-    """
+    """Import a package of the extra ``foundation``, or say how to install it."""
     try:
         return import_module(package)
     except ImportError as error:
@@ -52,32 +44,12 @@ def checkpoint_folder(
     hub_id: str | None,
     revision: str | None,
     subfolder: str | None,
-    patterns: Sequence[str],
+    names: Sequence[str],
+    beside: Sequence[str] = (),
 ) -> Path:
-    """The folder with the weights, downloaded first if a hub id is given.
+    """The folder with the weights; of a hub's repository ``names`` in it and ``beside`` are downloaded first.
 
-    Parameters
-    ----------
-    backbone
-        Name of the backbone, for messages.
-    path
-        Folder on this machine. Nothing is downloaded then.
-    hub_id
-        ``"owner/name"`` of a model repository; files that are in the hub's cache are not downloaded again, and with
-        ``HF_HUB_OFFLINE=1`` nothing is.
-    revision
-        Commit, tag or branch of the repository.
-    subfolder
-        Folder inside ``path`` or the repository.
-    patterns
-        Files of the repository that are needed.
-
-    Raises
-    ------
-    ValueError
-        If not exactly one of ``path`` and ``hub_id`` is given, the folder does not exist, or the download fails.
-    ImportError
-        If a hub id is given and huggingface_hub is not installed.
+    ``path`` or ``hub_id`` must be given; ``subfolder`` may be of either.
     """
     if (path is None) == (hub_id is None):
         raise ValueError(
@@ -89,9 +61,11 @@ def checkpoint_folder(
             raise ValueError(f"revision={revision!r} belongs to a hub_id; the folder {path} has one version only.")
         root = Path(path)
     else:
+        inside = "" if subfolder is None else f"{subfolder.strip('/')}/"
+        patterns = [*beside, *(f"{inside}{name}" for name in names)]
         hub = optional("huggingface_hub", f"Backbone {backbone!r} with hub_id={hub_id!r}")
         try:
-            root = Path(hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
+            root = Path(hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"hub_id={hub_id!r}, revision={revision!r}: the files are not on this machine and could not be"
@@ -108,13 +82,7 @@ def checkpoint_folder(
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, a git-lfs pointer, no JSON or no object.
-    """
+    """A JSON object; a ValueError where the file is missing, a git-lfs pointer, or holds anything else."""
     check_file(path)
     found = read_json(path, "Download it again.")
     if not isinstance(found, dict):
@@ -123,15 +91,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file or of a file written by ``torch.save``, on the CPU.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, a git-lfs pointer, truncated, or holds anything but tensors by name.
-    ImportError
-        If torch is too old to read a file of ``torch.save`` safely.
-    """
+    """All tensors of a safetensors file or of a file written by ``torch.save``, on the CPU."""
     check_file(path)
     if path.suffix == ".safetensors":
         try:
@@ -145,7 +105,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def read_torch(path: Path) -> Any:
-    """Tensors and plain values of a file written by ``torch.save``, on the CPU; errors as :func:`read_state`."""
+    """Tensors and plain values of a file written by ``torch.save``, on the CPU."""
     check_file(path)
     if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
         raise ImportError(
@@ -154,54 +114,24 @@ def read_torch(path: Path) -> Any:
         )
     try:
         check_torch_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path}: truncated, damaged or not plain tensors ({reason}). Nothing of it was run; download it again."
         ) from None
-    return found
 
 
-def fit_state(path: Path, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors as float32, after checking that they are exactly those of ``shapes``.
-
-    Raises
-    ------
-    ValueError
-        If a tensor is missing, unexpected, of another shape or not finite; the message names them.
-    """
-    missing, unexpected = sorted(shapes.keys() - state), sorted(state.keys() - shapes)
-    if missing or unexpected:
-        raise ValueError(
-            f"{path}: {len(missing)} tensors are missing ({_some(missing)}) and {len(unexpected)} unexpected"
-            f" ({_some(unexpected)}). The file and its config must be of one published model."
-        )
-    for name, shape in shapes.items():
-        if tuple(state[name].shape) != shape:
-            raise ValueError(
-                f"{path}: tensor {name!r} has shape {tuple(state[name].shape)}, the config implies {shape}. The file"
-                " and its config must be of one published model."
-            )
-        if not torch.isfinite(state[name]).all():
-            raise ValueError(f"{path}: tensor {name!r} holds NaN or infinite values. Download the file again.")
+def fit_state(path: Path, state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """The tensors as float32, after checking that they are exactly those of ``shapes``, and finite."""
+    check_tensors(state, shapes, path, "The file and its config must be of one published model: download both again.")
     return {name: state[name].float() for name in shapes}
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "none"
 
 
 def size_of(
     config: Mapping[str, Any], source: Path, *names: str, default: int | None = None, most: int | None = None
 ) -> int:
-    """A positive integer, ``most`` at most, under the first of ``names`` that ``config`` has.
-
-    Raises
-    ------
-    ValueError
-        If none is there and there is no default, or the value is no positive integer or too large.
-    """
+    """A positive integer, ``most`` at most, under the first of ``names`` that ``config`` has; else the default."""
     for name in names:
         if name in config:
             value = config[name]

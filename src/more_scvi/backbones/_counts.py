@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import DTypeLike
 from scipy.sparse import csr_matrix, issparse
 
-from more_scvi.data import GeneMatch
+from more_scvi.data._genes import GeneMatch
+
+Matrix: TypeAlias = csr_matrix | np.ndarray
 
 
 def visible_counts(
     name: str,
-    x: csr_matrix | np.ndarray,
+    x: Matrix,
     match: GeneMatch | None,
     visible: np.ndarray | None,
     normalised: bool,
     dtype: DTypeLike,
 ) -> tuple[csr_matrix, np.ndarray]:
-    """Counts of the genes that are visible and known, and their positions in the vocabulary.
+    """Counts of the genes that are visible and known, csr without stored zeros, and their places in the vocabulary.
 
-    Parameters
-    ----------
-    name
-        Name of the backbone, for messages.
-    x, match, visible, normalised
-        As in :meth:`Backbone.encode`; log-normalised values are taken back to the scale of counts.
-    dtype
-        Of the counts.
-
-    Returns
-    -------
-    counts
-        csr (cells, columns) without stored zeros.
-    genes
-        (columns,) positions in the vocabulary.
-
-    Raises
-    ------
-    ValueError
-        If there is no match, sizes disagree, or ``x`` holds negative or non-finite values.
+    Arguments as in :meth:`Backbone.encode`; log-normalised values are taken back to the scale of counts.
     """
     if match is None:
         raise ValueError(f"{name} reads genes: pass match=match_genes(gene_names, backbone.vocabulary).")

@@ -47,16 +47,8 @@ class _LinearMap:
 class ProgramFront(nn.Module):
     """Tables of the linear front and the map they imply for any set of visible genes.
 
-    Parameters
-    ----------
-    n_genes, n_components, n_sets, n_members, n_features
-        Sizes of the tables: genes of the vocabulary, SVD components, gene sets, gene–set pairs, output features.
-    target_sum
-        Counts that every cell is scaled to.
-
-    Notes
-    -----
-    ``gene_share`` is in units of ``1 / n_genes``, which float16 on disk can hold.
+    ``n_members`` are pairs of gene and set, ``target_sum`` the counts that every cell is scaled to. ``gene_share`` is
+    in units of ``1 / n_genes``, which float16 on disk can hold.
     """
 
     gene_mean: Tensor
@@ -92,17 +84,7 @@ class ProgramFront(nn.Module):
         return getattr(self, name).detach().cpu().numpy().astype(np.float64)
 
     def program_weights(self, genes: np.ndarray) -> np.ndarray:
-        """Weights of the programs on z of the visible genes.
-
-        Parameters
-        ----------
-        genes
-            (visible genes,) positions in the vocabulary, without repeats.
-
-        Returns
-        -------
-        (visible genes, programs) float64
-        """
+        """Weights of the programs on z of the visible genes (positions in the vocabulary): (genes, programs)."""
         u_full, scale = self._table("components"), self._table("program_scale")
         n_genes, n_components = u_full.shape
         u = u_full[genes]
@@ -142,21 +124,11 @@ class ProgramFront(nn.Module):
         return self._maps[key]
 
     def encode(self, x: csr_matrix, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Linear features and context of cells.
+        """Linear features and context of cells, float32.
 
-        Parameters
-        ----------
-        x
-            (cells, visible genes) counts, or values proportional to counts within each cell.
-        genes
-            (visible genes,) positions in the vocabulary.
-
-        Returns
-        -------
-        features
-            (cells, features) float32; 0, the pool's mean, for a cell without counts.
-        context
-            (cells, 3) float32: detected genes among the visible ones (log, scaled), share of genes and of counts seen.
+        ``x`` holds counts of the visible ``genes``, or values proportional to counts within each cell. A cell without
+        counts gets 0, the pool's mean. Context, (cells, 3): detected genes among the visible ones (log, scaled), share
+        of genes and of counts seen.
         """
         linear = self.linear_map(genes)
         total = np.asarray(x.sum(axis=1, dtype=np.float64)).ravel()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from more_scvi._reading import read_json
+from more_scvi._reading import json_object
 
 from ._checkpoints import checkpoint_folder, fit_state, optional, read_config, read_state, size_of
 from ._geneformer_files import GeneTokens, read_gene_tokens
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 _TEXT_FILES = ("vocab.txt", "tokenizer.json")
+_MARKS = ("<cls>", "<eos>")
 _PREFIX = "bert."
 _BODY = ("embeddings.", "encoder.")
 _NOT_READ = ("embeddings.position_ids", "pooler.")  # a buffer of old versions, and a head that was never trained
@@ -79,15 +80,15 @@ class Geneformer(TokenBackbone):
         marks = [np.array([genes.special[name]] if name in genes.special else [], np.int64) for name in _MARKS]
         self._before, self._after = marks
         n_marks, positions = sum(map(len, marks)), bert.config.max_position_embeddings
-        self._max_length = positions if max_length is None else max_length
-        if isinstance(max_length, bool) or not isinstance(self._max_length, int | np.integer):
+        length = positions if max_length is None else max_length
+        if isinstance(length, bool) or not isinstance(length, int | np.integer):
             raise TypeError(f"max_length={max_length!r} of backbone 'geneformer' must be an integer or None.")
-        if not n_marks < self._max_length <= positions:
+        if not n_marks < length <= positions:
             raise ValueError(
                 f"max_length={max_length} of backbone 'geneformer': choose {n_marks + 1} to {positions}, the number of"
                 " positions of this checkpoint."
             )
-        self._padding = (genes.special["<pad>"], 0.0)
+        self.max_length, self._padding = int(length), (genes.special["<pad>"], 0.0)
         size = bert.config.hidden_size, bert.config.num_hidden_layers
         self._finish(*size, pool, len(marks[0]), len(marks[1]), min_overlap)
 
@@ -127,9 +128,8 @@ class Geneformer(TokenBackbone):
         ValueError
             If a file is missing, a git-lfs pointer, truncated, hostile or of another version than the rest.
         """
-        inside = "" if subfolder is None else f"{subfolder.strip('/')}/"
-        patterns = [f"{inside}{name}" for name in (CONFIG, *WEIGHTS)] + ["geneformer/*dict*", f"{inside}*dict*"]
-        folder = checkpoint_folder("geneformer", path, hub_id, revision, subfolder, patterns)
+        names = (CONFIG, *WEIGHTS, "*dict*")
+        folder = checkpoint_folder("geneformer", path, hub_id, revision, subfolder, names, ["geneformer/*dict*"])
         config = read_config(folder / CONFIG)
         weights = next((folder / name for name in WEIGHTS if (folder / name).exists()), folder / WEIGHTS[0])
         state = _encoder_tensors(read_state(weights))
@@ -138,11 +138,6 @@ class Geneformer(TokenBackbone):
         bert, state = _empty_bert(folder / CONFIG, config, weights, state)
         bert.load_state_dict(state)
         return cls(bert, genes, pool=pool, max_length=max_length, min_overlap=min_overlap)
-
-    @property
-    def max_length(self) -> int:
-        """Most tokens of a cell, ``<cls>`` and ``<eos>`` included."""
-        return int(self._max_length)
 
     def config(self) -> dict[str, Any]:
         """Options, dictionaries and what of the network's config changes its output."""
@@ -163,9 +158,6 @@ class Geneformer(TokenBackbone):
         return [_BertLayer(layer) for layer in self.bert.encoder.layer]
 
 
-_MARKS = ("<cls>", "<eos>")
-
-
 class _BertLayer(nn.Module):
     """A layer of transformers, called with the tokens to keep instead of a mask."""
 
@@ -180,18 +172,13 @@ class _BertLayer(nn.Module):
 
 def is_geneformer(folder: Path) -> bool:
     """Whether ``config.json`` says BERT and the folder holds no text tokenizer."""
-    try:
-        config = read_json(folder / CONFIG)
-    except (OSError, ValueError):
-        return False
-    is_bert = isinstance(config, dict) and config.get("model_type", "") == "bert"
+    is_bert = json_object(folder / CONFIG).get("model_type") == "bert"
     return is_bert and not any((folder / name).exists() for name in _TEXT_FILES)
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
     for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
-        most = MOST_LAYERS if name == "num_hidden_layers" else None
-        size_of(config, path, name, most=most)
+        size_of(config, path, name, most=MOST_LAYERS if name == "num_hidden_layers" else None)
     if config.get("model_type", "bert") != "bert":
         raise ValueError(f"{path}: model_type is {config['model_type']!r}, Geneformer's is 'bert'.")
     if config.get("position_embedding_type", "absolute") != "absolute":

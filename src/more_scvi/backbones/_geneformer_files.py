@@ -10,40 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from more_scvi.data import GeneVocabulary
+from more_scvi.data._genes import GeneVocabulary
 
-from ._pickles import read_dictionary
+from ._pickles import check_ids, read_dictionary
 
-TOKENS, MEDIANS, SYMBOLS, MAPPING = (
-    "token_dictionary",
-    "gene_median_dictionary",
-    "gene_name_id_dict",
-    "ensembl_mapping_dict",
-)
+TOKENS, MEDIANS = "token_dictionary", "gene_median_dictionary"
+SYMBOLS, MAPPING = "gene_name_id_dict", "ensembl_mapping_dict"
 _SUFFIXES = (".json", ".pkl")  # a JSON copy is taken first
 _SPECIAL = ("<pad>", "<mask>", "<cls>", "<eos>")
 
 
 @dataclass(frozen=True, eq=False)
 class GeneTokens:
-    """What the dictionaries of a checkpoint say.
-
-    Attributes
-    ----------
-    vocabulary
-        The genes, in the order of their tokens.
-    ids
-        (genes,) int64 token ids.
-    medians
-        (genes,) float64 non-zero median of the counts per 10,000 in the training corpus.
-    special
-        ``"<pad>"``, ``"<cls>"``, ... -> token id, those that there are.
-    """
+    """What the dictionaries of a checkpoint say, genes in the order of their tokens."""
 
     vocabulary: GeneVocabulary
-    ids: np.ndarray
-    medians: np.ndarray
-    special: dict[str, int]
+    ids: np.ndarray  # (genes,) int64
+    medians: np.ndarray  # (genes,) float64 non-zero median of the counts per 10,000 in the training corpus
+    special: dict[str, int]  # "<pad>", "<cls>", ... -> token id, those that there are
 
     def digest(self) -> str:
         """SHA-256 over tokens and medians; the names are in the vocabulary."""
@@ -65,28 +49,18 @@ def dictionary_folders(folder: Path, dictionaries: str | Path | None) -> list[Pa
 
 
 def read_gene_tokens(folder: Path, vocab_size: int, dictionaries: str | Path | None) -> GeneTokens:
-    """Find and read the dictionaries that belong to a model.
-
-    Parameters
-    ----------
-    folder
-        Folder of the weights.
-    vocab_size
-        Number of tokens of the model: dictionaries of another size belong to another version.
-    dictionaries
-        Folder of the dictionaries; None: looked for around ``folder``.
-
-    Raises
-    ------
-    ValueError
-        If none fits or several do, or the dictionaries contradict each other.
-    """
+    """Find and read the dictionaries of a model of ``vocab_size`` tokens; other sizes belong to other versions."""
     if dictionaries is not None and not Path(dictionaries).is_dir():
         raise ValueError(f"dictionaries={str(dictionaries)!r} is not a folder; give the one with {TOKENS}*.pkl.")
     path, tokens = _token_dictionary(folder, vocab_size, dictionaries)
     special = {name: int(value) for name, value in tokens.items() if name.startswith("<")}
     genes = {name: value for name, value in tokens.items() if not name.startswith("<")}
-    _check_tokens(path, tokens, special)
+    check_ids(path, tokens)
+    unknown = sorted(set(special) - set(_SPECIAL))
+    if "<pad>" not in special or ("<cls>" in special) != ("<eos>" in special) or unknown:
+        raise ValueError(
+            f"{path}: special tokens {sorted(special)}; expected <pad> and <mask>, and <cls> and <eos> both or neither."
+        )
     medians_path, medians = _beside(path, MEDIANS)
     unknown = [gene for gene in genes if gene not in medians]
     values = np.array([medians.get(gene, 1.0) for gene in genes])
@@ -144,17 +118,6 @@ def _beside(tokens: Path, stem: str, required: bool = True) -> tuple[Path, dict[
     if required:
         raise ValueError(f"{tokens.parent}: holds {tokens.name} but no {stem}{version}.pkl or .json; add it.")
     return tokens, {}
-
-
-def _check_tokens(path: Path, tokens: dict[str, Any], special: dict[str, int]) -> None:
-    ids = list(tokens.values())
-    if any(not isinstance(i, int) for i in ids) or sorted(ids) != list(range(len(ids))):
-        raise ValueError(f"{path}: token ids are not the numbers 0 to {len(ids) - 1}, each once. Download it again.")
-    unknown = sorted(set(special) - set(_SPECIAL))
-    if "<pad>" not in special or ("<cls>" in special) != ("<eos>" in special) or unknown:
-        raise ValueError(
-            f"{path}: special tokens {sorted(special)}; expected <pad> and <mask>, and <cls> and <eos> both or neither."
-        )
 
 
 def _vocabulary(genes: list[str], tokens: Path) -> GeneVocabulary:

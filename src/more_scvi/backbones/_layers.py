@@ -62,9 +62,7 @@ class TopLayers(nn.Module):
         self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in layers)
         self.readout = copy.deepcopy(readout)
         self.d_model, self.lora_targets, self.kind = d_model, tuple(lora_targets), kind
-        for parameter in self.parameters():
-            parameter.requires_grad = False
-            parameter.grad = None
+        self.requires_grad_(False).zero_grad()
         super().train(False)
 
     def train(self, mode: bool = True) -> TopLayers:

@@ -9,13 +9,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from more_scvi.data import GeneMatch, GeneVocabulary
+from more_scvi.data._genes import GeneMatch, GeneVocabulary
 
 from ._base import Backbone
-from ._counts import visible_counts
+from ._counts import Matrix, visible_counts
 from ._front import ProgramFront
 from ._layers import MOST_LAYERS, TopLayers, check_depth
 from ._transformer import ProgramTransformer
@@ -23,6 +22,7 @@ from ._weights import GENES, WEIGHTS, fit_tensors, read_weights, write_weights
 
 BUNDLED = Path(__file__).parent / "weights" / "more-mini"
 WeightsKind = Literal["pretrained", "untrained", "random"]
+_NOT_LOADED = {"pretrained": (), "untrained": ("transformer.readout",), "random": ("transformer.",)}
 # Matrix products may round differently for another number of rows. Cells therefore pass the transformer in blocks of
 # one fixed size, the last one padded: features do not depend, not even in the last bit, on how cells are chunked.
 _BLOCK = 128
@@ -89,11 +89,8 @@ class MoreMini(Backbone):
         super().__init__()
         if len(vocabulary) != sizes.n_genes:
             raise ValueError(f"MoreMini: the vocabulary has {len(vocabulary)} genes, the tables {sizes.n_genes}.")
-        self.sizes = sizes
-        self.n_features = sizes.n_features
-        self.vocabulary = vocabulary
-        self.token_width = sizes.d_model
-        self.n_layers = sizes.n_layers
+        self.sizes, self.vocabulary = sizes, vocabulary
+        self.n_features, self.token_width, self.n_layers = sizes.n_features, sizes.d_model, sizes.n_layers
         self.front = ProgramFront(
             sizes.n_genes, sizes.n_components, sizes.n_sets, sizes.n_members, sizes.n_features, sizes.target_sum
         )
@@ -142,12 +139,9 @@ class MoreMini(Backbone):
             backbone = cls(sizes, vocabulary)
             if weights == "random":
                 backbone.transformer.randomise_readout()
-        own = {k: v.clone() for k, v in backbone.state_dict().items() if k.startswith("transformer.")}
-        if weights == "random":
-            state.update(own)
-        elif weights == "untrained":
-            state["transformer.readout"] = own["transformer.readout"]
-        backbone.load_state_dict(state)
+        backbone.load_state_dict(
+            {k: v for k, v in state.items() if not k.startswith(_NOT_LOADED[weights])}, strict=False
+        )
         return backbone
 
     def save(self, folder: str | Path) -> None:
@@ -165,12 +159,7 @@ class MoreMini(Backbone):
         return asdict(self.sizes)
 
     def encode(
-        self,
-        x: csr_matrix | np.ndarray,
-        match: GeneMatch | None,
-        *,
-        visible: np.ndarray | None = None,
-        normalised: bool = False,
+        self, x: Matrix, match: GeneMatch | None, *, visible: np.ndarray | None = None, normalised: bool = False
     ) -> np.ndarray:
         """Features of the cells in ``x``; see :meth:`Backbone.encode`.
 
@@ -179,34 +168,27 @@ class MoreMini(Backbone):
         ValueError
             If no visible gene is in the vocabulary, sizes disagree, or ``x`` holds negative or non-finite values.
         """
-        counts, genes = self._visible_counts(x, match, visible, normalised)
-        features, context = self.front.encode(counts, genes)
-        return features + self._residual(features, context)
+        features, context = self._linear(x, match, visible, normalised)
+        return features + self._blocks(self.transformer, features, context, np.float32)
 
-    def _visible_counts(
-        self, x: csr_matrix | np.ndarray, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
-    ) -> tuple[csr_matrix, np.ndarray]:
-        """Counts of the genes that are visible and known, and their positions in the vocabulary."""
+    def _linear(
+        self, x: Matrix, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Linear features and context of cells, by the genes that are visible and known."""
         counts, genes = visible_counts(self.name, x, match, visible, normalised, np.float32)
         if not len(genes):
             raise ValueError(
                 "No visible gene is in the vocabulary of more-mini (human or mouse symbols or Ensembl ids): "
                 "name the column of adata.var that holds them as gene_key."
             )
-        return counts, genes
+        return self.front.encode(counts, genes)
 
     def tokens(
-        self,
-        x: csr_matrix | np.ndarray,
-        match: GeneMatch | None,
-        *,
-        depth: int,
-        normalised: bool = False,
+        self, x: Matrix, match: GeneMatch | None, *, depth: int, normalised: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """What enters the last ``depth`` layers: context and programs, all kept; see :meth:`Backbone.tokens`."""
         check_depth(self, depth)
-        counts, genes = self._visible_counts(x, match, None, normalised)
-        features, context = self.front.encode(counts, genes)
+        features, context = self._linear(x, match, None, normalised)
         values = self._blocks(lambda f, c: self.transformer.tokens(f, c, depth), features, context, np.float16)
         return values, np.ones(values.shape[:2], dtype=bool)
 
@@ -214,9 +196,6 @@ class MoreMini(Backbone):
         """The last ``depth`` layers and what they add to the linear features; see :meth:`Backbone.top_layers`."""
         check_depth(self, depth)
         return self.transformer.top_layers(depth)
-
-    def _residual(self, features: np.ndarray, context: np.ndarray) -> np.ndarray:
-        return self._blocks(self.transformer, features, context, np.float32)
 
     @torch.no_grad()
     def _blocks(
@@ -226,10 +205,8 @@ class MoreMini(Backbone):
         device = self.device
         parts: list[np.ndarray] = []
         for start in range(0, max(len(features), 1), _BLOCK):
-            block = [np.zeros((_BLOCK, a.shape[1]), np.float32) for a in (features, context)]
             n = min(_BLOCK, len(features) - start)
-            for padded, rows in zip(block, (features, context), strict=True):
-                padded[:n] = rows[start : start + n]
-            h, c = (torch.from_numpy(b).to(device) for b in block)
+            rows = (np.pad(a[start : start + n], ((0, _BLOCK - n), (0, 0))) for a in (features, context))
+            h, c = (torch.from_numpy(padded).to(device) for padded in rows)
             parts.append(network(h, c).float().cpu().numpy()[:n].astype(dtype, copy=False))
         return np.concatenate(parts)

@@ -14,6 +14,11 @@ import numpy as np
 
 from more_scvi._reading import MOST_TEXT, read_bytes, read_json
 
+DAMAGED = (
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError, OverflowError,
+)  # fmt: skip
+"""What reading a damaged pickle may raise."""
+
 _LFS_POINTER = b"version https://git-lfs"
 _NUMBERS = frozenset(f"{kind}{size}" for kind, sizes in (("i", "1248"), ("u", "1248"), ("f", "248")) for size in sizes)
 
@@ -132,18 +137,7 @@ def check_file(path: Path) -> None:
 
 
 def read_dictionary(path: Path) -> dict[str, Any]:
-    """Read a dictionary from names to numbers or strings.
-
-    Parameters
-    ----------
-    path
-        A ``.json`` file, or a pickle of a plain dictionary whose values may be numpy numbers.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, a git-lfs pointer, truncated, asks for code, or holds something else.
-    """
+    """Names to numbers or strings, from a ``.json`` file or a pickle of plain values, numpy numbers among them."""
     check_file(path)
     try:
         if path.suffix == ".json":
@@ -158,17 +152,7 @@ def read_dictionary(path: Path) -> dict[str, Any]:
             f"{path}: not a plain dictionary ({error}). It was not loaded; take the file from its original source, or"
             " give a JSON copy."
         ) from None
-    except (
-        ValueError,
-        EOFError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        MemoryError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: truncated or damaged ({error!r}). Download it again.") from None
     if not isinstance(found, dict) or not found:
         raise ValueError(f"{path}: holds a {type(found).__name__}, expected a dictionary that is not empty.")
@@ -177,6 +161,13 @@ def read_dictionary(path: Path) -> dict[str, Any]:
         kinds = " to ".join(type(part).__name__ for part in bad)  # the values themselves may be without end
         raise ValueError(f"{path}: an entry leads from {kinds}, expected a name and a number or a name.")
     return found
+
+
+def check_ids(path: Path, tokens: dict[str, Any]) -> None:
+    """Raise a ValueError unless the values are the numbers 0 to n - 1, each once."""
+    ids = list(tokens.values())
+    if any(not isinstance(i, int) for i in ids) or sorted(ids) != list(range(len(ids))):
+        raise ValueError(f"{path}: token ids are not the numbers 0 to {len(ids) - 1}, each once. Download it again.")
 
 
 def _plain(key: object, value: object) -> bool:

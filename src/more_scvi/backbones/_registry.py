@@ -5,20 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ._base import Backbone
 
-
-@dataclass(frozen=True)
-class _Entry:
-    factory: Callable[..., Backbone]
-    detect: Callable[[Path], bool] | None
-
-
-_REGISTRY: dict[str, _Entry] = {}
+_REGISTRY: dict[str, tuple[Callable[..., Backbone], Callable[[Path], bool] | None]] = {}
+"""Name → factory, and what recognises its folders."""
 
 
 def register_backbone(
@@ -45,7 +38,7 @@ def register_backbone(
         raise TypeError(
             f"register_backbone({name!r}, detect={detect!r}): give a name as text, and a function of a folder or None."
         )
-    _REGISTRY[name] = _Entry(factory, detect)
+    _REGISTRY[name] = factory, detect
 
 
 def list_backbones() -> list[str]:
@@ -86,14 +79,14 @@ def get_backbone(name_or_path: str | Path, **kwargs: Any) -> Backbone:
             f"Unknown backbone {str(name_or_path)!r}: it is neither a folder nor one of {known}. "
             "Add one with more_scvi.backbones.register_backbone."
         )
-    for name, entry in _REGISTRY.items():
-        if entry.detect is not None and entry.detect(folder):
+    for name, (_, detect) in _REGISTRY.items():
+        if detect is not None and detect(folder):
             return _build(name, {"path": folder, **kwargs})
     raise ValueError(f"{folder}: no backbone recognises the files in this folder; known backbones are {known}.")
 
 
 def _build(name: str, kwargs: dict[str, Any]) -> Backbone:
-    factory = _REGISTRY[name].factory
+    factory, _ = _REGISTRY[name]
     takes = inspect.signature(factory)
     try:
         takes.bind(**kwargs)

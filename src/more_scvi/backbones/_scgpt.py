@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from more_scvi.data import GeneVocabulary
+from more_scvi.data._genes import GeneVocabulary
 
 from ._checkpoints import checkpoint_folder, fit_state, read_state
 from ._scgpt_files import ARGS, VOCAB, WEIGHTS, ScGPTSizes, read_sizes, read_vocabulary
@@ -84,8 +84,8 @@ class ScGPT(TokenBackbone):
     ) -> None:
         super().__init__()
         self.sizes, self.vocabulary, self.ids, self.special = sizes, vocabulary, ids, special
-        self._max_length = sizes.max_length if max_length is None else max_length
-        if isinstance(max_length, bool) or not isinstance(self._max_length, int | np.integer) or self._max_length < 2:
+        length = sizes.max_length if max_length is None else max_length
+        if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 2:
             raise ValueError(f"max_length={max_length!r} of backbone 'scgpt': give an integer of at least 2, or None.")
         if cls_value is not None and (isinstance(cls_value, bool) or not isinstance(cls_value, int | float)):
             raise TypeError(f"cls_value={cls_value!r} of backbone 'scgpt' must be a number or None.")
@@ -94,7 +94,7 @@ class ScGPT(TokenBackbone):
         self.layers = nn.ModuleList(
             ScGPTLayer(sizes.d_model, sizes.n_heads, sizes.d_hidden) for _ in range(sizes.n_layers)
         )
-        self._padding = (special["<pad>"], sizes.pad_value)
+        self.max_length, self._padding = int(length), (special["<pad>"], sizes.pad_value)
         # one number per gene, whatever genes the data have
         self._haste = -np.log(np.random.default_rng(_CHOICE_SEED).random(len(ids)))
         self._finish(sizes.d_model, sizes.n_layers, pool, 1, 0, min_overlap)
@@ -132,9 +132,7 @@ class ScGPT(TokenBackbone):
         ImportError
             If a hub id is given without huggingface_hub, or torch is too old to read the weights safely.
         """
-        inside = "" if subfolder is None else f"{subfolder.strip('/')}/"
-        patterns = [f"{inside}{name}" for name in (ARGS, VOCAB, WEIGHTS)]
-        folder = checkpoint_folder("scgpt", path, hub_id, revision, subfolder, patterns)
+        folder = checkpoint_folder("scgpt", path, hub_id, revision, subfolder, (ARGS, VOCAB, WEIGHTS))
         state = plain_names(read_state(folder / WEIGHTS))
         strange = sorted({name.split(".")[0] for name in state if not name.startswith((*_READ, *_HEADS))})
         if strange:
@@ -155,22 +153,11 @@ class ScGPT(TokenBackbone):
         backbone.load_state_dict(tensors)
         return backbone
 
-    @property
-    def max_length(self) -> int:
-        """Most tokens of a cell, ``<cls>`` included."""
-        return int(self._max_length)
-
     def config(self) -> dict[str, Any]:
         """Options, sizes, conventions and tokens."""
+        own = {"cls_value": self.cls_value, "special": self.special}
         tokens = hashlib.sha256(self.ids.tobytes()).hexdigest()
-        return {
-            **super().config(),
-            **asdict(self.sizes),
-            "max_length": self.max_length,
-            "cls_value": self.cls_value,
-            "special": self.special,
-            "tokens": tokens,
-        }
+        return asdict(self.sizes) | super().config() | own | {"tokens": tokens}
 
     def _sequence(self, genes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         bins = bin_values(counts, self.sizes.n_bins)

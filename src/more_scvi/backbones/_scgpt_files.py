@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from more_scvi.data import GeneVocabulary
+from more_scvi.data._genes import GeneVocabulary
 
 from ._checkpoints import read_config, size_of
-from ._pickles import read_dictionary
+from ._pickles import check_ids, read_dictionary
 
 ARGS, VOCAB, WEIGHTS = "args.json", "vocab.json", "best_model.pt"
 _GENES = "encoder.embedding.weight"
@@ -26,37 +26,19 @@ _ONLY = {"input_style": "binned", "input_emb_style": "continuous", "pre_norm": F
 
 @dataclass(frozen=True)
 class ScGPTSizes:
-    """Sizes and conventions of a checkpoint.
-
-    Attributes
-    ----------
-    d_model, n_heads, d_hidden, n_layers
-        The network. The number of heads leaves no trace in the tensors: without ``args.json`` it is taken to be 8.
-    n_bins
-        Values are cut into ``n_bins - 1`` quantiles of a cell, zero apart.
-    max_length
-        Tokens the checkpoint was trained with.
-    pad_value
-        Value of padding, and of ``<cls>``.
-    """
+    """Sizes and conventions of a checkpoint."""
 
     d_model: int
-    n_heads: int
+    n_heads: int  # leaves no trace in the tensors: without ``args.json`` it is taken to be 8
     d_hidden: int
     n_layers: int
-    n_bins: int
-    max_length: int
-    pad_value: float
+    n_bins: int  # values are cut into n_bins - 1 quantiles of a cell, zero apart
+    max_length: int  # tokens the checkpoint was trained with
+    pad_value: float  # of padding, and of <cls>
 
 
 def read_sizes(folder: Path, state: Mapping[str, Tensor]) -> ScGPTSizes:
-    """Sizes from the tensors, completed by ``args.json`` and compared with it where it exists.
-
-    Raises
-    ------
-    ValueError
-        If the tensors are not scGPT's, ``args.json`` contradicts them, or it names a variant that is not supported.
-    """
+    """Sizes from the tensors, completed by ``args.json`` and compared with it where it exists."""
     path = folder / ARGS
     args: dict[str, Any] = read_config(path) if path.exists() else {}
     for key, wanted in _ONLY.items():
@@ -67,11 +49,7 @@ def read_sizes(folder: Path, state: Mapping[str, Tensor]) -> ScGPTSizes:
     layers = {int(part[1]) for name in state if (part := _LAYER.match(name))}
     if _GENES not in state or _HIDDEN not in state or state[_GENES].ndim != 2 or state[_HIDDEN].ndim != 2:
         raise ValueError(f"{folder / WEIGHTS}: lacks {_GENES} or {_HIDDEN}; these are not the tensors of scGPT.")
-    found = {
-        "d_model": state[_GENES].shape[1],
-        "d_hidden": state[_HIDDEN].shape[0],
-        "n_layers": max(layers) + 1,
-    }
+    found = {"d_model": state[_GENES].shape[1], "d_hidden": state[_HIDDEN].shape[0], "n_layers": max(layers) + 1}
     names = {"d_model": ("embsize", "layer_size"), "d_hidden": ("d_hid", "layer_size"), "n_layers": ("nlayers",)}
     for key, value in found.items():
         said = size_of(args, path, *names[key], default=value)
@@ -100,21 +78,13 @@ def read_sizes(folder: Path, state: Mapping[str, Tensor]) -> ScGPTSizes:
 
 
 def read_vocabulary(folder: Path, n_tokens: int) -> tuple[GeneVocabulary, np.ndarray, dict[str, int]]:
-    """Genes, their token ids, and the ids of special tokens.
-
-    Raises
-    ------
-    ValueError
-        If ``vocab.json`` is damaged or does not fit the ``n_tokens`` rows of the embedding.
-    """
+    """Genes, their token ids, and the ids of special tokens; ``n_tokens`` are the rows of the embedding."""
     path = folder / VOCAB
     tokens = read_dictionary(path)
     lacking = [name for name in _APPENDED if name not in tokens]
     if lacking and len(tokens) + len(lacking) == n_tokens:
         tokens |= {name: len(tokens) + at for at, name in enumerate(lacking)}
-    ids = list(tokens.values())
-    if any(not isinstance(i, int) for i in ids) or sorted(ids) != list(range(len(ids))):
-        raise ValueError(f"{path}: token ids are not the numbers 0 to {len(ids) - 1}, each once. Download it again.")
+    check_ids(path, tokens)
     if len(tokens) != n_tokens:
         raise ValueError(
             f"{path}: {len(tokens)} tokens, but the embedding of {WEIGHTS} has {n_tokens} rows. Every checkpoint has a"

@@ -23,26 +23,15 @@ logger = logging.getLogger("more_scvi")
 
 
 class FeatureStore:
-    """Rows of features that are filled in order.
+    """Rows of features, (cells, 1 + views, features), that are filled in order: in memory, or in a folder.
 
-    Parameters
-    ----------
-    shape
-        (cells, 1 + views, features)
-    dtype
-        Storage type.
-    folder
-        Where to keep them; None: in memory.
-    fingerprint
-        What the features were computed from; another value in the folder's file means that it is started afresh.
-
-    Notes
-    -----
-    A store on disk is to be opened first: with :meth:`read`, which only reads, or with :meth:`open`.
+    A store on disk is to be opened first: with :meth:`read`, which only reads, or with :meth:`open`. What was computed
+    from anything else, which is what the fingerprint says, is started afresh.
     """
 
     def __init__(self, shape: tuple[int, int, int], dtype: np.dtype, folder: Path | None, fingerprint: str) -> None:
         self.folder, self.fingerprint, self.shape, self.dtype = folder, fingerprint, shape, np.dtype(dtype)
+        self._file, self._progress = (Path(folder or "") / name for name in ("features.npy", "progress.json"))
         self.blocks: list[tuple[int, int, int]] = []  # start, stop, checksum
         self.array: np.ndarray = np.empty(shape if folder is None else (0, *shape[1:]), dtype)
 
@@ -58,7 +47,8 @@ class FeatureStore:
         self.blocks.append((start, stop, zlib.crc32(self.array[start:stop].tobytes())))
         if isinstance(self.array, np.memmap):
             self.array.flush()
-            self._write_progress()
+            progress = json.dumps({"fingerprint": self.fingerprint, "blocks": self.blocks})
+            write_files({self._progress: progress})
 
     def finish(self) -> np.ndarray:
         """The filled array; read-only if it is a file."""
@@ -66,22 +56,8 @@ class FeatureStore:
             self.array = np.lib.format.open_memmap(self._file, mode="r")
         return self.array
 
-    @property
-    def _file(self) -> Path:
-        assert self.folder is not None
-        return self.folder / "features.npy"
-
-    @property
-    def _progress(self) -> Path:
-        assert self.folder is not None
-        return self.folder / "progress.json"
-
-    def _write_progress(self) -> None:
-        write_files({self._progress: json.dumps({"fingerprint": self.fingerprint, "blocks": self.blocks})})
-
     def read(self) -> bool:
         """Take up the blocks of the folder that pass their checksum, for reading only; whether all are there."""
-        assert self.folder is not None
         self.blocks = []
         try:
             progress = read_json(self._progress)

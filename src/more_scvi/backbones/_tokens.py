@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -26,15 +26,14 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from more_scvi.data import GeneMatch, GeneVocabulary
+from more_scvi.data._genes import GeneMatch, GeneVocabulary
 
 from ._base import Backbone
-from ._counts import visible_counts
+from ._counts import Matrix, visible_counts
 from ._layers import LayerKind, TopLayers, check_depth
 
 logger = logging.getLogger("more_scvi")
 Pool = Literal["mean", "cls"]
-Layer = Callable[[Tensor, Tensor], Tensor]
 
 _WIDTH_STEP = 64  # block widths are multiples of it
 _BLOCK_TOKENS, _BLOCK_TOKENS_GPU = 2048, 32768
@@ -42,15 +41,7 @@ _SLOW_TOKENS = 1024
 
 
 class PoolReadout(nn.Module):
-    """Token states to one vector per cell.
-
-    Parameters
-    ----------
-    pool
-        ``"mean"`` over gene tokens, or ``"cls"``, the first token.
-    n_before, n_after
-        Tokens before and after the genes that are no genes.
-    """
+    """Token states to one vector per cell: the first token or the mean over genes, which marks may surround."""
 
     def __init__(self, pool: Pool, n_before: int, n_after: int) -> None:
         super().__init__()
@@ -86,6 +77,9 @@ class TokenBackbone(Backbone):
     layer_kind: LayerKind = "own"
     lora_targets: tuple[str, ...] = ("query", "value")
 
+    _padding: tuple[int, float]  # token id and value
+    max_length: int  # most tokens of a cell, special ones included
+
     def _finish(self, d_model: int, n_layers: int, pool: Pool, n_before: int, n_after: int, min_overlap: float) -> None:
         """Set what :class:`Backbone` promises, check the options and freeze."""
         if pool not in get_args(Pool):
@@ -100,11 +94,6 @@ class TokenBackbone(Backbone):
         self.readout = PoolReadout(pool, n_before, n_after)
         self._warned = False
         self.freeze()
-
-    @property
-    @abstractmethod
-    def max_length(self) -> int:
-        """Most tokens of a cell, special ones included."""
 
     @abstractmethod
     def _sequence(self, genes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,12 +112,7 @@ class TokenBackbone(Backbone):
 
     @torch.no_grad()
     def encode(
-        self,
-        x: csr_matrix | np.ndarray,
-        match: GeneMatch | None,
-        *,
-        visible: np.ndarray | None = None,
-        normalised: bool = False,
+        self, x: Matrix, match: GeneMatch | None, *, visible: np.ndarray | None = None, normalised: bool = False
     ) -> np.ndarray:
         """Pooled features of all layers, side by side, layer 0 (the embeddings) first; see :meth:`Backbone.encode`.
 
@@ -151,12 +135,7 @@ class TokenBackbone(Backbone):
 
     @torch.no_grad()
     def tokens(
-        self,
-        x: csr_matrix | np.ndarray,
-        match: GeneMatch | None,
-        *,
-        depth: int,
-        normalised: bool = False,
+        self, x: Matrix, match: GeneMatch | None, *, depth: int, normalised: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """What enters the last ``depth`` layers; see :meth:`Backbone.tokens`. Cells without genes keep no token."""
         check_depth(self, depth)
@@ -187,7 +166,7 @@ class TokenBackbone(Backbone):
         return {"pool": self.pool, "max_length": self.max_length}
 
     def _sequences(
-        self, x: csr_matrix | np.ndarray, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
+        self, x: Matrix, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Token ids and values of every cell; empty for a cell without genes."""
         counts, genes = gene_counts(self.name, x, match, visible, normalised)
@@ -234,11 +213,8 @@ class TokenBackbone(Backbone):
                 n = lengths[row]
                 ids[at, :n], values[at, :n] = sequences[row]
                 keep[at, :n] = True
-            on_device = [torch.from_numpy(part).to(self.device) for part in (ids, values, keep)]
-            yield rows, self._embed(on_device[0], on_device[1]), on_device[2]
-
-    _padding: tuple[int, float] = (0, 0.0)
-    """Token id and value of padding."""
+            at_ids, at_values, at_keep = (torch.from_numpy(part).to(self.device) for part in (ids, values, keep))
+            yield rows, self._embed(at_ids, at_values), at_keep
 
 
 def _plan(lengths: np.ndarray, max_length: int, device: str) -> Iterable[tuple[np.ndarray, int, int]]:
@@ -253,23 +229,11 @@ def _plan(lengths: np.ndarray, max_length: int, device: str) -> Iterable[tuple[n
 
 
 def gene_counts(
-    name: str, x: csr_matrix | np.ndarray, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
+    name: str, x: Matrix, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
 ) -> tuple[csr_matrix, np.ndarray]:
-    """Counts of the known, visible genes, and their positions in the vocabulary.
+    """Counts (float64, sorted) of the known, visible genes, and their positions in the vocabulary, ascending.
 
     Columns that mean the same gene are summed; log-normalised values are taken back to the scale of counts first.
-
-    Returns
-    -------
-    counts
-        (cells, genes) float64, sorted indices, no stored zeros.
-    genes
-        (genes,) positions in the vocabulary, ascending.
-
-    Raises
-    ------
-    ValueError
-        As :func:`visible_counts`.
     """
     values, positions = visible_counts(name, x, match, visible, normalised, np.float64)
     genes, place = np.unique(positions, return_inverse=True)

@@ -57,15 +57,7 @@ class _ReadOut(nn.Module):
 
 
 class ProgramTransformer(nn.Module):
-    """Residual of the linear features.
-
-    Parameters
-    ----------
-    n_features
-        Width of the linear features, a multiple of ``n_tokens``.
-    n_tokens, d_model, n_layers, n_heads
-        Size of the transformer.
-    """
+    """Residual of the linear features, whose width must be a multiple of ``n_tokens``."""
 
     def __init__(self, n_features: int, n_tokens: int, d_model: int, n_layers: int, n_heads: int) -> None:
         super().__init__()

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from more_scvi._reading import read_json
-from more_scvi._saved import SUMS, read_saved, unpack, write_saved
-from more_scvi.data import GeneVocabulary
+from more_scvi._reading import json_object, read_json
+from more_scvi._saved import SUMS, check_tensors, read_saved, unpack, write_saved
+from more_scvi.data._genes import GeneVocabulary
 
 CONFIG, WEIGHTS, GENES = "config.json", "model.safetensors", "genes.tsv.gz"
 FILES = (WEIGHTS, GENES)
@@ -21,11 +20,7 @@ FORMAT = "more-mini"
 
 def is_more_mini(folder: Path) -> bool:
     """Whether the folder's ``config.json`` says that it holds ``more-mini`` weights."""
-    try:
-        config = read_json(folder / CONFIG)
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("format") == FORMAT
+    return json_object(folder / CONFIG).get("format") == FORMAT
 
 
 def write_weights(
@@ -42,13 +37,7 @@ def write_weights(
 
 
 def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Sizes, and the content of the other files, which are those that ``config.json`` was written with.
-
-    Raises
-    ------
-    ValueError
-        If a file is missing, is not what ``config.json`` says, or ``config.json`` itself cannot be read.
-    """
+    """Sizes, and the content of the other files, which are those that ``config.json`` was written with."""
     try:
         config, files = read_saved(folder / CONFIG, _read_config, FILES, _RESTORE)
     except FileNotFoundError as error:
@@ -72,23 +61,8 @@ _RESTORE = "Restore the folder from its source, or reinstall more_scvi for the b
 
 
 def fit_tensors(content: bytes, path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of the weights file, in the dtypes of ``expected``.
-
-    Raises
-    ------
-    ValueError
-        If it is no safetensors file, a tensor is missing, unexpected or of another shape, or a value is not finite.
-    """
+    """Tensors of the weights file, in the dtypes of ``expected``."""
     tensors = unpack(content, path, _RESTORE)
-    missing, unexpected = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
-    if missing or unexpected:
-        raise ValueError(f"{path}: missing tensors {missing}, unexpected tensors {unexpected}, by {CONFIG}. {_RESTORE}")
-    for key, wanted in expected.items():
-        if tensors[key].shape != wanted.shape:
-            raise ValueError(
-                f"{path}: tensor {key!r} has shape {tuple(tensors[key].shape)}, "
-                f"config.json implies {tuple(wanted.shape)}. {_RESTORE}"
-            )
-        if not torch.isfinite(tensors[key].float()).all():
-            raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values. {_RESTORE}")
+    shapes = {name: tensor.shape for name, tensor in expected.items()}
+    check_tensors(tensors, shapes, path, f"It and {CONFIG} must be of one save. {_RESTORE}")
     return {k: tensors[k].to(expected[k].dtype) for k in expected}

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from more_scvi.diagnosis._evidence import Evidence
-from more_scvi.diagnosis._result import Check, judge, not_checked
+from more_scvi.diagnosis._result import Check, Rule
 
 MIN_OVERLAP = 0.3
 """Of the share of genes that the backbone knows. Ten real data sets have 0.59 to 0.89; all genes of an annotation with
@@ -22,16 +22,13 @@ SHARED = 0.95
 
 def low_vocabulary_overlap(evidence: Evidence) -> Check:
     """Share of the genes that the backbone knows, of the modality with the least."""
-    name = "low_vocabulary_overlap"
+    rule = Rule("low_vocabulary_overlap", MIN_OVERLAP, "above")
     if not evidence.overlaps:
-        return not_checked(name, MIN_OVERLAP, "above", "The model has no backbone that reads genes.")
+        return rule.not_checked("The model has no backbone that reads genes.")
     least = min(evidence.overlaps, key=evidence.overlaps.__getitem__)
     listed = ", ".join(f"{role} {value:.0%}" for role, value in evidence.overlaps.items())
-    return judge(
-        name,
+    return rule.judge(
         evidence.overlaps[least],
-        MIN_OVERLAP,
-        "above",
         f"Genes known to the backbone: {listed}.",
         f"Name the column with gene symbols or Ensembl ids of {least!r} at setup (gene_key, for peaks peak_genes); for"
         " other species or panels take MoRE(backbone=None).",
@@ -44,26 +41,17 @@ def batch_and_type_confounded(evidence: Evidence) -> Check:
     Where each type has its own batch, nobody can tell a difference of types from one of batches, and no integration
     can: batch centring alone takes part of the difference away.
     """
-    name = "batch_and_type_confounded"
+    rule = Rule("batch_and_type_confounded", MAX_ASSOCIATION, "below")
     if len(np.unique(evidence.batches)) < 2:
-        return not_checked(name, MAX_ASSOCIATION, "below", "There is one batch.")
+        return rule.not_checked("There is one batch.")
     if evidence.types is None or len(np.unique(evidence.types)) < 2:
-        return not_checked(
-            name,
-            MAX_ASSOCIATION,
-            "below",
-            "Fewer than two types are known.",
-            "Give labels_key at setup, or diagnose(labels=...).",
-        )
+        return rule.not_checked("Fewer than two types are known.", "Give labels_key at setup, or diagnose(labels=...).")
     table = pd.crosstab(evidence.types, evidence.batches)
     value = _cramers_v(table.to_numpy(dtype=float))
     alone = table.index[table.max(axis=1) >= SHARED * table.sum(axis=1)]
     share = table.loc[alone].to_numpy().sum() / table.to_numpy().sum()
-    return judge(
-        name,
+    return rule.judge(
         value,
-        MAX_ASSOCIATION,
-        "below",
         f"Batch and type are associated with V = {value:.2f} ({evidence.source}); {len(alone)} of {len(table)} types,"
         f" {share:.0%} of the cells, occur in one batch only.",
         "Choose a batch_key whose values share types (donor or run instead of sorted population or tissue), or add a"

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from more_scvi.diagnosis._evidence import Evidence
-from more_scvi.diagnosis._result import Check, judge, not_checked
-from more_scvi.metrics import cilisi, effective_dimension, structure
+from more_scvi.diagnosis._result import Check, Rule
+from more_scvi.metrics._mixing import cilisi
+from more_scvi.metrics._structure import effective_dimension, structure
 
 MIN_MIXING = 0.35
 """Of mixing within types. 0.29 is PCA of four PBMC batches without any integration; trained models reach 0.5 to 1."""
@@ -26,16 +27,14 @@ def batches_separate(evidence: Evidence) -> Check:
     Without types: mixing of the best-mixed quarter of the cells. Batches may hold different types, but hardly none in
     common.
     """
-    name, z, batches, types = "batches_separate", evidence.z, evidence.batches, evidence.types
+    rule = Rule("batches_separate", MIN_MIXING, "above")
+    z, batches, types = evidence.z, evidence.batches, evidence.types
     if len(np.unique(batches)) < 2:
-        return not_checked(name, MIN_MIXING, "above", "There is one batch.", "If not, give batch_key at setup.")
+        return rule.not_checked("There is one batch.", "If not, give batch_key at setup.")
     if types is None:
         value = _best_mixed(z, batches)
-        return judge(
-            name,
+        return Rule(rule.check, MIN_MIXING_UNTYPED, "above").judge(
             value,
-            MIN_MIXING_UNTYPED,
-            "above",
             f"The best-mixed quarter of the cells reaches {value:.2f} of the mixing that batch sizes allow.",
             "Batches stay apart, or share no type. Batches are aligned type by type: give labels_key at setup, labels"
             " of a few cells are enough.",
@@ -43,19 +42,13 @@ def batches_separate(evidence: Evidence) -> Check:
     per_type = {str(t): cilisi(z[types == t], types[types == t], batches[types == t]) for t in np.unique(types)}
     per_type = {t: value for t, value in per_type.items() if np.isfinite(value)}
     if not per_type:
-        return not_checked(
-            name,
-            MIN_MIXING,
-            "above",
+        return rule.not_checked(
             "No type has ten cells in each of two batches, so there is nothing to mix.",
             "See batch_and_type_confounded.",
         )
     value, worst = float(np.mean(list(per_type.values()))), min(per_type, key=per_type.__getitem__)
-    return judge(
-        name,
+    return rule.judge(
         value,
-        MIN_MIXING,
-        "above",
         f"Within types, batches reach {value:.2f} of the mixing that their sizes allow ({evidence.source}); least"
         f" {str(worst)!r}: {per_type[worst]:.2f}.",
         "Train longer, or raise train(loss_weights={'align_batch': ...}) (default 10) and MoRE(n_refinement_steps=...)"
@@ -68,18 +61,15 @@ def types_collapse(evidence: Evidence) -> Check:
 
     Those of the data are taken in the direct view. Without types: within batches.
     """
-    name = "types_collapse"
+    rule = Rule("types_collapse", MIN_STRUCTURE, "above")
     types = np.full(len(evidence.z), "all cells") if evidence.types is None else evidence.types
     value = structure(evidence.z, evidence.direct, types, evidence.domains)
     if not np.isfinite(value):
-        return not_checked(name, MIN_STRUCTURE, "above", "No type has ten cells in a batch.")
+        return rule.not_checked("No type has ten cells in a batch.")
     used, given = (effective_dimension(x, types, evidence.domains) for x in (evidence.z, evidence.direct))
     directions = f"; they use {used:.0f} directions of {given:.0f}" if np.isfinite(used) else ""
-    return judge(
-        name,
+    return rule.judge(
         value,
-        MIN_STRUCTURE,
-        "above",
         f"Distances within types and batches correlate {value:.2f} with those of the data{directions}.",
         "Raise train(loss_weights={'keep': ...}) (default 20); lower 'variance', 'contrast' (0.1 each) and 'classify'"
         " (1), plan_kwargs={'lr': ...} or max_epochs.",

@@ -18,47 +18,21 @@ MIN_PER_TYPE = 50
 
 @dataclass(frozen=True)
 class Evidence:
-    """Arrays of a sample of cells, and what is known of setup and training.
+    """Arrays of a sample of cells, and what is known of setup and training."""
 
-    Attributes
-    ----------
-    z
-        Embedding, (cells, n_latent).
-    direct
-        The data's own low-rank view without anything trained, centred on batches, (cells, d).
-    batches, domains
-        (cells,) text: batch, and batch × measured modalities.
-    labels
-        (cells,) text: visible labels, ``""`` where there is none.
-    types
-        (cells,) text: visible labels, predictions elsewhere; ``None`` if there is neither.
-    views
-        Modality -> its own low-rank view, (cells, d), zero where it was not measured.
-    present
-        Modality -> bool (cells,): where it was measured.
-    effects
-        Modality -> how much of the embedding changes when its measurements are shuffled among cells, see
-        :func:`modality_ignored`.
-    overlaps
-        Modality -> share of its genes that the backbone knows; empty without a backbone.
-    chance
-        Entropy of the labels that the model was trained on, in nats: the classification loss of a prediction that only
-        knows how frequent the types are. 0 without labels.
-    history
-        Curve -> DataFrame with one value per epoch, as ``model.history``.
-    """
-
-    z: NDArray
-    direct: NDArray
-    batches: NDArray
-    domains: NDArray
-    labels: NDArray
-    types: NDArray | None = None
+    z: NDArray  # embedding, (cells, n_latent)
+    direct: NDArray  # the data's own low-rank view without anything trained, centred on batches, (cells, d)
+    batches: NDArray  # text
+    domains: NDArray  # text: batch × measured modalities
+    labels: NDArray  # text: visible labels, "" where there is none
+    types: NDArray | None = None  # text: visible labels, predictions elsewhere; None if there is neither
+    # by modality: its own low-rank view, zero where it was not measured; where it was measured; how much of the
+    # embedding changes when its measurements are shuffled; share of its genes that the backbone knows
     views: Mapping[str, NDArray] = field(default_factory=dict)
     present: Mapping[str, NDArray] = field(default_factory=dict)
     effects: Mapping[str, float] = field(default_factory=dict)
     overlaps: Mapping[str, float] = field(default_factory=dict)
-    chance: float = 0.0
+    chance: float = 0.0  # entropy of the labels in nats: the loss of who only knows how frequent the types are
     history: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
@@ -71,12 +45,7 @@ class Evidence:
 def representative(labels: NDArray, max_cells: int = MAX_CELLS) -> NDArray[np.int64]:
     """Sorted positions of at most `max_cells` cells: up to ``MIN_PER_TYPE`` of each label, the rest at random (seeded).
 
-    Parameters
-    ----------
-    labels
-        (cells,) text, ``""`` = none.
-    max_cells
-        Size of the sample.
+    Of labels, ``""`` is none.
     """
     if len(labels) <= max_cells:
         return np.arange(len(labels))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from more_scvi.diagnosis._evidence import Evidence
-from more_scvi.diagnosis._result import Check, judge, not_checked
+from more_scvi.diagnosis._result import Check, Rule
 
 N_NEIGHBORS, MIN_CELLS = 15, 5
 
@@ -25,15 +25,12 @@ def rare_types_lost(evidence: Evidence) -> Check:
     Optimistic, if less so than the trained classifier: the embedding was trained with these labels, and long
     training gathers even cells that were labelled at random. :func:`overfitting` watches over that.
     """
-    name = "rare_types_lost"
+    rule = Rule("rare_types_lost", MIN_RECALL, "above")
     labelled = evidence.labels != ""
     types, counts = np.unique(evidence.labels[labelled], return_counts=True)
     rare = (counts >= MIN_CELLS) & (counts < counts.sum() / (2 * max(len(types), 1)))
     if not rare.any():
-        return not_checked(
-            name,
-            MIN_RECALL,
-            "above",
+        return rule.not_checked(
             "No type is rare among the labelled cells." if len(types) else "No cell has a visible label.",
             "" if len(types) else "Give labels_key at setup, or diagnose(labels=...).",
         )
@@ -43,11 +40,8 @@ def rare_types_lost(evidence: Evidence) -> Check:
     common = np.flatnonzero(~rare & (counts >= MIN_CELLS))
     others = f"; frequent types {recall[common].mean():.2f}" if len(common) else ""
     also = f"; {len(lost)} of {rare.sum()} rare types are below the limit" if len(lost) > 1 else ""
-    return judge(
-        name,
+    return rule.judge(
         float(recall[worst]),
-        MIN_RECALL,
-        "above",
         f"Neighbours recover {recall[worst]:.0%} of the {counts[worst]} cells of {str(types[worst])!r}, the worst rare"
         f" type{also}{others}.",
         "Check these labels first. Then raise MoRE(n_variable=..., n_components=...), so that their genes are read, or"

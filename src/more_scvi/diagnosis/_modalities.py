@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, cross_val_predict
 
 from more_scvi.diagnosis._evidence import Evidence
-from more_scvi.diagnosis._result import Check, judge, not_checked
+from more_scvi.diagnosis._result import Check, Rule
 
 MIN_CELLS = 50
 N_COORDINATES = 5
@@ -30,18 +30,15 @@ def modality_ignored(evidence: Evidence) -> Check:
     Not read off the fusion's weights: a modality with the same values in all cells may weigh much and say nothing, and
     one of several that agree may weigh little and still be heard.
     """
-    name = "modality_ignored"
+    rule = Rule("modality_ignored", MIN_EFFECT, "above")
     if len(evidence.present) < 2:
-        return not_checked(name, MIN_EFFECT, "above", ONE)
+        return rule.not_checked(ONE)
     if not evidence.effects:
-        return not_checked(name, MIN_EFFECT, "above", "No batch has cells with two modalities.")
+        return rule.not_checked("No batch has cells with two modalities.")
     least = min(evidence.effects, key=evidence.effects.__getitem__)
     listed = ", ".join(f"{role} {value:.3f}" for role, value in evidence.effects.items())
-    return judge(
-        name,
+    return rule.judge(
         evidence.effects[least],
-        MIN_EFFECT,
-        "above",
         f"Share of the embedding that hangs on each modality: {listed}.",
         f"Check that {least!r} varies between cells and is registered with the right layer and data type; raise"
         " train(loss_weights={'align_modality': ...}) (default 5), or give every modality its own axes with"
@@ -56,9 +53,9 @@ def modality_uninformative(evidence: Evidence) -> Check:
     were not used for fitting (5 folds), batches centred. What is noise cannot be predicted, nor can a modality whose
     rows belong to other cells. It still moves the embedding, which is how it does harm.
     """
-    name = "modality_uninformative"
+    rule = Rule("modality_uninformative", MIN_EXPLAINED, "above")
     if len(evidence.present) < 2:
-        return not_checked(name, MIN_EXPLAINED, "above", ONE)
+        return rule.not_checked(ONE)
     explained = {}
     for role, here in evidence.present.items():
         others = [other for other in evidence.present if other != role]
@@ -67,15 +64,12 @@ def modality_uninformative(evidence: Evidence) -> Check:
             x = np.concatenate([evidence.views[other][rows] for other in others], 1)
             explained[role] = _explained(x, evidence.views[role][rows], evidence.domains[rows])
     if not explained:
-        return not_checked(name, MIN_EXPLAINED, "above", f"Fewer than {MIN_CELLS} cells have two modalities.")
+        return rule.not_checked(f"Fewer than {MIN_CELLS} cells have two modalities.")
     least = min(explained, key=explained.__getitem__)
     listed = ", ".join(f"{role} {value:.2f}" for role, value in explained.items())
     strangers = " and ".join(repr(role) for role, value in explained.items() if value < MIN_EXPLAINED)
-    return judge(
-        name,
+    return rule.judge(
         explained[least],
-        MIN_EXPLAINED,
-        "above",
         f"Share of each modality that the others predict: {listed}.",
         f"Check that rows of {strangers} are named after the cells they belong to, and their layers and depth; leave a"
         " modality of noise out of setup_mudata(modalities=...).",

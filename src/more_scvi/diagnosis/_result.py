@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any, Literal
 
 import pandas as pd
@@ -41,19 +40,25 @@ class Check:
     remedy: str = ""
 
 
-def judge(
-    check: str, value: float, limit: float, healthy: Literal["above", "below"], message: str, remedy: str
-) -> Check:
-    """A check with a value: a warning on the wrong side of the limit. Values that are not finite were not checked."""
-    if not math.isfinite(value):
-        return not_checked(check, limit, healthy, message, remedy)
-    ok = value >= limit if healthy == "above" else value <= limit
-    return Check(check, "ok" if ok else "warning", float(value), limit, healthy, message, "" if ok else remedy)
+@dataclass(frozen=True)
+class Rule:
+    """Name and limit of a check that is yet to be made, and the side of the limit on which nothing is wrong."""
 
+    check: str
+    limit: float
+    healthy: Literal["above", "below"]
 
-def not_checked(check: str, limit: float, healthy: Literal["above", "below"], message: str, remedy: str = "") -> Check:
-    """A check that these data do not allow; the remedy says what it needs."""
-    return Check(check, "not checked", None, limit, healthy, message, remedy)
+    def judge(self, value: float, message: str, remedy: str) -> Check:
+        """A warning on the wrong side of the limit. A value that is not finite was not checked."""
+        if not math.isfinite(value):
+            return self.not_checked(message, remedy)
+        ok = value >= self.limit if self.healthy == "above" else value <= self.limit
+        status: Literal["ok", "warning"] = "ok" if ok else "warning"
+        return Check(self.check, status, float(value), self.limit, self.healthy, message, "" if ok else remedy)
+
+    def not_checked(self, message: str, remedy: str = "") -> Check:
+        """What these data do not allow; the remedy says what it needs."""
+        return Check(self.check, "not checked", None, self.limit, self.healthy, message, remedy)
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,7 @@ class Diagnosis:
     @property
     def table(self) -> pd.DataFrame:
         """DataFrame, a row per check: check, status, value, limit, message, remedy; value is NaN if not checked."""
-        table = pd.DataFrame([asdict(check) for check in self.checks])[COLUMNS]
-        return table.astype({"value": float})
+        return pd.DataFrame([asdict(check) for check in self.checks])[COLUMNS].astype({"value": float})
 
     @property
     def ok(self) -> bool:
@@ -113,30 +117,19 @@ class Diagnosis:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            "<tr>"
-            + "".join(
-                f'<td style="text-align:left">{escape(text)}</td>'
-                for text in (check.check, check.status, _numbers(check), check.message, check.remedy)
-            )
-            + "</tr>"
-            for check in self.checks
-        )
-        head = "".join(
-            f'<th style="text-align:left">{name}</th>' for name in ("check", "status", "value", "message", "remedy")
-        )
-        return f"<p>{escape(self._title())}</p><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        columns = ["check", "status", "value", "message", "remedy"]
+        table = self.table.assign(value=[_numbers(check) for check in self.checks])[columns]
+        with pd.option_context("display.max_colwidth", None):
+            return f"<p>{self._title()}</p>{table.to_html(index=False, justify='left')}"
 
     def _title(self) -> str:
-        count = {status: sum(c.status == status for c in self.checks) for status in ("warning", "ok", "not checked")}
-        cells = (
-            f"{self.n_cells:,} cells"
-            if self.n_sampled == self.n_cells
-            else (f"{self.n_sampled:,} of {self.n_cells:,} cells")
+        warning, ok, rest = (
+            sum(c.status == status for c in self.checks) for status in ("warning", "ok", "not checked")
         )
+        sampled = "" if self.n_sampled == self.n_cells else f"{self.n_sampled:,} of "
         return (
-            f"Diagnosis of {cells}: {count['warning']} warning{'' if count['warning'] == 1 else 's'},"
-            f" {count['ok']} ok, {count['not checked']} not checked"
+            f"Diagnosis of {sampled}{self.n_cells:,} cells: {warning} warning{'' if warning == 1 else 's'}, {ok} ok,"
+            f" {rest} not checked"
         )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from more_scvi.backbones._base import Backbone
+from more_scvi.backbones._cache import token_chunks
 from more_scvi.backbones._layers import TopLayers
-from more_scvi.backbones._token_chunks import token_chunks
 from more_scvi.base._arrays import Arrays, InsideArrays, scatter
 from more_scvi.base._features import Features
 from more_scvi.base._prepare import FrozenReader

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from more_scvi.diagnosis import Check, Diagnosis
+from more_scvi.diagnosis._result import Check, Diagnosis
 
-from ._labels import new_axes, shown
+from ._labels import new_axes, shown, tidy
 from ._palette import COLORS, MISSING
 
 LOOKS = {"ok": (COLORS[2], "o"), "warning": (COLORS[3], "X")}
@@ -67,7 +67,7 @@ def diagnosis(result: Diagnosis | Any, *, ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.set(xlim=(-1.05, 1.05))
     ax.set_xticks([-0.5, 0, 0.5], ["warning", "limit", "ok"])
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    tidy(ax, "top", "right", "left")
     ax.tick_params(length=0)
     return ax
 

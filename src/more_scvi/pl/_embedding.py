@@ -161,13 +161,6 @@ def compare(
     titles = shown(bases)
     for row, column in enumerate(color):
         for position, basis in enumerate(bases.values()):
-            embedding(
-                adata,
-                basis,
-                column,
-                ax=axes[row, position],
-                title=titles[position] if row == 0 else "",
-                missing=missing,
-                legend=position == shape[1] - 1,
-            )
+            title, last = titles[position] if row == 0 else "", position == shape[1] - 1
+            embedding(adata, basis, column, ax=axes[row, position], title=title, missing=missing, legend=last)
     return axes

@@ -5,20 +5,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._labels import legend_beside, new_axes, shown
+from ._labels import legend_beside, new_axes, shown, tidy
 from ._palette import style
 
 SPLITS = {"train": "-", "validation": "--"}
 CURVE = re.compile(r"loss_(.*)_(train|validation)", re.DOTALL)
 
 
-def history(
-    model: Any,
-    terms: Sequence[str] | None = None,
-    *,
-    ax: Axes | None = None,
-    log: bool = False,
-) -> Axes:
+def history(model: Any, terms: Sequence[str] | None = None, *, ax: Axes | None = None, log: bool = False) -> Axes:
     """Draw the loss curves of a trained model: a colour per term, training solid, validation dashed.
 
     Parameters
@@ -70,6 +64,6 @@ def history(
                 label = name if split == "train" or f"loss_{term}_train" not in curves else None
                 ax.plot(curve.index, values, line, color=style(position)[0], label=label, linewidth=1.5)
     ax.set(xlabel="epoch", ylabel="loss", yscale="log" if log else "linear")
-    ax.spines[["top", "right"]].set_visible(False)
+    tidy(ax, "top", "right")
     legend_beside(ax)
     return ax

@@ -45,6 +45,14 @@ def new_axes(width: float, height: float, *beside: Sequence[str], below: Sequenc
     return plt.subplots(figsize=size, layout="constrained")[1]
 
 
+def tidy(ax: Axes, *sides: str, grid: str | None = None) -> None:
+    """Axes without these sides of their frame, with a light grid along ``grid`` behind what is drawn."""
+    ax.spines[list(sides)].set_visible(False)
+    if grid is not None:
+        ax.grid(axis=grid, color="#E6E6E6", linewidth=0.8)
+        ax.set_axisbelow(True)
+
+
 def legend_beside(ax: Axes, **kwargs: Any) -> None:
     """Legend to the right of the plot."""
     ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), **kwargs)
@@ -60,44 +68,35 @@ def label_points(
     taken = [Bbox.from_bounds(px - 5 * scale, py - 5 * scale, 10 * scale, 10 * scale) for px, py in pixels]
     labels = []
     for i, (text, color) in enumerate(zip(texts, colors, strict=True)):
-        best = None
+        tried = []
         for offset in _offsets():
             label = _write(ax, (x[i], y[i]), text, color, offset)
             box = label.get_window_extent()
-            hidden = sum(box.overlaps(other) for j, other in enumerate(taken) if j != i)
-            outside = not (ax.bbox.containsx(box.x0) and ax.bbox.containsx(box.x1))
-            outside |= not (ax.bbox.containsy(box.y0) and ax.bbox.containsy(box.y1))
             label.remove()
-            cost = hidden + 10 * outside
-            if best is None or cost < best[0]:
-                best = (cost, offset, box)
-            if cost == 0:
+            hidden = sum(box.overlaps(other) for j, other in enumerate(taken) if j != i)
+            tried.append((hidden + 10 * (not _inside(ax.bbox, box)), offset, box))
+            if tried[-1][0] == 0:
                 break
-        assert best is not None  # there are offsets
-        labels.append(_write(ax, (x[i], y[i]), text, color, best[1]))
-        taken.append(best[2])
+        _, offset, box = min(tried, key=lambda place: place[0])
+        labels.append(_write(ax, (x[i], y[i]), text, color, offset))
+        taken.append(box)
     return labels
 
 
+def _inside(outer: Bbox, box: Bbox) -> bool:
+    return all(map(outer.containsx, box.intervalx)) and all(map(outer.containsy, box.intervaly))
+
+
 def _offsets() -> list[tuple[float, float]]:
-    return [
-        (distance * np.cos(angle), distance * np.sin(angle)) for distance in DISTANCES for angle in np.radians(ANGLES)
-    ]
+    return [(far * np.cos(angle), far * np.sin(angle)) for far in DISTANCES for angle in np.radians(ANGLES)]
 
 
 def _write(ax: Axes, at: tuple[float, float], text: str, color: str, offset: tuple[float, float]) -> Annotation:
     """A label on the side of the point that ``offset`` (points) leads to."""
-    right, up = (0 if abs(value) < 1 else np.sign(value) for value in offset)
+    right, up = (0 if abs(value) < 1 else int(np.sign(value)) for value in offset)
+    line = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkB": 4}
     return ax.annotate(
-        text,
-        at,
-        xytext=offset,
-        textcoords="offset points",
-        fontsize="small",
-        color=color,
-        ha={1: "left", 0: "center", -1: "right"}[int(right)],
-        va={1: "bottom", 0: "center", -1: "top"}[int(up)],
-        arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkB": 4}
-        if np.hypot(*offset) > 2 * DISTANCES[0]
-        else None,
-    )
+        text, at, xytext=offset, textcoords="offset points", fontsize="small", color=color,
+        ha={1: "left", 0: "center", -1: "right"}[right], va={1: "bottom", 0: "center", -1: "top"}[up],
+        arrowprops=line if np.hypot(*offset) > 2 * DISTANCES[0] else None,
+    )  # fmt: skip

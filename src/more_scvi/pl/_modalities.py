@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from more_scvi.modalities import list_modalities
+from more_scvi.modalities._modality import list_modalities
 
-from ._labels import legend_beside, new_axes, shown
+from ._labels import legend_beside, new_axes, shown, tidy
 from ._palette import style
 
 
@@ -56,7 +56,10 @@ def modality_weights(model: Any, groupby: str | pd.Series | None = None, *, ax: 
     means = weights.groupby(groups, observed=True).mean()
     if not len(means):
         raise ValueError("groupby has a value for none of the cells; give a column or Series with at least one group.")
-    colors, bars = _colors(means.columns), shown(means.index)
+    # by all registered modalities, so that one keeps its colour in models that lack another
+    stacked = [*dict.fromkeys([*list_modalities(), *means.columns])]
+    colors = {role: style(at)[0] for at, role in enumerate(stacked) if role in means.columns}
+    bars = shown(means.index)
     names = shown(colors)
     if ax is None:
         ax = new_axes(5, 0.9 + 0.32 * len(means), bars, names)
@@ -66,8 +69,9 @@ def modality_weights(model: Any, groupby: str | pd.Series | None = None, *, ax: 
         left = left + means[role].to_numpy()
     ax.set_yticks(rows, bars)
     ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="mean weight", ylabel=_axis_name(groupby))
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    grouped = groupby.name if isinstance(groupby, pd.Series) else groupby
+    ax.set(xlim=(0, 1), xlabel="mean weight", ylabel="" if grouped is None else shown([grouped])[0])
+    tidy(ax, "top", "right", "left")
     ax.tick_params(axis="y", length=0)
     legend_beside(ax)
     return ax
@@ -107,17 +111,3 @@ def _groups(groupby: str | pd.Series | None, cells: pd.Index, obs: pd.DataFrame 
     if groupby not in obs:
         raise KeyError(f"obs has no column {groupby!r}; it has {sorted(obs.columns)}.")
     return obs[groupby]
-
-
-def _colors(modalities: pd.Index) -> dict[str, str]:
-    """Colour of each modality, in the order in which they are stacked.
-
-    Colours follow the registered modalities, so that one keeps its colour in models that lack another.
-    """
-    names = list(dict.fromkeys([*list_modalities(), *modalities]))
-    return {name: style(at)[0] for at, name in enumerate(names) if name in modalities}
-
-
-def _axis_name(groupby: str | pd.Series | None) -> str:
-    name = groupby.name if isinstance(groupby, pd.Series) else groupby
-    return "" if name is None else shown([name])[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._labels import legend_beside, new_axes, shown
+from ._labels import legend_beside, new_axes, shown, tidy
 from ._palette import COLORS, MARKERS, style
 from ._table import CONTROL, is_control, over_seeds, positions, ranked, select, words
 
@@ -88,9 +88,7 @@ def regimes(table: pd.DataFrame, metric: str = "own", x: str = "S4", *, ax: Axes
         ax.fill_between(place, of["min"], of["max"], color=color, alpha=0.15, linewidth=0)
     ax.set_xticks([at[protocol] for protocol in protocols], names)
     ax.set(xlabel=label, ylabel=words(metric))
-    ax.grid(axis="y", color="#E6E6E6", linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    tidy(ax, "top", "right", grid="y")
     legend_beside(ax)
     return ax
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ._labels import label_points, legend_beside, new_axes, shown
-from ._palette import style
+from ._labels import label_points, legend_beside, new_axes, shown, tidy
+from ._palette import MARKERS, style
 from ._table import (
     CONTROL,
     check_table,
@@ -76,25 +76,23 @@ def scores(
     if ax is None:
         ax = new_axes(5.5, 1 + 0.14 * len(methods) * (1.5 + len(chosen)), shown(methods), shown(chosen))
     for shift, protocol in zip(np.linspace(-0.3, 0.3, len(chosen) + 2)[1:-1], chosen, strict=True):
-        color, marker = style(chosen.index(protocol))
+        color, marker = style(chosen.index(protocol))[0], MARKERS[chosen.index(protocol) % len(MARKERS)]
         of = points.xs(protocol, level="protocol").reindex(methods)
         for row, (method, point) in enumerate(of.iterrows()):
             if np.isnan(point["mean"]):
                 continue
             tint = CONTROL if is_control(str(method)) else color
             ax.plot(point[["min", "max"]], [row + shift] * 2, color=tint, linewidth=1.5, alpha=0.6)
-            ax.plot(point["mean"], row + shift, marker=_MARKERS[chosen.index(protocol) % 8], color=tint, markersize=5)
+            ax.plot(point["mean"], row + shift, marker=marker, color=tint, markersize=5)
     _method_axis(ax, methods)
     low, high = points["min"].min(), points["max"].max()
     margin = max(0.05 * (high - low), (MIN_SPAN - (high - low)) / 2)
     ax.set(xlabel=words(metric), xlim=(low - margin, high + margin))
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.grid(axis="x", color="#E6E6E6", linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    tidy(ax, "top", "right", "left", grid="x")
     if len(chosen) > 1:
         handles = [
-            Line2D([], [], linestyle="", marker=_MARKERS[i % 8], color=style(i)[0], label=name, markersize=5)
+            Line2D([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=style(i)[0], label=name, markersize=5)
             for i, name in enumerate(shown(chosen))
         ]
         legend_beside(ax, handles=handles)
@@ -164,16 +162,10 @@ def tradeoff(
         ax.plot(*at, marker="o", color=color, markersize=7)
     ax.margins(0.15)
     ax.set(xlabel=words(x), ylabel=words(y))
-    ax.grid(color="#E6E6E6", linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    tidy(ax, "top", "right", grid="both")
     dark = [color if color == CONTROL else "#222222" for color in colors]
     label_points(ax, one["mean"].tolist(), other["mean"].tolist(), shown(methods), dark)
     return ax
-
-
-_MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*")
-"""Protocols differ by colour and marker."""
 
 
 def _method_axis(ax: Axes, methods: Sequence[str]) -> None:

@@ -9,16 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-from ._labels import new_axes, shown
+from ._labels import new_axes, shown, tidy
 from ._palette import COLORS
 
 
 def per_type_f1(
-    scores: pd.DataFrame | Mapping[str, Any],
-    *,
-    classifier: str = "own",
-    rare: int = 20,
-    ax: Axes | None = None,
+    scores: pd.DataFrame | Mapping[str, Any], *, classifier: str = "own", rare: int = 20, ax: Axes | None = None
 ) -> Axes:
     """Draw the F1 of each cell type as bars, with the number of cells it rests on.
 
@@ -66,18 +62,13 @@ def per_type_f1(
     for bar, is_rare, f1, n in zip(bars, few, frame["f1"], frame["n"], strict=True):
         if is_rare:
             bar.set(facecolor="white", edgecolor=COLORS[0], hatch="////")
-        ax.annotate(
-            f"{f1:.2f}  n = {int(n):,}",
-            (f1, bar.get_y() + bar.get_height() / 2),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize="small",
-        )
+        end = f1, bar.get_y() + bar.get_height() / 2
+        text = f"{f1:.2f}  n = {int(n):,}"
+        ax.annotate(text, end, xytext=(4, 0), textcoords="offset points", va="center", fontsize="small")
     ax.set_yticks(range(len(frame)), types)
     ax.set(xlim=(0, 1.32), xticks=[0, 0.5, 1], xlabel="F1", ylim=(len(frame) - 0.4, -0.6))
     ax.tick_params(axis="y", length=0)
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    tidy(ax, "top", "right", "left")
     if few.any():
         key = Patch(facecolor="white", edgecolor=COLORS[0], hatch="////", label=f"fewer than {rare} cells")
         ax.legend(handles=[key], frameon=False, fontsize="small", loc="lower right", bbox_to_anchor=(1, 1))

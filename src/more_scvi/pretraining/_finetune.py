@@ -21,8 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix, issparse
 from torch import Tensor, nn
 
-from more_scvi.backbones import MoreMini, make_panels
-from more_scvi.data import GeneMatch
+from more_scvi.backbones._cache import make_panels
+from more_scvi.backbones._more_mini import MoreMini
+from more_scvi.data._genes import GeneMatch
 
 logger = logging.getLogger("more_scvi")
 
@@ -123,9 +124,8 @@ def finetune(
     if epochs < 1 or not 0 < learning_rate < 1:
         raise ValueError(f"finetune: epochs={epochs} must be at least 1 and learning_rate={learning_rate} in (0, 1).")
     known = match.vocab_index >= 0
-    names, rows = _visible(labels, unlabeled_category, x.shape[0])
+    rows, types, code = _visible(labels, unlabeled_category, x.shape[0])
     counts = _counts(x, rows, known)
-    types, code = np.unique(names[rows], return_inverse=True)
 
     rng = np.random.default_rng(seed)
     held = _slice(code, rng)
@@ -160,33 +160,29 @@ def finetune(
     state = {k: v.half().float() if v.is_floating_point() else v for k, v in (backbone.state_dict() | kept).items()}
     with torch.random.fork_rng(devices=[]):  # an empty network draws weights
         tuned = MoreMini(backbone.sizes, backbone.vocabulary, state)
-    result = Finetuned(
-        backbone=tuned,
-        trained=sum(p.numel() for p in trained),
-        seconds=time.process_time() - started,
-        epoch=epoch,
-        validation=tuple(history),
-    )
+    n_trained, seconds = sum(p.numel() for p in trained), time.process_time() - started
     logger.info(
         "Fine-tuned %d weights on %d labelled cells of %d types: epoch %d kept, %.0f s.",
-        *(result.trained, len(code), len(types), epoch, result.seconds),
+        *(n_trained, len(code), len(types), epoch, seconds),
     )
-    return result
+    return Finetuned(tuned, n_trained, seconds, epoch, tuple(history))
 
 
-def _visible(labels: ArrayLike, unlabeled: str, n_cells: int) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """Labels as text and the rows that have one."""
+def _visible(
+    labels: ArrayLike, unlabeled: str, n_cells: int
+) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.int64]]:
+    """The rows that have a label, the types, and the number of the type in each of these rows."""
     names = np.asarray(labels).astype(str)
     if names.shape != (n_cells,):
         raise ValueError(f"finetune: labels have shape {names.shape}, x has {n_cells} cells; give one label per cell.")
     rows = np.flatnonzero(names != unlabeled)
-    types = np.unique(names[rows])
+    types, code = np.unique(names[rows], return_inverse=True)
     if len(types) < 2:
         raise ValueError(
             f"finetune: {len(types)} types are visible ({', '.join(types)}), two are needed; label more cells, or give "
             f"the word for a hidden label as unlabeled_category (now {unlabeled!r})."
         )
-    return names, rows
+    return rows, types, code
 
 
 def _counts(x: csr_matrix | NDArray, rows: NDArray[np.int64], known: NDArray[np.bool_]) -> csr_matrix:
@@ -259,14 +255,11 @@ class _Network(nn.Module):
             self.panels.append(self._panel(np.flatnonzero(visible), genes[visible]))
         # tables in units of their spread, so that one learning rate means the same for all weights
         self.unit = {name: float(getattr(self.front, name).square().mean().sqrt()) for name in _TABLES}
-        self.components, self.whitening = (
-            nn.Parameter(getattr(self.front, name) / self.unit[name]) for name in _TABLES
-        )
+        self.components, self.whitening = (nn.Parameter(getattr(self.front, k) / self.unit[k]) for k in _TABLES)
         self.transformer = deepcopy(backbone.transformer).train().requires_grad_(True)
-        n_components = self.sizes.n_components
-        scale = self.front.program_scale
-        self.scale = scale
-        self.prior = torch.diag(1.0 / (scale[:n_components].double() ** 2 - 1.0).clamp_min(0.05))
+        self.scale = self.front.program_scale
+        variances = self.scale[: self.sizes.n_components].double() ** 2
+        self.prior = torch.diag(1.0 / (variances - 1.0).clamp_min(0.05))
 
     def _panel(self, columns: NDArray[np.int64], genes: NDArray[np.int64]) -> _Panel:
         front = self.front

@@ -22,42 +22,28 @@ def denoise(z: Tensor, target: Tensor) -> Tensor:
 
 
 def masked(z: Tensor, decoder: Tensor, target: Tensor) -> Tensor:
-    """Squared error of a linear decoder at genes that the view did not show, zeros included.
+    """Squared error of a linear decoder at genes that the view did not show, zeros included, as of :func:`denoise`.
 
-    Parameters
-    ----------
-    z
-        (groups, cells, features).
-    decoder
-        (groups, features, genes) of the genes that were drawn for each group.
-    target
-        (groups, cells, genes) standardised expression; group means are free.
+    Decoder (groups, features, genes) and target (groups, cells, genes), standardised expression, are of the genes that
+    were drawn for each group.
     """
-    target = centred(target)
-    error = (centred(z) @ decoder - target).pow(2).mean((1, 2))
-    return (error / target.pow(2).mean((1, 2)).clamp_min(1e-3)).mean()
+    return denoise(z @ decoder, target)
 
 
 def contrast(z_a: Tensor, z_b: Tensor, positive: Tensor, temperature: float) -> Tensor:
     """Supervised contrast (Khosla et al. 2020) between two views of the cells of a group.
 
-    Parameters
-    ----------
-    z_a, z_b
-        (groups, cells, features), two views; all other cells of the group are the negatives.
-    positive
-        (groups, cells, cells) bool, True on the diagonal (the cell itself) and for cells that should lie close.
-    temperature
-        Temperature of the cosine.
+    All other cells of the group are the negatives. ``positive`` is bool, (groups, cells, cells), True on the diagonal
+    (the cell itself) and for cells that should lie close; the temperature is that of the cosine.
     """
     a, b = (F.normalize(centred(z), dim=-1) for z in (z_a, z_b))
     logits = a @ b.transpose(1, 2) / temperature
-    weight = positive.float() / positive.sum(-1, keepdim=True)
-    forward = -(weight * logits.log_softmax(-1)).sum(-1)
-    weight = positive.transpose(1, 2).float()
-    weight = weight / weight.sum(-1, keepdim=True)
-    backward = -(weight * logits.transpose(1, 2).log_softmax(-1)).sum(-1)
-    return (forward + backward).mean() / 2
+
+    def one_way(logits: Tensor, positive: Tensor) -> Tensor:
+        weight = positive.float() / positive.sum(-1, keepdim=True)
+        return -(weight * logits.log_softmax(-1)).sum(-1)
+
+    return (one_way(logits, positive) + one_way(logits.mT, positive.mT)).mean() / 2
 
 
 def drift(residual: Tensor) -> Tensor:

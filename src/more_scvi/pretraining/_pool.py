@@ -9,10 +9,11 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix, vstack
+from scipy.sparse import csr_matrix, issparse, vstack
 
 from more_scvi._reading import MOST_TEXT, read_bytes, unzip_text
-from more_scvi.data import GeneVocabulary, RowReader, match_genes
+from more_scvi.data._genes import COLUMNS, GeneVocabulary, match_genes
+from more_scvi.data._rows import RowReader
 
 _MIN_STUDIES = 3
 
@@ -49,6 +50,14 @@ class Pool:
         n = np.bincount(self.study, minlength=len(self.studies))
         weights = 1.0 / np.sqrt(n)[self.study]
         return weights / weights.sum()
+
+    def study_means(self, values: csr_matrix | np.ndarray) -> np.ndarray:
+        """(studies, columns) means of values, (cells, columns), over the cells of each study."""
+        n_cells, n_studies = len(self.study), len(self.studies)
+        per_study = 1.0 / np.bincount(self.study, minlength=n_studies)[self.study]
+        average = csr_matrix((per_study, (self.study, np.arange(n_cells))), (n_studies, n_cells))
+        means = average @ values
+        return means.toarray() if issparse(means) else means
 
     def select(self, cells: np.ndarray) -> Pool:
         """The pool of some cells; studies keep their numbers' order and those without cells are dropped."""
@@ -159,8 +168,7 @@ def read_pool(folder: str | Path, annotation: str | Path, *, n_genes: int, keep:
         vocabulary=vocabulary,
     )
     chosen = _best_measured(pool, n_genes, set(keep))
-    columns = ("human_symbol", "human_ensembl", "mouse_symbol", "mouse_ensembl", "human_alias", "mouse_alias")
-    fewer = GeneVocabulary(*(tuple(getattr(vocabulary, c)[g] for g in chosen) for c in columns))
+    fewer = GeneVocabulary(*(tuple(getattr(vocabulary, c)[g] for g in chosen) for c in COLUMNS))
     return Pool(pool.counts[:, chosen], pool.study, names, pool.measured[:, chosen], pool.labels, fewer)
 
 
@@ -184,12 +192,9 @@ def _read_file(path: Path, vocabulary: GeneVocabulary) -> Pool:
 
 def _best_measured(pool: Pool, n_genes: int, keep: set[str]) -> np.ndarray:
     """Positions of the genes to keep, in the vocabulary's order."""
-    n_cells, n_studies = len(pool.study), len(pool.studies)
-    per_study = 1.0 / np.bincount(pool.study, minlength=n_studies)[pool.study]
-    average = csr_matrix((per_study, (pool.study, np.arange(n_cells))), (n_studies, n_cells))
-    share = (average @ (pool.counts > 0)).toarray()
+    share = pool.study_means(pool.counts > 0)
     measured = pool.measured
     score = (share * measured).sum(0) / np.maximum(measured.sum(0), 1)
-    score[measured.sum(0) < min(_MIN_STUDIES, n_studies)] = 0
+    score[measured.sum(0) < min(_MIN_STUDIES, len(pool.studies))] = 0
     score *= np.where([s in keep for s in pool.vocabulary.human_symbol], 4, 1)
     return np.sort(np.argsort(-score, kind="stable")[: min(n_genes, int((score > 0).sum()))])

@@ -9,7 +9,7 @@ import torch
 from scipy.linalg import eigh, qr
 from scipy.sparse import csr_matrix
 
-from more_scvi.backbones import MoreMini, MoreMiniSizes
+from more_scvi.backbones._more_mini import MoreMini, MoreMiniSizes
 
 from ._pool import Pool
 
@@ -123,8 +123,8 @@ def expected_share(pool: Pool) -> np.ndarray:
 
     A study tells the shares among the genes it measured only; their sum is taken from the other studies.
     """
-    totals = np.vstack([np.asarray(pool.counts[pool.study == s].sum(0)).ravel() for s in range(len(pool.studies))])
-    within = totals / totals.sum(1, keepdims=True)
+    within = pool.study_means(pool.counts)
+    within /= within.sum(1, keepdims=True)
     weight = np.sqrt(np.bincount(pool.study))[:, None] * pool.measured
     share = np.full(pool.counts.shape[1], 1.0 / pool.counts.shape[1])
     for _ in range(20):
@@ -147,17 +147,10 @@ def _normalise(pool: Pool, share: np.ndarray, target_sum: float) -> csr_matrix:
     return csr_matrix((data.astype(np.float32), counts.indices, counts.indptr), counts.shape)
 
 
-def _study_average(pool: Pool, y: csr_matrix) -> np.ndarray:
-    """(studies, genes) means."""
-    n_cells, n_studies = len(pool.study), len(pool.studies)
-    per_study = 1.0 / np.bincount(pool.study, minlength=n_studies)[pool.study]
-    return (csr_matrix((per_study, (pool.study, np.arange(n_cells))), (n_studies, n_cells)) @ y).toarray()
-
-
 def _gene_statistics(pool: Pool, y: csr_matrix, min_scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean over studies, and standard deviation within studies, of every gene."""
-    mean = _study_average(pool, y)
-    variance = np.maximum(_study_average(pool, y.multiply(y).tocsr()) - mean**2, 0)
+    mean = pool.study_means(y)
+    variance = np.maximum(pool.study_means(y.power(2)) - mean**2, 0)
     weight = np.sqrt(np.bincount(pool.study))[:, None] * pool.measured
     weight = weight / np.maximum(weight.sum(0), 1e-12)
     return (weight * mean).sum(0), np.maximum(np.sqrt((weight * variance).sum(0)), min_scale)
@@ -169,7 +162,7 @@ def _components(pool: Pool, y: csr_matrix, scale: np.ndarray, n_components: int,
     Randomised SVD (Halko et al. 2011) with the centring applied implicitly, so that the matrix stays sparse.
     """
     standardised = csr_matrix((y.data / scale[y.indices].astype(np.float32), y.indices, y.indptr), y.shape)
-    centre = (_study_average(pool, y) / scale).astype(np.float32)
+    centre = (pool.study_means(y) / scale).astype(np.float32)
     weight = np.sqrt(pool.cell_weights()).astype(np.float32)[:, None]
     one_hot = csr_matrix((np.ones(len(pool.study), np.float32), (np.arange(len(pool.study)), pool.study)))
     transposed = standardised.T.tocsr()
@@ -203,7 +196,5 @@ def _scores(pool: Pool, backbone: MoreMini, y: csr_matrix) -> np.ndarray:
 
 def _within(pool: Pool, scores: np.ndarray) -> np.ndarray:
     """Weighted covariance within studies."""
-    n = np.bincount(pool.study, minlength=len(pool.studies))
-    means = np.stack([scores[pool.study == s].mean(0) if n[s] else scores[0] for s in range(len(n))])
-    centred = (scores - means[pool.study]) * np.sqrt(pool.cell_weights())[:, None]
-    return np.asarray(centred.T @ centred, dtype=np.float64)
+    centred = (scores - pool.study_means(scores)[pool.study]) * np.sqrt(pool.cell_weights())[:, None]
+    return centred.T @ centred

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,22 +20,12 @@ _CLIP = 5.0
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """Standardised expression of the pool, cell by cell, and the linear map to it from clean features.
+    """Standardised expression of the pool, cell by cell, and the linear map to it from clean features."""
 
-    Attributes
-    ----------
-    weight
-        (features, genes) float32: ridge regression of standardised expression on clean features, within studies.
-    factor
-        (cells,) what a count is multiplied by before log1p.
-    mean, scale
-        (genes,) of the front.
-    """
-
-    weight: np.ndarray
-    factor: np.ndarray
-    mean: np.ndarray
-    scale: np.ndarray
+    weight: np.ndarray  # (features, genes) float32: ridge regression on clean features, within studies
+    factor: np.ndarray  # (cells,) what a count is multiplied by before log1p
+    mean: np.ndarray  # (genes,) of the front
+    scale: np.ndarray  # (genes,) of the front
 
     def expression(self, pool: Pool, cells: np.ndarray, genes: np.ndarray) -> np.ndarray:
         """(cells, genes) standardised expression."""
@@ -63,47 +54,22 @@ def fit_decoder(pool: Pool, clean: np.ndarray, mean: np.ndarray, scale: np.ndarr
     return Decoder(np.linalg.solve(gram, weight).astype(np.float32), factor, mean, scale)
 
 
-@dataclass(frozen=True, eq=False)
-class Minibatch:
-    """One step.
+class Minibatch(NamedTuple):
+    """One step; the first axis of features and context are the two views."""
 
-    Attributes
-    ----------
-    features, context
-        (2, groups, cells, ...), the two views.
-    target
-        (groups, cells, features) clean features, smoothed over neighbours.
-    cluster
-        (groups, cells) number of the cluster.
-    hidden
-        (groups, cells, genes) standardised expression of genes that the first view hides.
-    decoder
-        (groups, features, genes) decoder of these genes.
-    """
-
-    features: Tensor
-    context: Tensor
-    target: Tensor
-    cluster: Tensor
-    hidden: Tensor
-    decoder: Tensor
+    features: Tensor  # (2, groups, cells, features)
+    context: Tensor  # (2, groups, cells, context)
+    target: Tensor  # (groups, cells, features) clean features, smoothed over neighbours
+    cluster: Tensor  # (groups, cells) number of the cluster
+    hidden: Tensor  # (groups, cells, genes) standardised expression of genes that the first view hides
+    decoder: Tensor  # (groups, features, genes) decoder of these genes
 
 
 class Sampler(IterableDataset):
     """Minibatches from ``start`` to ``stop``; what a step holds depends on the seed and its number only.
 
-    Parameters
-    ----------
-    pool, views, decoder
-        What to draw from.
-    start, stop
-        Steps.
-    n_groups, n_cells, n_hidden
-        Groups per step, cells per group, hidden genes per group.
-    smoothing
-        Share of a cell's neighbours in its target.
-    seed
-        Seed.
+    A step has ``n_groups`` groups of ``n_cells`` cells and ``n_hidden`` hidden genes each; ``smoothing`` is the share
+    of a cell's neighbours in its target.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from more_scvi._files import atomic_path
-from more_scvi.backbones import MoreMini
 from more_scvi.backbones._checkpoints import read_torch
+from more_scvi.backbones._more_mini import MoreMini
 
 from ._objective import contrast, denoise, drift, masked, same_cluster
 from ._pool import Pool
@@ -147,8 +147,7 @@ class _Pretraining(LightningModule):
     def __init__(self, network: torch.nn.Module, n_steps: int, settings: PretrainSettings) -> None:
         super().__init__()
         self.network, self.n_steps, self.settings, self.step = network, n_steps, settings, 0
-        for parameter in network.parameters():
-            parameter.requires_grad = True
+        network.requires_grad_(True)
         self.averaged = {k: v.detach().clone() for k, v in network.state_dict().items()}
         self.terms: dict[str, float] = {}
         self._optimiser_state: dict[str, Any] | None = None
@@ -161,9 +160,6 @@ class _Pretraining(LightningModule):
         if self._optimiser_state is not None:
             optimiser.load_state_dict(self._optimiser_state)
         return optimiser
-
-    def transfer_batch_to_device(self, batch: Minibatch, device: torch.device, dataloader_idx: int) -> Minibatch:
-        return Minibatch(*(getattr(batch, field.name).to(device) for field in fields(batch)))
 
     def training_step(self, batch: Minibatch, _: int) -> Tensor:
         s = self.settings
@@ -208,13 +204,7 @@ class _Pretraining(LightningModule):
         }
 
     def restore(self, state: dict[str, Any], path: Path) -> None:
-        """Take up a snapshot.
-
-        Raises
-        ------
-        ValueError
-            If it is of a run with other settings or another network, or no checkpoint.
-        """
+        """Take up a snapshot; a ValueError if it is of a run with other settings or another network, or none."""
         wanted = asdict(self.settings) | {"n_steps": self.n_steps}
         try:
             found = state["settings"] | {"n_steps": state["n_steps"]}
@@ -238,7 +228,9 @@ class _AfterStep(Callback):
         if self.on_step is not None:
             self.on_step(pl_module.step, pl_module.terms)
         if pl_module.step % pl_module.settings.checkpoint_every == 0 or pl_module.step == pl_module.n_steps:
-            _save(self.path, pl_module.snapshot())
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self.path) as beside:
+                torch.save(pl_module.snapshot(), beside)
 
 
 def _schedule(step: int, n_steps: int) -> float:
@@ -247,9 +239,3 @@ def _schedule(step: int, n_steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(n_steps - warm, 1)))
-
-
-def _save(path: Path, state: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as beside:
-        torch.save(state, beside)

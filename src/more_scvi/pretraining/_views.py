@@ -24,7 +24,7 @@ from scvi.utils import track
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from more_scvi.backbones import MoreMini
+from more_scvi.backbones._more_mini import MoreMini
 
 from ._pool import Pool
 
@@ -87,7 +87,7 @@ def make_views(pool: Pool, backbone: MoreMini, *, n_views: int = 8, n_neighbours
     block = _blocks(pool.study, np.random.default_rng(seed))
     neighbours, cluster = np.zeros((n_cells, n_neighbours), np.int64), np.zeros(n_cells, np.int64)
     panels = np.zeros((block.max() + 1, 1 + n_views, pool.counts.shape[1]), bool)
-    profiles = [np.asarray(pool.counts[pool.study == s].mean(0)).ravel() for s in range(len(pool.studies))]
+    profiles = pool.study_means(pool.counts)
     for b in track(range(block.max() + 1), description="Corrupting the pool"):
         rng = np.random.default_rng([seed, b])
         cells = np.flatnonzero(block == b)
@@ -162,6 +162,5 @@ def _clusters(near: np.ndarray, labels: np.ndarray) -> np.ndarray:
     graph = igraph.Graph(n, np.stack([np.repeat(np.arange(n), k), near.ravel()], 1).tolist()).simplify()
     random.seed(0)  # igraph draws from Python's generator
     found = np.array(graph.community_leiden(objective_function="modularity", n_iterations=3).membership)
-    return np.unique(
-        np.where(labels == "", found.astype(str), np.char.add("label ", labels.astype(str))), return_inverse=True
-    )[1]
+    names = np.where(labels == "", found.astype(str), np.char.add("label ", labels.astype(str)))
+    return np.unique(names, return_inverse=True)[1]

@@ -10,28 +10,25 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from more_scvi._reading import read_json
-from more_scvi._saved import read_saved, unpack, write_saved
-from more_scvi.data import GeneVocabulary
+from more_scvi._saved import check_tensors, read_saved, unpack, write_saved
+from more_scvi.data._genes import GeneVocabulary
 
-from ._network import StudentNetwork
+from ._network import SIZES, StudentNetwork
 
 WEIGHTS, CARD, GENES = "student.safetensors", "student.json", "genes.tsv.gz"
 FILES = (WEIGHTS, GENES)
 FORMAT = "more-scvi student"
 VERSION = 1
-SIZES = (
-    "n_genes", "n_variable", "n_components", "n_latent", "n_batch", "n_labels", "n_hidden", "normalised",
-)  # fmt: skip
 ENTRIES = ("data_type", "layer", "batch_key", "gene_key", "batches", "labels", "genes", "fidelity")
+_SIZE_OF = {"genes": "n_variable", "batches": "n_batch", "labels": "n_labels"}
 _REMEDY = "Give a folder written by Student.save, or save the student again."
 
 
 def write_student(
     dir_path: str | os.PathLike,
-    state: Mapping[str, Tensor],
+    network: StudentNetwork,
     card: Mapping[str, Any],
     vocabulary: GeneVocabulary,
     overwrite: bool,
@@ -44,8 +41,10 @@ def write_student(
     if present and not overwrite:
         raise ValueError(f"{folder} already holds {', '.join(present)}; give overwrite=True or another folder.")
     head = {"format": FORMAT, "version": VERSION, "written_by": f"more-scvi {version('more-scvi')}"}
-    tensors = save({k: v.detach().cpu().contiguous() for k, v in state.items()})
-    write_saved(folder / CARD, head | dict(card), {WEIGHTS: tensors, GENES: vocabulary.to_bytes()}, FILES)
+    tensors = save({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()})
+    write_saved(
+        folder / CARD, head | dict(card) | network.sizes, {WEIGHTS: tensors, GENES: vocabulary.to_bytes()}, FILES
+    )
 
 
 def read_student(dir_path: str | os.PathLike) -> tuple[StudentNetwork, dict[str, Any], GeneVocabulary]:
@@ -59,13 +58,17 @@ def read_student(dir_path: str | os.PathLike) -> tuple[StudentNetwork, dict[str,
             expected = StudentNetwork(**sizes).state_dict()
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{folder / CARD}: its sizes {sizes} make no student ({error}). {_REMEDY}") from None
-    counts = {"genes": "n_variable", "batches": "n_batch", "labels": "n_labels"}
-    for key, size in counts.items():
+    for key, size in _SIZE_OF.items():
         if len(card[key]) != sizes[size]:
             raise ValueError(f"{folder / CARD}: {len(card[key])} {key}, but {size} is {sizes[size]}. {_REMEDY}")
     if len(vocabulary) != sizes["n_genes"]:
         raise ValueError(f"{folder / GENES}: {len(vocabulary)} genes, {CARD} says {sizes['n_genes']}. {_REMEDY}")
-    tensors = _tensors(files[WEIGHTS], folder / WEIGHTS, expected)
+    path = folder / WEIGHTS
+    tensors = unpack(files[WEIGHTS], path, _REMEDY)
+    shapes = {name: tensor.shape for name, tensor in expected.items()}
+    check_tensors(tensors, shapes, path, f"It and {CARD} must be of one save. {_REMEDY}")
+    if wrong := [name for name, tensor in expected.items() if tensors[name].dtype != tensor.dtype]:
+        raise ValueError(f"{path}: the tensors {wrong} are of another type than {CARD} implies. {_REMEDY}")
     network = StudentNetwork(**sizes)
     network.load_state_dict(tensors)
     return network, card, vocabulary
@@ -79,25 +82,8 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has version {card.get('version')!r}; this more-scvi reads {VERSION}. Install a newer one."
         )
-    missing = [key for key in (*SIZES, *ENTRIES) if key not in card]
-    if missing:
+    if missing := [key for key in (*SIZES, *ENTRIES) if key not in card]:
         raise ValueError(f"{path} lacks the entries {missing}; it was edited. {_REMEDY}")
-    wrong = [key for key in ("batches", "labels", "genes") if not isinstance(card[key], list)]
-    if wrong:
+    if wrong := [key for key in _SIZE_OF if not isinstance(card[key], list)]:
         raise ValueError(f"{path}: {wrong} must be lists; it was edited. {_REMEDY}")
     return card
-
-
-def _tensors(content: bytes, path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tensors = unpack(content, path, _REMEDY)
-    if tensors.keys() != expected.keys():
-        raise ValueError(f"{path}: tensors {sorted(tensors.keys() ^ expected.keys())} are missing or extra. {_REMEDY}")
-    for key, wanted in expected.items():
-        if tensors[key].shape != wanted.shape or tensors[key].dtype != wanted.dtype:
-            raise ValueError(
-                f"{path}: tensor {key!r} is {tuple(tensors[key].shape)} {tensors[key].dtype}, {CARD} implies"
-                f" {tuple(wanted.shape)} {wanted.dtype}. {_REMEDY}"
-            )
-        if not torch.isfinite(tensors[key]).all():
-            raise ValueError(f"{path}: tensor {key!r} holds NaN or infinite values. {_REMEDY}")
-    return tensors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from more_scvi.base._path import batch_means
-from more_scvi.data import batch_offsets
+from more_scvi.data._batches import batch_offsets
 
 from ._front import CLIP, normalise
 from ._lesson import Genes, Lesson
@@ -56,28 +56,15 @@ class FitSettings:
 def fit_student(
     lessons: Sequence[Lesson], genes: Genes, n_batch: int, n_labels: int, normalised: bool, settings: FitSettings
 ) -> StudentNetwork:
-    """Fit a student to what its teacher says.
+    """Fit a student to what its teacher says of the cells of the lessons, the first of which are the registered ones.
 
     The linear guess that the residuals learn from is out of fold: for a cell that the ridge regression was fitted on it
     would be better than it is for new cells. Each cell is also shown with random halves of the genes missing.
-
-    Parameters
-    ----------
-    lessons
-        Cells; the first lesson holds the registered ones.
-    genes
-        What is read.
-    n_batch, n_labels
-        Sizes.
-    normalised
-        Whether values are log-normalised.
-    settings
-        Everything else.
     """
     rng = np.random.default_rng(settings.seed)
     z = np.concatenate([lesson.z for lesson in lessons]).astype(np.float32)
     codes = _distinct(lessons)
-    group = np.unique(codes, return_inverse=True)[1]
+    groups, group = np.unique(codes, return_inverse=True)
     fold = rng.permutation(len(z)) % N_FOLDS
     network = _empty(lessons, genes, (len(z), z.shape[1], n_batch, n_labels), normalised, settings)
     front = network.front
@@ -88,19 +75,17 @@ def fit_student(
             y = normalise(x, everything, normalised).toarray()
             yield cells, np.clip((y - _np(front.mean)) / _np(front.std), -CLIP, CLIP)
 
-    n_groups = int(group.max()) + 1
-    sums = np.zeros((n_groups, len(front.mean)))
+    sums = np.zeros((len(groups), len(front.mean)))
     for cells, x in blocks():
         np.add.at(sums, group[cells], x)
-    means = (sums / np.bincount(group, minlength=n_groups)[:, None]).astype(np.float32)
-    known, new = (np.flatnonzero(which) for which in (np.unique(codes) >= 0, np.unique(codes) < 0))
-    means[new] = means[known].mean(0)  # as they will be centred when the student meets them
-    front.batch_mean.copy_(torch.from_numpy(means[known].mean(0)).expand(n_batch, -1))  # a batch of no cell: the mean
-    front.batch_mean[np.unique(codes)[known]] = torch.from_numpy(means[known])
-    z_means = batch_means(z, group, n_groups)
-    z_means[new] = z_means[known].mean(0)
-    network.batch_latent.copy_(torch.from_numpy(z_means[known].mean(0)).expand(n_batch, -1))
-    network.batch_latent[np.unique(codes)[known]] = torch.from_numpy(z_means[known])
+    means = (sums / np.bincount(group)[:, None]).astype(np.float32)
+    z_means = batch_means(z, group, len(groups))
+    known = groups >= 0
+    for table, of in ((front.batch_mean, means), (network.batch_latent, z_means)):
+        mean = of[known].mean(0)
+        of[~known] = mean  # as they will be centred when the student meets them
+        table.copy_(torch.from_numpy(mean).expand(n_batch, -1))  # a batch of no cell: the mean
+        table[groups[known]] = torch.from_numpy(of[known])
     targets = z - z_means[group]
 
     grams = np.zeros((N_FOLDS, len(front.mean), len(front.mean)), np.float32)
@@ -121,11 +106,10 @@ def fit_student(
     if n_labels:
         log_probs = np.concatenate([np.asarray(lesson.log_probs, np.float32) for lesson in lessons])
         x = np.c_[guesses[0], np.ones(len(z), np.float32)]
-        solved = np.linalg.solve(
-            x.T @ x + 0.01 * len(x) * np.eye(x.shape[1]), x.T @ np.maximum(log_probs, LEAST_LOG)
-        ).astype(np.float32)
-        network.start.copy_(torch.from_numpy(solved[:-1]))
-        network.start_bias.copy_(torch.from_numpy(solved[-1]))
+        penalty = 0.01 * len(x) * np.eye(x.shape[1])
+        solved = torch.from_numpy(np.linalg.solve(x.T @ x + penalty, x.T @ np.maximum(log_probs, LEAST_LOG)))
+        network.start.copy_(solved[:-1])
+        network.start_bias.copy_(solved[-1])
     codes = np.where(codes >= 0, codes, -1)
     _train(network, guesses, codes, z, log_probs, settings)
     _match_spread(network.eval(), guesses[0], codes, z, log_probs)
@@ -155,11 +139,7 @@ def _joined(lessons: Sequence[Lesson]) -> Iterator[tuple[np.ndarray, sp.csr_matr
 
 
 def _empty(
-    lessons: Sequence[Lesson],
-    genes: Genes,
-    sizes: tuple[int, int, int, int],
-    normalised: bool,
-    settings: FitSettings,
+    lessons: Sequence[Lesson], genes: Genes, sizes: tuple[int, int, int, int], normalised: bool, settings: FitSettings
 ) -> StudentNetwork:
     """A network with its genes and their scale, weights still to be fitted; sizes: cells, n_latent, batches, labels."""
     n_cells, n_latent, n_batch, n_labels = sizes
@@ -176,9 +156,8 @@ def _empty(
         )
     front = network.front
     front.gene_share.copy_(torch.from_numpy(share / max(share.sum(), 1e-12)))
-    front.variable.copy_(torch.from_numpy(genes.variable))
-    front.mean.copy_(torch.from_numpy(genes.mean))
-    front.std.copy_(torch.from_numpy(genes.std))
+    for name in ("variable", "mean", "std"):
+        getattr(front, name).copy_(torch.from_numpy(getattr(genes, name)))
     return network
 
 
@@ -286,8 +265,9 @@ def _train(
 
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.01)
-    schedule: Callable[[int], float] = lambda t: min((t + 1) / 50, 1.0) * (1 - 0.99 * t / settings.max_steps)  # noqa: E731
-    rate = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule)
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda t: min((t + 1) / 50, 1.0) * (1 - 0.99 * t / settings.max_steps)
+    )
     keep_best()
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)

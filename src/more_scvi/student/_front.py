@@ -33,49 +33,19 @@ SIZE = 1e4
 
 @dataclass(frozen=True)
 class VisibleMap:
-    """What a :class:`LinearFront` does where some genes are there.
+    """What a :class:`LinearFront` does where some genes are there."""
 
-    Attributes
-    ----------
-    columns
-        (visible variable genes,) their columns in the data.
-    genes
-        (known genes,) columns of all genes that count for the totals.
-    share
-        Share of a cell's counts that these are expected to hold.
-    ceiling
-        (visible variable genes,) value at which expression is clipped.
-    weight
-        (visible variable genes, n_latent).
-    offset
-        (n_latent,) what is subtracted from every cell.
-    centres
-        (batches, n_latent) what is subtracted from cells of a batch.
-    """
-
-    columns: np.ndarray
-    genes: np.ndarray
-    share: float
-    ceiling: np.ndarray
-    weight: np.ndarray
-    offset: np.ndarray
-    centres: np.ndarray
+    columns: np.ndarray  # (visible variable genes,) in the data
+    genes: np.ndarray  # (known genes,) columns of all genes that count for the totals
+    share: float  # of a cell's counts that these are expected to hold
+    ceiling: np.ndarray  # (visible variable genes,) where expression is clipped
+    weight: np.ndarray  # (visible variable genes, n_latent)
+    offset: np.ndarray  # (n_latent,) what is subtracted from every cell
+    centres: np.ndarray  # (batches, n_latent) what is subtracted from cells of a batch
 
 
 class LinearFront(nn.Module):
-    """Tables of the linear start; buffers only.
-
-    Parameters
-    ----------
-    n_genes, n_variable
-        Genes of the training data, and those that the student reads.
-    n_components
-        Factors of the model for missing genes.
-    n_latent, n_batch
-        Width of the embedding, number of batches.
-    normalised
-        Whether the values are log-normalised instead of counts.
-    """
+    """Tables of the linear start, buffers only; the components are those of the model for missing genes."""
 
     gene_share: Tensor
     variable: Tensor

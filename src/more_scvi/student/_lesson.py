@@ -12,27 +12,13 @@ import scipy.sparse as sp
 
 @dataclass
 class Lesson:
-    """What a teacher says about some cells.
+    """What a teacher says about some cells."""
 
-    Attributes
-    ----------
-    reader
-        Rows of a matrix, columns in the order of the student's genes; ``reader[slice]`` is csr.
-    rows
-        (cells,) sorted rows that are used.
-    batch
-        (cells,) codes; every negative code is a batch that the teacher was not trained on.
-    z
-        (cells, n_latent) its embedding.
-    log_probs
-        (cells, n_labels) log-probabilities of its labels, or None.
-    """
-
-    reader: Any
-    rows: np.ndarray
-    batch: np.ndarray
-    z: np.ndarray
-    log_probs: np.ndarray | None
+    reader: Any  # rows of a matrix, columns in the order of the student's genes; reader[slice] is csr
+    rows: np.ndarray  # (cells,) sorted rows that are used
+    batch: np.ndarray  # (cells,) codes; every negative code is a batch that the teacher was not trained on
+    z: np.ndarray  # (cells, n_latent) its embedding
+    log_probs: np.ndarray | None  # (cells, n_labels) log-probabilities of its labels
 
     def chunks(self, size: int = 2048) -> Iterator[tuple[np.ndarray, sp.csr_matrix]]:
         """(positions among the cells, csr block) of consecutive cells."""
@@ -45,19 +31,9 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Genes:
-    """Genes that a student reads, as its teacher standardises them.
+    """Genes that a student reads, as its teacher standardises them."""
 
-    Attributes
-    ----------
-    n_all
-        Genes of the data.
-    variable
-        (variable genes,) positions of those that are read.
-    mean, std
-        (variable genes,) of their log-normalised expression.
-    """
-
-    n_all: int
-    variable: np.ndarray
-    mean: np.ndarray
+    n_all: int  # genes of the data
+    variable: np.ndarray  # positions of those that are read
+    mean: np.ndarray  # (variable genes,) of the log-normalised expression
     std: np.ndarray

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from more_scvi.data import GeneVocabulary, match_genes
-from more_scvi.data._genes import COLUMNS
+from more_scvi.data._genes import COLUMNS, GeneVocabulary, match_genes
 
 
 def student_vocabulary(
@@ -15,14 +14,7 @@ def student_vocabulary(
 ) -> GeneVocabulary:
     """Every name of each gene: those of the training data, and those that the teacher's backbone knows for it.
 
-    Parameters
-    ----------
-    names
-        Genes of the training data, as the backbone was told them (``gene_key``).
-    var_names
-        Their names in ``var_names``.
-    vocabulary
-        Of the backbone; ``None``: it has none.
+    ``names`` are what the backbone was told (``gene_key``), ``vocabulary`` is that of the backbone, if it has one.
     """
     own = [str(name) for name in names]
     index = np.full(len(own), -1) if vocabulary is None else match_genes(own, vocabulary).vocab_index
@@ -35,10 +27,8 @@ def student_vocabulary(
             elif at < 0 and column.endswith("symbol"):
                 entry = name
             columns[column].append(entry)
-    texts = [tuple(columns[column]) for column in COLUMNS]
-    made = GeneVocabulary(texts[0], texts[1], texts[2], texts[3], texts[4], texts[5])
+    made = GeneVocabulary(*(tuple(columns[column]) for column in COLUMNS))
     if np.array_equal(match_genes(own, made).vocab_index, np.arange(len(own))):
         return made
-    return GeneVocabulary(
-        tuple(own), ("",) * len(own), tuple(own)
-    )  # names that the rules of matching cannot tell apart
+    # names that the rules of matching cannot tell apart
+    return GeneVocabulary(tuple(own), ("",) * len(own), tuple(own))

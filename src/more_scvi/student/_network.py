@@ -21,6 +21,9 @@ from more_scvi._spread import SpreadStep
 
 from ._front import LinearFront
 
+SIZES = ("n_genes", "n_variable", "n_components", "n_latent", "n_batch", "n_labels", "n_hidden", "normalised")
+"""Arguments of the network, in their order."""
+
 N_BATCH_AXES = 8
 """Most axes of batch effects in the student. Source: plain value."""
 
@@ -75,16 +78,8 @@ class StudentNetwork(nn.Module):
         normalised: bool = False,
     ) -> None:
         super().__init__()
-        self.sizes = {
-            "n_genes": n_genes,
-            "n_variable": n_variable,
-            "n_components": n_components,
-            "n_latent": n_latent,
-            "n_batch": n_batch,
-            "n_labels": n_labels,
-            "n_hidden": n_hidden,
-            "normalised": normalised,
-        }
+        sizes = (n_genes, n_variable, n_components, n_latent, n_batch, n_labels, n_hidden, normalised)
+        self.sizes = dict(zip(SIZES, sizes, strict=True))
         self.front = LinearFront(n_genes, n_variable, n_components, n_latent, n_batch, normalised)
         self.register_buffer("batch_latent", torch.zeros(n_batch, n_latent))
         self.residual = _Residual(n_latent, n_batch, n_hidden, n_latent)

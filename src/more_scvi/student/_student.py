@@ -13,17 +13,12 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from more_scvi.data import (
-    GeneVocabulary,
-    RowReader,
-    batch_codes,
-    batch_offsets,
-    check_anndata,
-    check_indices,
-    check_integer,
-    check_matrix,
-    match_genes,
-)
+from more_scvi.data._arguments import check_indices, check_integer
+from more_scvi.data._batches import batch_codes, batch_offsets
+from more_scvi.data._genes import GeneVocabulary, match_genes
+from more_scvi.data._matrix import check_matrix
+from more_scvi.data._objects import check_anndata
+from more_scvi.data._rows import RowReader
 
 from ._files import read_student, write_student
 from ._network import StudentNetwork
@@ -186,7 +181,7 @@ class Student:
         ValueError
             If the files exist and ``overwrite`` is False, or ``dir_path`` is a file.
         """
-        write_student(dir_path, self.network.state_dict(), self._card | self.network.sizes, self._vocabulary, overwrite)
+        write_student(dir_path, self.network, self._card, self._vocabulary, overwrite)
 
     @classmethod
     def load(cls, dir_path: str | PathLike) -> Student:
@@ -199,8 +194,7 @@ class Student:
         ValueError
             If a file is truncated, edited or not what :meth:`save` writes.
         """
-        network, card, vocabulary = read_student(dir_path)
-        return cls(network, card, vocabulary)
+        return cls(*read_student(dir_path))
 
     def _run(self, adata: AnnData, indices: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Embedding and probabilities of the chosen cells."""
@@ -216,7 +210,7 @@ class Student:
         there = front.visible_map(self._match(adata))
         reader = RowReader(adata, self._card["layer"])
         raw = np.empty((adata.n_obs, self.n_latent), np.float32)
-        codes = self._codes(adata)
+        codes = batch_codes(adata.obs, self._card["batch_key"], self.batches)
         needed = np.zeros(adata.n_obs, dtype=bool)
         needed[chosen] = True
         for start in range(0, adata.n_obs, size):
@@ -259,7 +253,3 @@ class Student:
                 stacklevel=4,
             )
         return index
-
-    def _codes(self, adata: AnnData) -> np.ndarray:
-        """Codes of known batches; every new batch gets a negative code of its own."""
-        return batch_codes(adata.obs, self._card["batch_key"], self.batches)
