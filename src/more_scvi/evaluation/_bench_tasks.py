@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from mudata import MuData
 
-from more_scvi.data import RNA
+from more_scvi.data._fields import RNA
 
 from ._data import ATAC, batches_of, hide_modalities, pattern
 from ._splits import Split

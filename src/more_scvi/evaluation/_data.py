@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.decomposition import PCA, TruncatedSVD
 
-from more_scvi.data import RNA, RowReader
 from more_scvi.data._columns import warn_of_unlabeled
+from more_scvi.data._fields import RNA
+from more_scvi.data._rows import RowReader
 
 BATCH_KEY, LABELS_KEY, UNLABELED = "batch", "cell_type", "Unknown"
 N_GENES, N_PCS = 2000, 50

@@ -17,7 +17,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from more_scvi.data import RNA
+from more_scvi.data._fields import RNA
 
 from ._data import BATCH_KEY, LABELS_KEY, PROTEIN, Data, assemble, quiet
 from .methods._links import link_antibodies

@@ -11,7 +11,8 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from more_scvi.data import RNA, RowReader
+from more_scvi.data._fields import RNA
+from more_scvi.data._rows import RowReader
 
 from ._data import BATCH_KEY, Data, modalities, present
 

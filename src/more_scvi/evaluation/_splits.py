@@ -341,6 +341,18 @@ def split_visible(
     return replace(split, hidden=split.hidden | inner, held_out=held_out), inner & free
 
 
+def about_type(split: Split) -> bool:
+    """Whether the split is about one type, which it names."""
+    return split.protocol.split("-")[0] in ("S3", "S5", "S5b")
+
+
+def order_of(split: Split) -> NDArray[np.intp]:
+    """Cells that take part, those that are mapped afterwards last."""
+    kept = np.ones(split.hidden.size, dtype=bool) if split.kept is None else split.kept
+    absent = np.zeros_like(kept) if split.absent is None else split.absent
+    return np.concatenate([np.flatnonzero(kept & ~absent), np.flatnonzero(kept & absent)])
+
+
 def labelled(labels: ArrayLike, unlabeled: str = "Unknown") -> NDArray[np.bool_]:
     """Mask ``(n_cells,)`` of the cells that have a label: neither missing nor ``unlabeled``."""
     values = np.asarray(labels, dtype=object)

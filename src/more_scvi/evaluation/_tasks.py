@@ -12,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
-from more_scvi.data import RNA
+from more_scvi.data._fields import RNA
 from more_scvi.metrics._check import check_mask
 
 from ._data import (
@@ -30,7 +30,7 @@ from ._data import (
     project,
     subset,
 )
-from ._splits import Split, labelled, make_splits
+from ._splits import Split, about_type, labelled, make_splits, order_of
 
 
 @dataclass(eq=False)
@@ -121,8 +121,7 @@ class Task:
     @property
     def target(self) -> NDArray[np.bool_] | None:
         """Cells of the type that the split is about (``S3``, ``S5``, ``S5b``)."""
-        is_type = self.split.protocol.split("-")[0] in ("S3", "S5", "S5b")
-        return self.labels == self.split.held_out if is_type else None
+        return self.labels == self.split.held_out if about_type(self.split) else None
 
 
 def make_tasks(
@@ -186,7 +185,7 @@ def _mapped(data: Data, split: Split, known: NDArray[np.bool_]) -> Task:
         raise ValueError("S2b maps RNA; of a MuData give mdata.mod['rna'] with batches and labels in its obs, or S2a.")
     assert split.absent is not None
     trained, query = subset(data, ~split.absent), subset(data, split.absent)
-    order = np.concatenate([np.flatnonzero(~split.absent), np.flatnonzero(split.absent)])
+    order = order_of(split)
     whole = prepare(anndata.concat([trained, query]))
     hidden, known = split.hidden[order], known[order]
     return Task(split, trained, hidden, hidden & known, batches_of(data)[order], known, query=query, whole=whole)

@@ -18,8 +18,7 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from more_scvi.data import RNA
-from more_scvi.evaluation._data import PROTEIN
+from more_scvi.evaluation._data import PROTEIN, RNA
 
 _CLIP = 10.0
 

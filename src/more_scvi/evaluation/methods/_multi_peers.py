@@ -28,10 +28,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from more_scvi.data._fields import RNA
-from more_scvi.evaluation._data import ATAC, Data, batches_of, dense, frequent, padded, prepare
+from more_scvi.evaluation._data import ATAC, RNA, Data, batches_of, dense, frequent, padded, prepare
+from more_scvi.evaluation._fits import Fit, cached, fit_path
 
-from ._fits import Fit, cached, fit_path
 from ._method import Given, Method, Result, Stopwatch, register_method
 from ._shared import prepared_seconds
 

@@ -21,8 +21,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from more_scvi.evaluation._data import BATCH_KEY, LABELS_KEY, UNLABELED, Data, batches_of
+from more_scvi.evaluation._fits import Fit, cached, fit_path
 
-from ._fits import Fit, cached, fit_path
 from ._method import Given, Method, Result, Stopwatch, register_method
 from ._shared import prepared_seconds, probabilities, rna
 
