@@ -7,7 +7,7 @@ from scipy import sparse
 
 from more_scvi.data import simulate_batches
 from more_scvi.evaluation import get_method, load_dataset, load_results, make_tasks, run_benchmark, run_task
-from more_scvi.evaluation._bench_tasks import TENX_BATCHES, bench_tasks
+from more_scvi.evaluation._bench_tasks import BENCH_PROTOCOLS, TENX_BATCHES
 from more_scvi.evaluation._data import hide_modalities, modalities, padded, pattern, present
 from more_scvi.evaluation.methods._links import cca, transfer_by_anchors
 from more_scvi.evaluation.methods._multi_peers import TotalVI
@@ -33,7 +33,7 @@ BENCH_ONLY = ("S6", "S6-half", "S6-third", "hide-rna", "hide-prot", "rna-to-prot
 def tasks_of(data_dir, name, protocol, seed=0):
     data, known = load_dataset(name, data_dir)
     if protocol in BENCH_ONLY:
-        yield from bench_tasks(data, protocol, seed, name)
+        yield from BENCH_PROTOCOLS[protocol](data, protocol, seed, name)
     else:
         yield from make_tasks(data, protocol, seed, known, name)
 

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
@@ -141,19 +142,15 @@ def _scrublet(counts: csr_matrix, seed: int) -> tuple[NDArray[np.bool_], float |
 
 
 def _by_type(types: NDArray[np.str_], kept: NDArray[np.bool_]) -> dict[str, Any]:
-    names, n = np.unique(types, return_counts=True)
-    rare = (n < RARE_CELLS) | (n < RARE_SHARE * len(types))
-    removed = np.array([int((~kept[types == name]).sum()) for name in names])
-    table = {
-        str(name): {"n": int(k), "removed": int(gone), "rare": bool(is_rare)}
-        for name, k, gone, is_rare in zip(names, n, removed, rare, strict=True)
-    }
+    table = pd.DataFrame({"n": 1, "removed": (~kept).astype(int)}).groupby(types).sum()
+    table["rare"] = (table["n"] < RARE_CELLS) | (table["n"] < RARE_SHARE * len(types))
+    rare = table[table["rare"]]
     return {
-        "types": table,
+        "types": table.to_dict("index"),
         "rare": {
-            "types": [str(name) for name in names[rare]],
-            "n": int(n[rare].sum()),
-            "removed": int(removed[rare].sum()),
+            "types": rare.index.tolist(),
+            "n": int(rare["n"].sum()),
+            "removed": int(rare["removed"].sum()),
             "rule": f"fewer than {RARE_CELLS} cells or less than {RARE_SHARE:.0%} of all",
         },
     }

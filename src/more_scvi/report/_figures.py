@@ -26,19 +26,7 @@ DPI = 180
 
 @dataclass(frozen=True)
 class Picture:
-    """An image in the page.
-
-    Parameters
-    ----------
-    data
-        PNG as base64.
-    alt
-        What it shows, in words.
-    caption
-        How to read it.
-    width, height
-        In CSS pixels.
-    """
+    """A PNG as base64, what it shows in words, how to read it, and its size in CSS pixels."""
 
     data: str
     alt: str
