@@ -30,7 +30,7 @@ from ._tasks import Task
 TENX_BATCHES = ("10x_pbmc10k_v3", "10x_pbmc5k_v3")
 
 
-def mosaic_libraries(mdata: MuData, n_paired: int, seed: int = 0) -> MuData:
+def mosaic_libraries(mdata: MuData, n_paired: int, seed: int) -> MuData:
     """Keep both modalities in ``n_paired`` batches; of the others half keep RNA, half chromatin (drawn by ``seed``)."""
     names = np.random.default_rng(seed).permutation(np.unique(batches_of(mdata)))
     rna_only, atac_only = np.array_split(names[n_paired:], 2)

@@ -127,9 +127,8 @@ def _scrublet(counts: csr_matrix, seed: int) -> tuple[NDArray[np.bool_], float |
     if counts.shape[0] < MIN_CELLS:
         return nothing, None, f"fewer than {MIN_CELLS} cells"
     # cells that Scrublet drops itself for want of genes come back without a call: they are kept
-    names = np.arange(counts.shape[0]).astype(str)
     batch = AnnData(counts.astype(np.float32))
-    batch.obs_names = names
+    batch.obs_names = np.arange(counts.shape[0]).astype(str)
     with warnings.catch_warnings(action="ignore"):
         try:
             sc.pp.scrublet(batch, random_state=seed, verbose=False)

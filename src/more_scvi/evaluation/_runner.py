@@ -304,7 +304,7 @@ def _plan(
     for seed, protocol in product(seeds, protocols):
         if isinstance(data, MuData) and protocol in BENCH_PROTOCOLS and dataset.split("-")[0] in DATASETS:
             for task in BENCH_PROTOCOLS[protocol](data, protocol, seed, dataset):
-                yield task.split, lambda task=task: task
+                yield task.split, task.prepare  # returns the task
             continue
         for split in make_splits(labels, batches, protocol, seed, max_rotations, dataset, known):
             yield split, partial(_task_of, data, protocol, known, split)

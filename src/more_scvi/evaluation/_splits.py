@@ -38,7 +38,7 @@ from more_scvi.metrics._check import check_mask
 MIN_TYPE = 20
 """Types with fewer cells are not rotated over: a figure for them would be noise."""
 
-_MASKS = ("hidden", "absent", "kept")
+_FIELDS, _MASKS = ("dataset", "protocol", "seed", "rotation", "held_out"), ("hidden", "absent", "kept")
 PROTOCOLS = ("S1", "S1-<cells>", "S2a", "S2b", "S3", "S4-<labels>", "S5-<percent>", "S5b-<percent>", "S6-<modality>")
 
 
@@ -104,15 +104,16 @@ class Split:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-serialisable form; masks are stored as base64 of their packed bits."""
-        record = {name: getattr(self, name) for name in ("dataset", "protocol", "seed", "rotation", "held_out")}
+        record = {name: getattr(self, name) for name in _FIELDS}
         masks = {name: mask for name in _MASKS if (mask := getattr(self, name)) is not None}
         return record | {"n_cells": int(self.hidden.size)} | {name: _pack(mask) for name, mask in masks.items()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Split:
         """Inverse of :meth:`to_json`."""
-        fields = {name: record[name] for name in ("dataset", "protocol", "seed", "rotation", "held_out")}
-        return cls(**fields, **{name: _unpack(record[name], record["n_cells"]) for name in _MASKS if name in record})
+        fields = {name: record[name] for name in _FIELDS}
+        masks: dict[str, Any] = {name: _unpack(record[name], record["n_cells"]) for name in _MASKS if name in record}
+        return cls(**fields, **masks)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Split) and self.to_json() == other.to_json()

@@ -98,8 +98,8 @@ class Task:
 
     def given(self, sees_hidden: bool = False) -> Data:
         """What a method receives: hidden labels read ``"Unknown"``, and no other annotation is left."""
-        n = self.data.n_obs
-        return give_labels(self.data, self.labels[:n] if sees_hidden else _hide(self.labels[:n], self.hidden[:n]))
+        labels = self.labels if sees_hidden else np.where(self.hidden, UNLABELED, self.labels)
+        return give_labels(self.data, labels[: self.data.n_obs])
 
     def given_query(self) -> Data | None:
         """The cells to map, without labels."""
@@ -197,9 +197,3 @@ def _hidden_modality(mdata: Data, split: Split, known: NDArray[np.bool_]) -> Tas
         raise ValueError(f"{split.protocol} hides a modality; these data have {', '.join(modalities(mdata))}.")
     masked = hide_modalities(mdata, {name: split.hidden & (batches_of(mdata) == split.held_out)})
     return Task(split, masked, split.hidden, split.hidden & known, pattern(masked), known, full=mdata)
-
-
-def _hide(labels: NDArray[np.str_], hidden: NDArray[np.bool_]) -> NDArray[np.object_]:
-    out = labels.astype(object)
-    out[hidden] = UNLABELED
-    return out

@@ -133,8 +133,7 @@ def _weights(inputs: ReportInputs) -> dict[str, dict[str, float]] | None:
     if weights.shape[1] < 2:
         return None
     types = pd.Series(inputs.labels, index=inputs.adata.obs_names).loc[weights.index]
-    means = weights.groupby(types.to_numpy()).mean()
-    return {str(name): {str(k): float(v) for k, v in row.items()} for name, row in means.iterrows()}
+    return weights.groupby(types.to_numpy()).mean().to_dict("index")
 
 
 def _splits(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -81,9 +81,8 @@ class MoRE(Method):
         self._hidden_modalities(given, data, used, result, watch)
         result.seconds, result.wall_seconds = watch.cpu, watch.wall
         total = model.parameter_counts().loc["total"]
-        result.parameters = {key: int(total[key]) for key in ("trained", "frozen")}
-        result.parameters["trained"] += variant.trained
-        result.parameters["frozen"] -= variant.trained
+        trained, frozen = int(total["trained"]) + variant.trained, int(total["frozen"]) - variant.trained
+        result.parameters = {"trained": trained, "frozen": frozen}
         result.notes = variant.notes or {}
         return result
 
