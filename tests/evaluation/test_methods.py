@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from more_scvi.evaluation import Given, Method, Result, get_method, leak, list_methods, make_tasks, run_task
-from more_scvi.evaluation.methods._multi_peers import _cached
+from more_scvi.evaluation._fits import cached
 
 SMALL = {
     "more-small": {"base": "more", "model_kwargs": {"backbone": None}, "train_kwargs": {"max_epochs": 2}},
@@ -132,15 +132,13 @@ class Planted:
 def test_a_trained_peer_comes_from_the_cache_as_weights_and_a_planted_file_runs_nothing(prepared, tmp_path):
     task, method = next(make_tasks(prepared, "S1")), method_of("scvi-small")
     first = run_task(task, method, tmp_path)[0]
-    (file,) = (tmp_path / "scvi").iterdir()
+    (file,) = tmp_path.iterdir()
     again = run_task(task, method, tmp_path)[0]
     np.testing.assert_allclose(again.z, first.z, atol=1e-5)
     assert again.seconds["training"] == first.seconds["training"]
     ran = tmp_path / "ran"
-    (tmp_path / "scvi" / file.stem).mkdir()
-    for planted in (file, tmp_path / "scvi" / file.stem / "model.pt"):
-        torch.save({"model_state_dict": Planted(ran)}, planted)
-    with pytest.raises(ValueError, match=f"{file.name}: holds no weights of this model.* delete it"):
+    torch.save({"model_state_dict": Planted(ran)}, file)
+    with pytest.raises(ValueError, match=f"{file.name}: holds no fit of this model.* delete it"):
         run_task(task, method, tmp_path)
     assert not ran.exists()
     torch.load(tmp_path / "scvi" / file.stem / "model.pt", weights_only=False)
@@ -156,7 +154,7 @@ def test_a_planted_fit_of_a_peer_runs_nothing(tmp_path, content):
     else:
         file.write_bytes(pickle.dumps(Planted(ran)) if content == "pickle" else b"")
     with pytest.raises(ValueError, match=f"{file.name}: holds no fit of this model .*; delete it"):
-        _cached(file, None)
+        cached(file, None, None)
     assert not ran.exists()
 
 

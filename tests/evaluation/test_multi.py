@@ -7,10 +7,10 @@ from scipy import sparse
 
 from more_scvi.data import simulate_batches
 from more_scvi.evaluation import get_method, load_dataset, load_results, make_tasks, run_benchmark, run_task
-from more_scvi.evaluation._bench_tasks import TENX_BATCHES, bench_tasks
+from more_scvi.evaluation._bench_tasks import BENCH_PROTOCOLS, TENX_BATCHES
 from more_scvi.evaluation._data import hide_modalities, modalities, padded, pattern, present
-from more_scvi.evaluation.methods import _multi_peers as peers
 from more_scvi.evaluation.methods._links import cca, transfer_by_anchors
+from more_scvi.evaluation.methods._multi_peers import TotalVI
 
 BATCHES = [*TENX_BATCHES, "bremsc_inhouse"]
 LINEAR = {
@@ -33,7 +33,7 @@ BENCH_ONLY = ("S6", "S6-half", "S6-third", "hide-rna", "hide-prot", "rna-to-prot
 def tasks_of(data_dir, name, protocol, seed=0):
     data, known = load_dataset(name, data_dir)
     if protocol in BENCH_ONLY:
-        yield from bench_tasks(data, protocol, seed, name)
+        yield from BENCH_PROTOCOLS[protocol](data, protocol, seed, name)
     else:
         yield from make_tasks(data, protocol, seed, known, name)
 
@@ -210,12 +210,12 @@ def test_unknown_sets_are_refused_with_the_known_ones(data_dir):
 def test_one_fit_of_a_peer_serves_all_label_splits(data_dir, tmp_path, monkeypatch):
     fitted = []
 
-    def fit(rna, prot, batches, settings):
-        fitted.append(prot.nnz)
-        z = np.zeros((rna.shape[0], 2), dtype=np.float32)
-        return peers.PeerFit({"z": z, "imputed_prot": prot.toarray()}, {"training": 2.0}, 5, 10, 12, 216, settings)
+    def fit(self, counts, batches, *_):
+        fitted.append(counts["prot"].nnz)
+        arrays = {"z": np.zeros((len(batches), 2), dtype=np.float32), "imputed_prot": counts["prot"].toarray()}
+        return arrays, {"seconds": {"training": 2.0}, "parameters": 5, "notes": {"minibatches": 10}}
 
-    monkeypatch.setattr(peers, "_fit_totalvi", fit)
+    monkeypatch.setattr(TotalVI, "fit", fit)
     tasks = [next(tasks_of(data_dir, "pbmc_cite_multi", "S1", seed)) for seed in (0, 1)]
     records = [run_task(task, get_method("totalvi"), tmp_path)[1] for task in tasks]
     assert len(fitted) == 1

@@ -12,7 +12,7 @@ METHODS = [get_method("pca"), get_method("lda")]
 
 def test_tuning_scores_inner_cells_only_and_refuses_leaks(raw, tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "toy", BenchSet("toy.h5ad"))
-    raw.write_h5ad(tmp_path / "toy.h5ad")
+    raw.copy().write_h5ad(tmp_path / "toy.h5ad")
     table = tune(["toy"], METHODS, tmp_path)
     assert set(table["protocol"]) == {"S1", "S2a"}
     assert (table["n_scored"] < 100).all()

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from mudata import MuData
 
-from more_scvi.data import RNA
+from more_scvi.data._fields import RNA
 
 from ._data import ATAC, batches_of, hide_modalities, pattern
 from ._splits import Split
@@ -30,12 +30,7 @@ from ._tasks import Task
 TENX_BATCHES = ("10x_pbmc10k_v3", "10x_pbmc5k_v3")
 
 
-def bench_tasks(mdata: MuData, protocol: str, seed: int, dataset: str) -> Iterator[Task]:
-    """Tasks of a protocol in :data:`BENCH_PROTOCOLS`."""
-    return BENCH_PROTOCOLS[protocol](mdata, protocol, seed, dataset)
-
-
-def mosaic_libraries(mdata: MuData, n_paired: int, seed: int = 0) -> MuData:
+def mosaic_libraries(mdata: MuData, n_paired: int, seed: int) -> MuData:
     """Keep both modalities in ``n_paired`` batches; of the others half keep RNA, half chromatin (drawn by ``seed``)."""
     names = np.random.default_rng(seed).permutation(np.unique(batches_of(mdata)))
     rna_only, atac_only = np.array_split(names[n_paired:], 2)

@@ -176,9 +176,7 @@ def split_values(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 def shared_splits(table: pd.DataFrame, methods: list[str], metric: str) -> pd.DataFrame:
     """Rows of ``metric`` of these methods on the splits that all of them have, several runs of a split averaged.
 
-    Returns
-    -------
-    Tidy table again; the ``seed`` is that of the draw, 0 where nothing is drawn.
+    Tidy again; the ``seed`` is that of the draw, 0 where nothing is drawn.
     """
     values = split_values(table[table["method"].isin(methods)], metric).reindex(columns=methods).dropna()
     long = values.rename_axis(columns="method").stack().rename("value").reset_index()

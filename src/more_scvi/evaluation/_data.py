@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.decomposition import PCA, TruncatedSVD
 
-from more_scvi.data import RNA, RowReader
 from more_scvi.data._columns import warn_of_unlabeled
+from more_scvi.data._fields import RNA
+from more_scvi.data._rows import RowReader
 
 BATCH_KEY, LABELS_KEY, UNLABELED = "batch", "cell_type", "Unknown"
 N_GENES, N_PCS = 2000, 50
@@ -54,14 +55,6 @@ def standardise(
     Holds counts, ``obs["batch"]``, ``obs["cell_type"]``, modalities ``rna``, ``atac``, ``prot``, coordinates as
     ``obsm["spatial"]`` and the arrays in ``obsm_keys``; nothing else, as any other column may give labels away.
 
-    Raises
-    ------
-    TypeError
-        If the data are neither AnnData nor MuData.
-    KeyError
-        If a column, layer, modality or array is missing; the message lists those that are there.
-    ValueError
-        If the matrix holds no counts, a cell has no batch, or there are fewer than two labels.
     """
     if not isinstance(data, AnnData | MuData):
         raise TypeError(f"data is a {type(data).__name__}; give an AnnData with RNA counts or a MuData.")
@@ -180,10 +173,6 @@ def hide_modalities(mdata: MuData, hidden: Mapping[str, ArrayLike]) -> MuData:
 
     Nothing derived (views, layers) is taken along, as it may have been computed from the hidden values.
 
-    Raises
-    ------
-    ValueError
-        If a cell would be left without any modality.
     """
     mods, covered = {}, np.zeros(mdata.n_obs, dtype=bool)
     for name, adata in mdata.mod.items():

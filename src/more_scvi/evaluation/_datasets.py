@@ -17,28 +17,18 @@ from mudata import MuData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from more_scvi.data import RNA
+from more_scvi.data._fields import RNA
+from more_scvi.modalities._antibodies import match_antibodies
 
 from ._data import BATCH_KEY, LABELS_KEY, PROTEIN, Data, assemble, quiet
-from .methods._links import link_antibodies
 
 
 @dataclass(frozen=True)
 class BenchSet:
-    """A file of the benchmark or of development.
-
-    Parameters
-    ----------
-    file
-        Path below the data folder.
-    labels_key
-        Column of ``obs`` that is scored.
-    kind
-        ``"rna"`` (of a MuData file the RNA is taken), ``"multi"`` or ``"spatial"``.
-    """
+    """A file below the data folder."""
 
     file: str
-    kind: str = "rna"
+    kind: str = "rna"  # of a MuData file the RNA is taken; or "multi", "spatial"
     labels_key: str = LABELS_KEY
 
     @property
@@ -78,7 +68,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike) -> tuple[Data, NDArray[
     name
         A key of :data:`DATASETS`.
     data_dir
-        Folder that holds ``bench/``, ``dev/`` and ``annotation/``.
+        Folder that holds ``bench/`` and ``dev/``.
 
     Returns
     -------
@@ -103,7 +93,7 @@ def load_dataset(name: str, data_dir: str | os.PathLike) -> tuple[Data, NDArray[
         raise FileNotFoundError(f"{path}: no such file. Is data_dir the folder that holds {Path(entry.file).parent}/?")
     if entry.kind == "spatial":
         return _spatial(path, entry.labels_key)
-    data = _multi(path, Path(data_dir)) if entry.kind == "multi" else _rna(path)
+    data = _multi(path) if entry.kind == "multi" else _rna(path)
     return data, np.ones(data.n_obs, dtype=bool)
 
 
@@ -114,13 +104,14 @@ def _rna(path: Path) -> AnnData:
     return AnnData(full.X, obs=obs, var=pd.DataFrame(index=full.var_names))
 
 
-def _multi(path: Path, data_dir: Path) -> MuData:
+def _multi(path: Path) -> MuData:
     with quiet():
         full = mudata.read_h5mu(path)
     if {RNA, PROTEIN} <= set(full.mod) and "antibody" in full.mod[PROTEIN].var:
-        prot = full.mod[PROTEIN]
-        genes = full.mod[RNA].var_names
-        prot.var["gene"] = link_antibodies(prot.var["antibody"], genes, data_dir / "annotation")
+        prot, measured = full.mod[PROTEIN], full.mod[RNA].var_names
+        match = match_antibodies(prot.var["antibody"].tolist(), known_genes=measured.tolist())
+        of = [match.genes[row.indices] for row in match.matrix]
+        prot.var["gene"] = [next((gene for gene in genes if gene in measured), "") for genes in of]
     return assemble(full.mod, full.obs[[BATCH_KEY, LABELS_KEY]].astype(str))
 
 

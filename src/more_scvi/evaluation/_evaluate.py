@@ -10,33 +10,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from more_scvi.data import RNA
-from more_scvi.metrics import (
+from more_scvi.data._fields import RNA
+from more_scvi.metrics._annotation import (
     average_precision,
     balanced_accuracy,
-    cilisi,
-    effective_dimension,
-    foscttm,
-    imputation,
-    knn_novelty,
     knn_predict,
     macro_f1,
-    neighbour_novelty,
-    novelty_auroc,
     per_type_f1,
     probe_probabilities,
-    purity,
-    recall_at,
-    scib,
     scorable,
-    structure,
 )
 from more_scvi.metrics._check import check_matrix
+from more_scvi.metrics._imputation import imputation
+from more_scvi.metrics._matching import foscttm, recall_at
+from more_scvi.metrics._mixing import cilisi
+from more_scvi.metrics._novelty import knn_novelty, neighbour_novelty, novelty_auroc, purity
+from more_scvi.metrics._scib import scib
+from more_scvi.metrics._structure import effective_dimension, structure
 
 from ._data import dense, modalities, present
-from ._splits import Split, labelled
+from ._splits import Split, about_type, labelled, order_of
 from ._tasks import Task
-from .methods import Result
+from .methods._method import Result
 
 Scores = dict[str, float | None]
 FIRST = ("own", "LR", "kNN", "CiLISI", "structure", "dimension")
@@ -103,7 +98,7 @@ def evaluate(
     y, b = np.asarray(labels).astype(str), np.asarray(batches).astype(str)
     if y.shape != split.hidden.shape or b.shape != y.shape:
         raise ValueError(f"Split {split.name} covers {split.hidden.size} cells; got {y.size} labels, {b.size} batches.")
-    order = _order(split)
+    order = order_of(split)
     known = labelled(labels, unlabeled_category)[order]
     y, b, hidden = y[order], b[order], split.hidden[order] | ~known
     if hidden.all():
@@ -130,25 +125,17 @@ def evaluate(
         view = view[order] if len(view) == split.hidden.size else view
         _check_rows("reference", view, order.size, split)
         check_matrix(view, "reference")
-    is_type = split.protocol.split("-")[0] in ("S3", "S5", "S5b")
+    target = (y == split.held_out) & known if about_type(split) else None
+    views = {} if view is None else {RNA: (view, np.ones(y.size, dtype=bool))}
+    truth = Truth(y, b, b, hidden, hidden & known, known, target, views)
     rows = {}
     for name in names:
         z, probability = embeddings.get(name), probabilities.get(name)
         prediction = np.asarray(predictions[name]) if name in predictions else None
         if prediction is None and probability is not None:
-            prediction = np.asarray(probability.columns).astype(str)[probability.to_numpy().argmax(axis=1)]
+            prediction = _most_probable(probability)
         result = Result(None if z is None else np.asarray(z), prediction, probability)
-        target = (y == split.held_out) & known if is_type else None
-        annotation = Annotation.of(result, y, hidden)
-        scores = annotation.scores(y, scorable(y, hidden, known))
-        scores |= _about_target(annotation, result, y, b, hidden, hidden & known, target)
-        if result.z is not None:
-            of, z_of = None if view is None else view[known], result.z[known]
-            views = {} if of is None else {"rna": (of, np.ones(len(of), dtype=bool))}
-            scores |= embedding_scores(z_of, y[known], b[known], b[known], views)
-            if with_scib:
-                scores |= scib(z_of, y[known], b[known], hidden[known], reference=of)
-        rows[name] = scores
+        rows[name] = truth.score(result, with_scib)[0]
     table = pd.DataFrame.from_dict(rows, orient="index").astype(float)
     first = [name for name in FIRST if name in table]
     return table[[*first, *table.columns.difference(first, sort=False)]]
@@ -156,139 +143,112 @@ def evaluate(
 
 def score_task(task: Task, result: Result, with_scib: bool = False) -> tuple[Scores, dict[str, Any]]:
     """All figures of one result, those that do not exist for it left out or ``None``; and F1 per type."""
-    y, keep = task.labels, task.cells
-    annotation = Annotation.of(result, y, task.hidden)
-    on = scorable(y, task.hidden, task.scored)
-    scores = annotation.scores(y, on, task.transfer) | _about_target(
-        annotation, result, y, task.batches, task.hidden, task.scored, task.target
-    )
-    if result.z is not None:
-        z, b = np.asarray(result.z, dtype=np.float64), task.batches
-        views = {name: (view[keep[of]], of[keep]) for name, (view, of) in task.views().items()}
-        scores |= embedding_scores(z[keep], y[keep], b[keep], task.groups[keep], views)
-        if with_scib:
-            view, of = views[RNA] if RNA in views else next(iter(views.values()))
-            scores |= scib(z[keep], y[keep], b[keep], task.hidden[keep], reference=view if of.all() else None)
-    if task.full is not None:
-        scores |= _hidden_modalities(task, result)
-    return scores, annotation.per_type(y, on)
-
-
-def _about_target(
-    annotation: Annotation,
-    result: Result,
-    labels: NDArray,
-    batches: NDArray,
-    hidden: NDArray[np.bool_],
-    scored: NDArray[np.bool_],
-    target: NDArray[np.bool_] | None,
-) -> Scores:
-    if target is None or not target.any():
-        return {}
-    if np.any(target & ~hidden):
-        return rare_scores(annotation, result.z, target, labels, scorable(labels, hidden, scored))
-    return novel_scores(annotation, result, target, batches, hidden, scored & ~target)
+    cells = (task.labels, task.batches, task.groups, task.hidden, task.scored, task.cells, task.target)
+    scores, types = Truth(*cells, task.views(), task.transfer).score(result, with_scib)
+    return scores if task.full is None else scores | _hidden_modalities(task, result), types
 
 
 @dataclass
-class Annotation:
-    """Every way to read labels off a result: its own classifier, a linear probe and neighbours.
+class Truth:
+    """What a result is scored against, ``(n_cells,)`` each; named as in :class:`~more_scvi.evaluation.Task`."""
 
-    Parameters
-    ----------
-    predictions
-        ``"own"``, ``"LR"``, ``"kNN"`` → labels ``(n_cells,)``.
-    probabilities
-        ``"own"``, ``"LR"`` → cells × types.
-    """
+    labels: NDArray
+    batches: NDArray
+    groups: NDArray
+    hidden: NDArray[np.bool_]
+    scored: NDArray[np.bool_]
+    cells: NDArray[np.bool_]
+    target: NDArray[np.bool_] | None
+    views: Mapping[str, tuple[NDArray, NDArray[np.bool_]]]
+    transfer: bool = False
 
-    predictions: dict[str, NDArray]
-    probabilities: dict[str, pd.DataFrame]
-
-    @classmethod
-    def of(cls, result: Result, labels: NDArray, hidden: NDArray[np.bool_]) -> Annotation:
-        """Fit the probes on the visible labels."""
-        predictions, probabilities = {}, {}
-        if result.prediction is not None:
-            predictions["own"] = np.asarray(result.prediction).astype(str)
-        if result.probability is not None:
-            probabilities["own"] = result.probability
+    def score(self, result: Result, with_scib: bool = False) -> tuple[Scores, dict[str, Any]]:
+        """Labels by the own classifier, a linear probe and neighbours, the type that is held out, the embedding."""
+        y, on = self.labels, scorable(self.labels, self.hidden, self.scored)
+        predictions, probabilities = _annotate(result, y, self.hidden)
+        scores: Scores = {"own": None, "LR": None, "kNN": None, "n_scored": int(on.sum())}
+        for name, prediction in predictions.items():
+            scores[name] = macro_f1(y[on], prediction[on])
+            if self.transfer and name != "kNN":
+                scores[f"{name}_balanced"] = balanced_accuracy(y[on], prediction[on])
+        if self.target is not None and self.target.any():
+            if np.any(self.target & ~self.hidden):
+                scores |= _rare(predictions, probabilities, self.target, y, on)
+            else:
+                scores |= self._novel(result, probabilities, self.target)
+            if result.z is not None:
+                scores["purity"] = purity(result.z, self.target)
         if result.z is not None:
-            frame = probabilities["LR"] = probe_probabilities(result.z, labels, hidden)
-            predictions["LR"] = frame.columns.to_numpy()[frame.to_numpy().argmax(axis=1)]
-            predictions["kNN"] = knn_predict(result.z, labels, hidden)
-        return cls(predictions, probabilities)
+            scores |= self._embedding(np.asarray(result.z), with_scib)
+        names = [name for name in ("own", "LR") if name in predictions]
+        return scores, {name: _by_type(y[on], predictions[name][on]) for name in names}
 
-    def scores(self, task_labels: NDArray, on: NDArray[np.bool_], transfer: bool = False) -> Scores:
-        """Macro-F1 of each on the cells ``on``; with ``transfer`` also balanced accuracy."""
-        out: Scores = {"own": None, "LR": None, "kNN": None, "n_scored": int(on.sum())}
-        for name, prediction in self.predictions.items():
-            out[name] = macro_f1(task_labels[on], prediction[on])
-            if transfer and name != "kNN":
-                out[f"{name}_balanced"] = balanced_accuracy(task_labels[on], prediction[on])
-        return out
+    def _novel(self, result: Result, probabilities: dict[str, pd.DataFrame], target: NDArray[np.bool_]) -> Scores:
+        """How well a type without any visible label is told from the other hidden cells."""
+        novelty = {name: 1 - frame.to_numpy().max(axis=1) for name, frame in probabilities.items()}
+        if result.novelty is not None:
+            novelty["own"] = result.novelty
+        if result.z is not None:
+            novelty["kNN"] = knn_novelty(result.z, ~self.hidden)
+            novelty["share"] = neighbour_novelty(result.z, ~self.hidden, self.batches)
+        among = target | self.scored
+        scores = {f"novelty_{name}": novelty_auroc(score, target, among) for name, score in novelty.items()}
+        return {"n_target": int(target.sum()), **scores}
 
-    def per_type(self, labels: NDArray, on: NDArray[np.bool_]) -> dict[str, dict[str, dict[str, float]]]:
-        """F1 and number of cells of every type, by the own classifier and the linear probe."""
-        out: dict[str, dict[str, dict[str, float]]] = {}
-        for name in ("own", "LR"):
-            if name in self.predictions:
-                table = per_type_f1(labels[on], self.predictions[name][on])
-                rows = table[table["n"] > 0].iterrows()
-                out[name] = {str(t): {"n": int(row["n"]), "f1": round(float(row["f1"]), 4)} for t, row in rows}
-        return out
+    def _embedding(self, z: NDArray, with_scib: bool) -> Scores:
+        """Mixing of groups within types, structure against each modality's view, dimension."""
+        keep = self.cells
+        z, y, b = z[keep], self.labels[keep], self.batches[keep]
+        views = {name: (view[keep[of]], of[keep]) for name, (view, of) in self.views.items()}
+        of_view = {name: structure(z[of], view, y[of], b[of]) for name, (view, of) in views.items()}
+        scores: Scores = {
+            "CiLISI": cilisi(z, y, self.groups[keep]),
+            "dimension": effective_dimension(z, y, b),
+            "structure": float(np.mean(list(of_view.values()))) if of_view else None,
+        }
+        if len(of_view) > 1:
+            scores |= {f"structure_{name}": value for name, value in of_view.items()}
+        if with_scib:
+            view, of = views.get(RNA, next(iter(views.values()), (None, np.zeros(0))))
+            scores |= scib(z, y, b, self.hidden[keep], reference=view if of.all() else None)
+        return scores
 
 
-def novel_scores(
-    annotation: Annotation, result: Result, target: NDArray, batches: NDArray, hidden: NDArray, known: NDArray
+def _annotate(result: Result, labels: NDArray, hidden: NDArray[np.bool_]) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """Predicted labels, and probabilities, by the own classifier and by probes fitted on the visible labels."""
+    predictions, probabilities = {}, {}
+    if result.prediction is not None:
+        predictions["own"] = np.asarray(result.prediction).astype(str)
+    if result.probability is not None:
+        probabilities["own"] = result.probability
+    if result.z is not None:
+        probabilities["LR"] = probe_probabilities(result.z, labels, hidden)
+        predictions["LR"] = _most_probable(probabilities["LR"])
+        predictions["kNN"] = knn_predict(result.z, labels, hidden)
+    return predictions, probabilities
+
+
+def _most_probable(probability: pd.DataFrame) -> NDArray:
+    return np.asarray(probability.columns).astype(str)[probability.to_numpy().argmax(axis=1)]
+
+
+def _rare(
+    predictions: dict[str, NDArray], probabilities: dict[str, Any], target: NDArray, labels: NDArray, on: NDArray
 ) -> Scores:
-    """How well a type without any visible label (``target``) is told from ``known`` hidden cells, and kept apart."""
-    novelty = {name: 1 - frame.to_numpy().max(axis=1) for name, frame in annotation.probabilities.items()}
-    if result.novelty is not None:
-        novelty["own"] = result.novelty
-    if result.z is not None:
-        novelty["kNN"] = knn_novelty(result.z, ~hidden)
-        novelty["share"] = neighbour_novelty(result.z, ~hidden, batches)
-    out: Scores = {"n_target": int(target.sum())}
-    out |= {f"novelty_{name}": novelty_auroc(score, target, target | known) for name, score in novelty.items()}
-    if result.z is not None:
-        out["purity"] = purity(result.z, target)
-    return out
-
-
-def rare_scores(annotation: Annotation, z: NDArray | None, target: NDArray, labels: NDArray, on: NDArray) -> Scores:
-    """How a rare type (``target``) fares: F1, area under its precision-recall curve, kept apart or dissolved."""
+    """How a rare type (``target``) fares: F1, and area under its precision-recall curve."""
     name = str(labels[target][0])
-    out: Scores = {"n_target": int((target & on).sum())}
-    for classifier, prediction in annotation.predictions.items():
-        out[f"target_{classifier}"] = float(per_type_f1(labels[on], prediction[on])["f1"].get(name, np.nan))
-    for classifier, frame in annotation.probabilities.items():
+    scores: Scores = {"n_target": int((target & on).sum())}
+    for classifier, prediction in predictions.items():
+        scores[f"target_{classifier}"] = float(per_type_f1(labels[on], prediction[on])["f1"].get(name, np.nan))
+    for classifier, frame in probabilities.items():
         if name in frame:
-            out[f"target_AP_{classifier}"] = average_precision(target[on], frame[name].to_numpy()[on])
-    if z is not None:
-        out["purity"] = purity(z, target)
-    return out
+            scores[f"target_AP_{classifier}"] = average_precision(target[on], frame[name].to_numpy()[on])
+    return scores
 
 
-def embedding_scores(
-    z: NDArray,
-    labels: NDArray,
-    batches: NDArray,
-    groups: NDArray,
-    views: Mapping[str, tuple[NDArray, NDArray[np.bool_]]],
-) -> Scores:
-    """Mixing of ``groups`` within types, structure against each modality's view, dimension."""
-    out: Scores = {
-        "CiLISI": cilisi(z, labels, groups),
-        "dimension": effective_dimension(z, labels, batches),
-        "structure": None,
-    }
-    of_view = {name: structure(z[of], view, labels[of], batches[of]) for name, (view, of) in views.items()}
-    if of_view:
-        out["structure"] = float(np.mean(list(of_view.values())))
-    if len(of_view) > 1:
-        out |= {f"structure_{name}": value for name, value in of_view.items()}
-    return out
+def _by_type(true: NDArray, predicted: NDArray) -> dict[str, dict[str, float]]:
+    rows = per_type_f1(true, predicted).iterrows()
+    return {str(name): {"n": int(row["n"]), "f1": round(float(row["f1"]), 4)} for name, row in rows}
 
 
 def _hidden_modalities(task: Task, result: Result) -> dict[str, Any]:
@@ -309,13 +269,6 @@ def _hidden_modalities(task: Task, result: Result) -> dict[str, Any]:
         out["recall@10"] = recall_at(halves[0][unpaired], halves[1][unpaired])
         out["n_matched"] = int(unpaired.sum())
     return out
-
-
-def _order(split: Split) -> NDArray[np.intp]:
-    """Cells that take part, those that are mapped afterwards last."""
-    kept = np.ones(split.hidden.size, dtype=bool) if split.kept is None else split.kept
-    absent = np.zeros_like(kept) if split.absent is None else split.absent
-    return np.concatenate([np.flatnonzero(kept & ~absent), np.flatnonzero(kept & absent)])
 
 
 def _check_rows(name: str, value: Any, n_cells: int, split: Split) -> None:

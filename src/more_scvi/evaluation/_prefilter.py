@@ -6,12 +6,14 @@ import warnings
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from more_scvi.data import RNA, RowReader
+from more_scvi.data._fields import RNA
+from more_scvi.data._rows import RowReader
 
 from ._data import BATCH_KEY, Data, modalities, present
 
@@ -125,9 +127,8 @@ def _scrublet(counts: csr_matrix, seed: int) -> tuple[NDArray[np.bool_], float |
     if counts.shape[0] < MIN_CELLS:
         return nothing, None, f"fewer than {MIN_CELLS} cells"
     # cells that Scrublet drops itself for want of genes come back without a call: they are kept
-    names = np.arange(counts.shape[0]).astype(str)
     batch = AnnData(counts.astype(np.float32))
-    batch.obs_names = names
+    batch.obs_names = np.arange(counts.shape[0]).astype(str)
     with warnings.catch_warnings(action="ignore"):
         try:
             sc.pp.scrublet(batch, random_state=seed, verbose=False)
@@ -140,19 +141,15 @@ def _scrublet(counts: csr_matrix, seed: int) -> tuple[NDArray[np.bool_], float |
 
 
 def _by_type(types: NDArray[np.str_], kept: NDArray[np.bool_]) -> dict[str, Any]:
-    names, n = np.unique(types, return_counts=True)
-    rare = (n < RARE_CELLS) | (n < RARE_SHARE * len(types))
-    removed = np.array([int((~kept[types == name]).sum()) for name in names])
-    table = {
-        str(name): {"n": int(k), "removed": int(gone), "rare": bool(is_rare)}
-        for name, k, gone, is_rare in zip(names, n, removed, rare, strict=True)
-    }
+    table = pd.DataFrame({"n": 1, "removed": (~kept).astype(int)}).groupby(types).sum()
+    table["rare"] = (table["n"] < RARE_CELLS) | (table["n"] < RARE_SHARE * len(types))
+    rare = table[table["rare"]]
     return {
-        "types": table,
+        "types": table.to_dict("index"),
         "rare": {
-            "types": [str(name) for name in names[rare]],
-            "n": int(n[rare].sum()),
-            "removed": int(removed[rare].sum()),
+            "types": rare.index.tolist(),
+            "n": int(rare["n"].sum()),
+            "removed": int(rare["removed"].sum()),
             "rule": f"fewer than {RARE_CELLS} cells or less than {RARE_SHARE:.0%} of all",
         },
     }

@@ -47,12 +47,6 @@ def choose(table: pd.DataFrame, candidates: Sequence[str]) -> dict[str, str]:
     all. Variants (``"<method>:<what changed>"``) take the choice of their method, so that they are compared with it by
     the same figure.
 
-    Examples
-    --------
-    >>> rows = [("d", "S1", 0, 0, "more", metric, value) for metric, value in [("own", 0.9), ("LR", 0.8)]]
-    >>> columns = ["dataset", "protocol", "seed", "rotation", "method", "metric", "value"]
-    >>> choose(pd.DataFrame(rows, columns=columns), ("own", "LR"))
-    {'more': 'own'}
     """
     means = summarise(table[table["metric"].isin(candidates)])["mean"].unstack("metric")
     own = {}

@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from numbers import Integral
 from pathlib import Path
 
@@ -19,23 +20,14 @@ from tqdm.auto import tqdm
 
 from more_scvi._files import atomic_path
 
-from ._bench_tasks import BENCH_PROTOCOLS, bench_tasks
+from ._bench_tasks import BENCH_PROTOCOLS
 from ._data import LABELS_KEY, Data, batches_of, standardise, subset
 from ._datasets import DATASETS, load_dataset
 from ._fingerprint import data_fingerprint, method_fingerprint
 from ._prefilter import prefilter as find_doublets
 from ._run_task import run_task
 from ._splits import PROTOCOLS, Split, make_splits
-from ._store import (
-    check_name,
-    file_name,
-    load_results,
-    read_json,
-    result_path,
-    split_folder,
-    tidy,
-    write_json,
-)
+from ._store import check_name, file_name, load_results, read_json, result_path, split_folder, tidy, write_json
 from ._tasks import Task, make_tasks
 from .methods import Method, get_method
 from .methods._controls import Stored
@@ -221,15 +213,19 @@ def run_data(
     """Run what is missing or was made by other code on standardised data; the number of results computed."""
     print_of_data = data_fingerprint(data)
     prints = {method.name: method_fingerprint(method, data) for method in methods}
-    plan = list(_plan(data, known, dataset, protocols, seeds, max_rotations))
 
     def done_as(path: Path, method: Method) -> bool:
         found = read_json(path)
         return found.get("fingerprint") == prints[method.name] and found.get("data", print_of_data) == print_of_data
 
     pending, again = [], 0
-    for split, make in plan:
-        _check_folder(results_dir, split, print_of_data)
+    for split, make in list(_plan(data, known, dataset, protocols, seeds, max_rotations)):
+        folder = split_folder(results_dir, split)
+        if (found := read_json(folder / "split.json").get("data", print_of_data)) != print_of_data:
+            raise ValueError(
+                f"{folder} holds results of other data, be it only other counts (fingerprint {found}, now"
+                f" {print_of_data}). Name another results_dir or dataset."
+            )
         drawn = split.protocol in SEEDED or split.protocol.split("-")[0] in SEEDED
         first = drawn or split.seed == seeds[0]
         of_split = []
@@ -241,14 +237,13 @@ def run_data(
             if method.seeded or (first and not any(done_as(other, method) for other in others)):
                 of_split.append(method)
                 again += path.exists()
-        pending.append((split, make, of_split))
+        if of_split:
+            pending.append((split, make, of_split))
     if again:
         logger.info("%d results of %s were made by other code or settings and are computed again", again, dataset)
     done = 0
     with tqdm(total=sum(len(m) for *_, m in pending), disable=not progress, unit="result") as bar:
         for split, make, of_split in pending:
-            if not of_split:
-                continue
             task = make().prepare()
             write_json(split_folder(results_dir, split) / "split.json", split.to_json() | {"data": print_of_data})
             for method in of_split:
@@ -305,29 +300,15 @@ def _plan(
     data: Data, known: ArrayLike, dataset: str, protocols: Sequence[str], seeds: Sequence[int], max_rotations: int
 ) -> Iterator[tuple[Split, Callable[[], Task]]]:
     """Splits, and how to make their task: most are there already when a run goes on."""
-    labels = data.obs[LABELS_KEY].to_numpy().astype(str)
-    for seed in seeds:
-        for protocol in protocols:
-            if isinstance(data, MuData) and protocol in BENCH_PROTOCOLS and dataset.split("-")[0] in DATASETS:
-                for task in bench_tasks(data, protocol, seed, dataset):
-                    yield task.split, partial(_same, task)
-                continue
-            for split in make_splits(labels, batches_of(data), protocol, seed, max_rotations, dataset, known):
-                yield split, partial(_task_of, data, protocol, known, split)
+    labels, batches = data.obs[LABELS_KEY].to_numpy().astype(str), batches_of(data)
+    for seed, protocol in product(seeds, protocols):
+        if isinstance(data, MuData) and protocol in BENCH_PROTOCOLS and dataset.split("-")[0] in DATASETS:
+            for task in BENCH_PROTOCOLS[protocol](data, protocol, seed, dataset):
+                yield task.split, task.prepare  # returns the task
+            continue
+        for split in make_splits(labels, batches, protocol, seed, max_rotations, dataset, known):
+            yield split, partial(_task_of, data, protocol, known, split)
 
 
 def _task_of(data: Data, protocol: str, known: ArrayLike, split: Split) -> Task:
     return next(make_tasks(data, protocol, known=known, splits=[split]))
-
-
-def _same(task: Task) -> Task:
-    return task
-
-
-def _check_folder(results_dir: str | os.PathLike, split: Split, print_of_data: str) -> None:
-    folder = split_folder(results_dir, split)
-    if (found := read_json(folder / "split.json").get("data", print_of_data)) != print_of_data:
-        raise ValueError(
-            f"{folder} holds results of other data, be it only other counts (fingerprint {found}, now {print_of_data})."
-            " Name another results_dir or dataset."
-        )

@@ -38,6 +38,7 @@ from more_scvi.metrics._check import check_mask
 MIN_TYPE = 20
 """Types with fewer cells are not rotated over: a figure for them would be noise."""
 
+_FIELDS, _MASKS = ("dataset", "protocol", "seed", "rotation", "held_out"), ("hidden", "absent", "kept")
 PROTOCOLS = ("S1", "S1-<cells>", "S2a", "S2b", "S3", "S4-<labels>", "S5-<percent>", "S5b-<percent>", "S6-<modality>")
 
 
@@ -103,31 +104,16 @@ class Split:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-serialisable form; masks are stored as base64 of their packed bits."""
-        masks = {key: _pack(getattr(self, key)) for key in ("hidden", "absent", "kept")}
-        return {
-            "dataset": self.dataset,
-            "protocol": self.protocol,
-            "seed": self.seed,
-            "rotation": self.rotation,
-            "held_out": self.held_out,
-            "n_cells": int(self.hidden.size),
-            **{key: bits for key, bits in masks.items() if bits is not None},
-        }
+        record = {name: getattr(self, name) for name in _FIELDS}
+        masks = {name: mask for name in _MASKS if (mask := getattr(self, name)) is not None}
+        return record | {"n_cells": int(self.hidden.size)} | {name: _pack(mask) for name, mask in masks.items()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Split:
         """Inverse of :meth:`to_json`."""
-        masks = {key: _unpack(record[key], record["n_cells"]) for key in ("hidden", "absent", "kept") if key in record}
-        return cls(
-            record["dataset"],
-            record["protocol"],
-            record["seed"],
-            record["rotation"],
-            masks["hidden"],
-            record["held_out"],
-            masks.get("absent"),
-            masks.get("kept"),
-        )
+        fields = {name: record[name] for name in _FIELDS}
+        masks: dict[str, Any] = {name: _unpack(record[name], record["n_cells"]) for name in _MASKS if name in record}
+        return cls(**fields, **masks)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Split) and self.to_json() == other.to_json()
@@ -341,6 +327,18 @@ def split_visible(
     return replace(split, hidden=split.hidden | inner, held_out=held_out), inner & free
 
 
+def about_type(split: Split) -> bool:
+    """Whether the split is about one type, which it names."""
+    return split.protocol.split("-")[0] in ("S3", "S5", "S5b")
+
+
+def order_of(split: Split) -> NDArray[np.intp]:
+    """Cells that take part, those that are mapped afterwards last."""
+    kept = np.ones(split.hidden.size, dtype=bool) if split.kept is None else split.kept
+    absent = np.zeros_like(kept) if split.absent is None else split.absent
+    return np.concatenate([np.flatnonzero(kept & ~absent), np.flatnonzero(kept & absent)])
+
+
 def labelled(labels: ArrayLike, unlabeled: str = "Unknown") -> NDArray[np.bool_]:
     """Mask ``(n_cells,)`` of the cells that have a label: neither missing nor ``unlabeled``."""
     values = np.asarray(labels, dtype=object)
@@ -360,8 +358,8 @@ def _spread(names: NDArray, sizes: NDArray, least: int, most: int) -> NDArray:
     return names[np.unique(np.linspace(0, names.size - 1, min(most, names.size)).round().astype(int))]
 
 
-def _pack(mask: NDArray[np.bool_] | None) -> str | None:
-    return None if mask is None else base64.b64encode(np.packbits(mask).tobytes()).decode("ascii")
+def _pack(mask: NDArray[np.bool_]) -> str:
+    return base64.b64encode(np.packbits(mask).tobytes()).decode("ascii")
 
 
 def _unpack(bits: str, n: int) -> NDArray[np.bool_]:

@@ -41,13 +41,7 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def check_name(what: str, name: str) -> str:
-    """``name`` if it is fit for a file on every system; every name that becomes part of a path passes here.
-
-    Raises
-    ------
-    ValueError
-        If it is empty, hidden, longer than 200 bytes, or holds what leads to another folder or what Windows refuses.
-    """
+    """``name`` if it is fit for a file on every system; every name that becomes part of a path passes here."""
     fits = isinstance(name, str) and 0 < len(name.encode()) <= 200
     if not fits or _UNFIT.search(name) or _DEVICES.fullmatch(name):
         raise ValueError(

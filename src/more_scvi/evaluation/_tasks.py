@@ -12,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
-from more_scvi.data import RNA
+from more_scvi.data._fields import RNA
 from more_scvi.metrics._check import check_mask
 
 from ._data import (
@@ -30,7 +30,7 @@ from ._data import (
     project,
     subset,
 )
-from ._splits import Split, labelled, make_splits
+from ._splits import Split, about_type, labelled, make_splits, order_of
 
 
 @dataclass(eq=False)
@@ -98,8 +98,8 @@ class Task:
 
     def given(self, sees_hidden: bool = False) -> Data:
         """What a method receives: hidden labels read ``"Unknown"``, and no other annotation is left."""
-        n = self.data.n_obs
-        return give_labels(self.data, self.labels[:n] if sees_hidden else _hide(self.labels[:n], self.hidden[:n]))
+        labels = self.labels if sees_hidden else np.where(self.hidden, UNLABELED, self.labels)
+        return give_labels(self.data, labels[: self.data.n_obs])
 
     def given_query(self) -> Data | None:
         """The cells to map, without labels."""
@@ -121,8 +121,7 @@ class Task:
     @property
     def target(self) -> NDArray[np.bool_] | None:
         """Cells of the type that the split is about (``S3``, ``S5``, ``S5b``)."""
-        is_type = self.split.protocol.split("-")[0] in ("S3", "S5", "S5b")
-        return self.labels == self.split.held_out if is_type else None
+        return self.labels == self.split.held_out if about_type(self.split) else None
 
 
 def make_tasks(
@@ -186,7 +185,7 @@ def _mapped(data: Data, split: Split, known: NDArray[np.bool_]) -> Task:
         raise ValueError("S2b maps RNA; of a MuData give mdata.mod['rna'] with batches and labels in its obs, or S2a.")
     assert split.absent is not None
     trained, query = subset(data, ~split.absent), subset(data, split.absent)
-    order = np.concatenate([np.flatnonzero(~split.absent), np.flatnonzero(split.absent)])
+    order = order_of(split)
     whole = prepare(anndata.concat([trained, query]))
     hidden, known = split.hidden[order], known[order]
     return Task(split, trained, hidden, hidden & known, batches_of(data)[order], known, query=query, whole=whole)
@@ -198,9 +197,3 @@ def _hidden_modality(mdata: Data, split: Split, known: NDArray[np.bool_]) -> Tas
         raise ValueError(f"{split.protocol} hides a modality; these data have {', '.join(modalities(mdata))}.")
     masked = hide_modalities(mdata, {name: split.hidden & (batches_of(mdata) == split.held_out)})
     return Task(split, masked, split.hidden, split.hidden & known, pattern(masked), known, full=mdata)
-
-
-def _hide(labels: NDArray[np.str_], hidden: NDArray[np.bool_]) -> NDArray[np.object_]:
-    out = labels.astype(object)
-    out[hidden] = UNLABELED
-    return out

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, precision_recall_fscore_support
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -72,20 +74,17 @@ def per_type_f1(true: ArrayLike, predicted: ArrayLike) -> pd.DataFrame:
     """
     y, p = check_labels(true, predicted, ("true", "predicted"))
     types = np.unique(y)
-    if types.size:
-        precision, recall, f1, n = precision_recall_fscore_support(y, p, labels=types, zero_division=0)
-    else:
-        precision, recall, f1, n = (np.empty(0),) * 3 + (np.empty(0, dtype=int),)
-    index = pd.Index(types, name="type", dtype=object)
-    return pd.DataFrame({"n": n, "precision": precision, "recall": recall, "f1": f1}, index=index)
+    empty = np.empty(0), np.empty(0), np.empty(0), np.empty(0, dtype=int)
+    found = precision_recall_fscore_support(y, p, labels=types, zero_division=0) if types.size else empty
+    columns = dict(zip(("precision", "recall", "f1", "n"), found, strict=True))
+    return pd.DataFrame(columns, pd.Index(types, name="type", dtype=object), ["n", "precision", "recall", "f1"])
 
 
 def confusion(true: ArrayLike, predicted: ArrayLike) -> pd.DataFrame:
     """Counts of cells, true types × predicted types; every type of either is a row and a column (sorted)."""
     y, p = check_labels(true, predicted, ("true", "predicted"))
     types = np.unique(np.concatenate([y, p]))
-    counts = np.zeros((types.size, types.size), dtype=int)
-    np.add.at(counts, (np.searchsorted(types, y), np.searchsorted(types, p)), 1)
+    counts = confusion_matrix(y, p, labels=types) if types.size else np.zeros((0, 0), dtype=int)
     return pd.DataFrame(counts, index=pd.Index(types, name="true"), columns=pd.Index(types, name="predicted"))
 
 
@@ -133,9 +132,7 @@ def linear_probe(
     :func:`probe_probabilities` and score its most probable types.
     """
     z, y, h = check_embedding(z, labels, hidden)
-    cells = scorable(y, h, scored)
-    probe = _linear(z, y, h)
-    return macro_f1(y[cells], probe.predict(z[cells]), min_cells) if cells.any() else float("nan")
+    return _score(_linear(z, y, h), z, y, scorable(y, h, scored), min_cells)
 
 
 def probe_probabilities(z: ArrayLike, labels: ArrayLike, hidden: ArrayLike) -> pd.DataFrame:
@@ -171,15 +168,17 @@ def knn_probe(
 ) -> float:
     """Macro-F1 of a vote among the ``n_neighbors`` nearest visible cells; arguments as :func:`linear_probe`."""
     z, y, h = check_embedding(z, labels, hidden)
-    cells = scorable(y, h, scored)
-    probe = _neighbours(z, y, h, n_neighbors)
-    return macro_f1(y[cells], probe.predict(z[cells]), min_cells) if cells.any() else float("nan")
+    return _score(_neighbours(z, y, h, n_neighbors), z, y, scorable(y, h, scored), min_cells)
 
 
 def knn_predict(z: ArrayLike, labels: ArrayLike, hidden: ArrayLike, n_neighbors: int = 15) -> NDArray:
     """Types ``(n_cells,)`` by the vote of :func:`knn_probe`, for all cells; a visible cell has a vote of its own."""
     z, y, h = check_embedding(z, labels, hidden)
     return _neighbours(z, y, h, n_neighbors).predict(z)
+
+
+def _score(probe: Any, z: NDArray, y: NDArray, cells: NDArray[np.bool_], min_cells: int) -> float:
+    return macro_f1(y[cells], probe.predict(z[cells]), min_cells) if cells.any() else float("nan")
 
 
 def _linear(z: NDArray, y: NDArray, hidden: NDArray) -> Pipeline:

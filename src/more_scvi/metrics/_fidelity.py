@@ -82,27 +82,25 @@ def fidelity(
     >>> fidelity(z, z)["knn_overlap"]
     1.0
     """
-    a, b = check_matrix(reference, "reference"), np.asarray(z, dtype=np.float64)
+    a, b, nan = check_matrix(reference, "reference"), np.asarray(z, dtype=np.float64), float("nan")
     out = {
         "n_cells": len(a),
         "knn_overlap": knn_overlap(a, b, n_neighbors),
         "knn_overlap_chance": n_neighbors / (len(a) - 1),
-        "variance_kept": float("nan"),
+        "variance_kept": nan,
+        "agreement": nan,
     }
     if a.shape == b.shape:
         out["variance_kept"] = float(1 - ((a - b) ** 2).sum() / max(((a - a.mean(0)) ** 2).sum(), 1e-12))
-    predicted = [None if p is None else np.asarray(p).astype(str) for p in (reference_labels, z_labels)]
-    out["agreement"] = float("nan")
-    if predicted[0] is not None and predicted[1] is not None:
-        out["agreement"] = float((predicted[0] == predicted[1]).mean())
-    types = predicted[0] if labels is None else np.asarray(labels).astype(str)
-    for at, name in enumerate(("teacher", "student")):
-        out[f"macro_f1_{name}"] = out[f"mixing_{name}"] = float("nan")
-        own = predicted[at]
-        if labels is not None and types is not None and own is not None:
-            out[f"macro_f1_{name}"] = macro_f1(types, own)
-        if types is not None and batches is not None:
-            out[f"mixing_{name}"] = cilisi((a, b)[at], types, batches)
+    true, teacher, student = (
+        None if p is None else np.asarray(p).astype(str) for p in (labels, reference_labels, z_labels)
+    )
+    if teacher is not None and student is not None:
+        out["agreement"] = float((teacher == student).mean())
+    types = teacher if true is None else true
+    for name, embedding, own in (("teacher", a, teacher), ("student", b, student)):
+        out[f"macro_f1_{name}"] = nan if true is None or own is None else macro_f1(true, own)
+        out[f"mixing_{name}"] = nan if types is None or batches is None else cilisi(embedding, types, batches)
     for key in ("macro_f1", "mixing"):
         out[f"{key}_lost"] = out[f"{key}_teacher"] - out[f"{key}_student"]
     return out

@@ -26,19 +26,7 @@ DPI = 180
 
 @dataclass(frozen=True)
 class Picture:
-    """An image in the page.
-
-    Parameters
-    ----------
-    data
-        PNG as base64.
-    alt
-        What it shows, in words.
-    caption
-        How to read it.
-    width, height
-        In CSS pixels.
-    """
+    """A PNG as base64, what it shows in words, how to read it, and its size in CSS pixels."""
 
     data: str
     alt: str
@@ -127,11 +115,7 @@ def _maps(inputs: ReportInputs) -> dict[str, Picture]:
         if column == "batch" and (cut := [name for name in obs[column].unique() if len(name) > LONGEST]):
             caption += f" In full: {', '.join(cut)}."
         alt = f"UMAP of {len(obs)} cells by PCA (left) and by MoRE (right), coloured by {column} ({groups} groups)."
-        out[f"map_{column.split()[-1]}"] = _picture(
-            partial(_map, cells, column, missing),
-            alt,
-            caption,
-        )
+        out[f"map_{column.split()[-1]}"] = _picture(partial(_map, cells, column, missing), alt, caption)
     return out
 
 
@@ -146,17 +130,8 @@ def _map(cells: AnnData, column: str, missing: str | None) -> Axes:
         ax.set_box_aspect(1)
         ax.title.set_fontsize("medium")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=min(n_columns, len(labels)),
-        frameon=False,
-        fontsize=9,
-        markerscale=2,
-        handletextpad=0.1,
-        columnspacing=1,
-    )
+    look = {"frameon": False, "fontsize": 9, "markerscale": 2, "handletextpad": 0.1, "columnspacing": 1}
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(n_columns, len(labels)), **look)
     return axes[0]
 
 

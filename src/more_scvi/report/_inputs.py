@@ -15,7 +15,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 
-from more_scvi.metrics import scorable
+from more_scvi.metrics._annotation import scorable
 
 BASES = {"PCA": "X_umap_pca", "MoRE": "X_umap_more"}
 """Title → key in ``obsm`` of the maps that the report draws."""

@@ -11,10 +11,12 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
+from more_scvi.evaluation._compare import LOWER_IS_BETTER
+from more_scvi.metrics._annotation import per_type_f1
 from more_scvi.pl._table import is_control, natural, over_seeds, ranked
 
 from ._inputs import ReportInputs
-from ._words import LOWER_IS_BETTER, METRICS, method_words, protocol_words, verdict
+from ._words import METRICS, method_words, protocol_words, verdict
 
 
 def summarise(inputs: ReportInputs) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def summarise(inputs: ReportInputs) -> dict[str, Any]:
             "scored": int(scored.sum()),
             "correct": correct,
         },
-        "per_type": _per_type(labels[scored], prediction[scored]),
+        "per_type": per_type_f1(labels[scored], prediction[scored])[["n", "f1"]].to_dict("index"),
         "confusion": {str(row): {str(k): int(v) for k, v in of.items() if v} for row, of in counts.iterrows()},
         "modality_weights": _weights(inputs),
         "diagnosis": None if inputs.diagnosis is None else inputs.diagnosis.to_dict(),
@@ -123,17 +125,6 @@ def _cost(records: Iterable[dict[str, Any]], order: list[str]) -> list[dict[str,
     return [{"method": method, **row} for method, row in means.to_dict("index").items()]
 
 
-def _per_type(true: np.ndarray, predicted: np.ndarray) -> dict[str, dict[str, float]]:
-    """F1 and number of cells of every scored type of the shown split."""
-    out: dict[str, dict[str, float]] = {}
-    for name in np.unique(true):
-        n, named, both = (
-            int(np.sum(x)) for x in (true == name, predicted == name, (true == name) & (predicted == name))
-        )
-        out[str(name)] = {"n": n, "f1": 2 * both / (n + named)}
-    return out
-
-
 def _weights(inputs: ReportInputs) -> dict[str, dict[str, float]] | None:
     """Mean weight of each modality per type; ``None`` without a model or with one modality."""
     if inputs.result.model is None or isinstance(inputs.adata, AnnData):
@@ -142,8 +133,7 @@ def _weights(inputs: ReportInputs) -> dict[str, dict[str, float]] | None:
     if weights.shape[1] < 2:
         return None
     types = pd.Series(inputs.labels, index=inputs.adata.obs_names).loc[weights.index]
-    means = weights.groupby(types.to_numpy()).mean()
-    return {str(name): {str(k): float(v) for k, v in row.items()} for name, row in means.iterrows()}
+    return weights.groupby(types.to_numpy()).mean().to_dict("index")
 
 
 def _splits(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -160,10 +150,8 @@ def _splits(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _versions(records: Iterable[dict[str, Any]]) -> dict[str, str]:
     """Versions of all records; where records differ, all that occur."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
     for record in records:
         for name, number in record.get("versions", {}).items():
-            seen = found.setdefault(name, [])
-            if str(number) not in seen:
-                seen.append(str(number))
+            found.setdefault(name, {})[str(number)] = None
     return {name: " and ".join(numbers) for name, numbers in found.items()}

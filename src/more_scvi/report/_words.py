@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from more_scvi.evaluation import get_method
+from more_scvi.evaluation._compare import Comparison, compare, split_values
+from more_scvi.evaluation._report import with_chosen
+from more_scvi.evaluation.methods._method import get_method
 from more_scvi.pl._table import is_control, over_seeds, select
 
 CLEAR = 0.02
@@ -20,10 +21,7 @@ METRICS = {
     "kNN": ("F1 15-NN", "the same by the 15 nearest cells with a visible label"),
     "CiLISI": ("CiLISI", "are batches mixed within each type? 1 is as mixed as by chance, 0 is apart"),
     "structure": ("structure", "are distances within a type and batch those of the data? 1 is unchanged, 0 is lost"),
-    "novelty_own": (
-        "novelty own",
-        "AUROC: is the classifier unsure of the type without labels? 0.5 is chance",
-    ),
+    "novelty_own": ("novelty own", "AUROC: is the classifier unsure of the type without labels? 0.5 is chance"),
     "novelty_LR": ("novelty probe", "the same by the probe on the embedding"),
     "novelty_kNN": ("novelty 15-NN", "the same by the distance to labelled cells"),
     "purity": ("purity", "share of a cell's neighbours that are of the held-out type, as it is"),
@@ -44,8 +42,6 @@ METRICS = {
     "scGraph": ("scGraph", "are distances between types those within batches? Favours PCA: an alarm, not a target"),
 }
 """Metric → column header and explanation, in the order of columns."""
-
-LOWER_IS_BETTER = ("FOSCTTM",)
 
 
 def protocol_words(protocol: str) -> str:
@@ -94,63 +90,39 @@ def method_words(method: str) -> str:
         return ""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """MoRE against the best of the others at naming hidden cells.
+def compare_annotation(table: pd.DataFrame) -> Comparison | float | None:
+    """MoRE against the best of the others at naming hidden cells; alone, its mean; ``None`` without annotation.
 
     Each method counts by the better of its own classifier and the probe, chosen once by the mean.
     """
-
-    more: float
-    other: float | None
-    name: str | None
-    ahead: int
-    n_splits: int
-
-
-def compare_annotation(table: pd.DataFrame) -> Comparison | None:
-    """Compare on the splits that both have; ``None`` where nothing was annotated."""
-    rows = table[table["metric"].isin(["own", "LR"]) & table["value"].notna()]
+    rows = with_chosen(table[table["value"].notna()], "annotation", ("own", "LR"))
+    rows = rows[rows["metric"] == "annotation"]
     if "more" not in set(rows["method"]):
         return None
-    rows = rows.assign(value=rows["value"].astype(float), held_out="")
-    keys = ["dataset", "protocol", "rotation", "seed"]
-    wide = rows.pivot_table("value", keys, ["method", "metric"], aggfunc="mean")
-    # what does not depend on the seed is run once: over seeds, all have the same splits
-    per_split = wide.groupby(level=keys[:3]).mean()
-    best = {}
-    for method in dict.fromkeys(per_split.columns.get_level_values("method")):
-        of = per_split[method]
-        best[str(method)] = (of[of.mean().idxmax()], wide[method][of.mean().idxmax()])
-    mine, mine_by_seed = best.pop("more")
-    others = {method: values for method, values in best.items() if not is_control(method)}
-    shared = {m: float((mine - of).dropna().mean()) for m, (of, _) in others.items() if (mine - of).notna().any()}
-    if not shared:
-        return Comparison(float(mine.mean()), None, None, 0, int(mine_by_seed.notna().sum()))
-    name = min(shared, key=lambda method: shared[method])
-    of, by_seed = others[name]
-    paired = (mine_by_seed - by_seed).dropna()
-    both = (mine - of).dropna().index
-    more, other = float(mine[both].mean()), float(of[both].mean())
-    return Comparison(more, other, name, int((paired > 0).sum()), len(paired))
+    others = [name for name in rows["method"].unique() if name != "more" and not is_control(name)]
+    found = [compare(rows, "more", name, "annotation") for name in others]
+    if shared := [one for one in found if one.n_rows]:
+        return min(shared, key=lambda one: one.difference)
+    return float(split_values(rows, "annotation")["more"].mean())
 
 
 def verdict(table: pd.DataFrame, correct: int, scored: int) -> str:
     """One sentence in plain words: annotation, then integration, each against the best or simplest alternative."""
     sentence = f"MoRE named {correct:,} of {scored:,} hidden cells correctly"
     found = compare_annotation(table)
-    if found is not None and found.other is not None:
-        gain = found.more - found.other
-        ahead = f", ahead in {found.ahead} of {found.n_splits} splits" if found.n_splits > 1 else ""
-        numbers = f"(mean macro-F1 {found.more:.2f} against {found.other:.2f}{ahead})"
-        if abs(gain) < CLEAR:
-            sentence += f" and annotates about as well as the best other method, {found.name} {numbers}"
-        elif gain > 0:
-            sentence += f" and annotates better than every other method; the next is {found.name} {numbers}"
+    if isinstance(found, Comparison):
+        won, n_splits = int((found.splits["difference"] > 0).sum()), len(found.splits)
+        ahead = f", ahead in {won} of {n_splits} splits" if n_splits > 1 else ""
+        more, other = found.rows["ours"].mean(), found.rows["other"].mean()
+        numbers = f"(mean macro-F1 {more:.2f} against {other:.2f}{ahead})"
+        if abs(found.difference) < CLEAR:
+            sentence += f" and annotates about as well as the best other method, {found.other} {numbers}"
+        elif found.difference > 0:
+            sentence += f" and annotates better than every other method; the next is {found.other} {numbers}"
         else:
-            sentence += f" but annotates less well than {found.name} {numbers}"
+            sentence += f" but annotates less well than {found.other} {numbers}"
     elif found is not None:
-        sentence += f" (macro-F1 {found.more:.2f})"
+        sentence += f" (macro-F1 {found:.2f})"
     parts = [part for part in (_mixing(table), _structure(table)) if part]
     return sentence + (f"; it {' and '.join(parts)}" if parts else "") + "."
 

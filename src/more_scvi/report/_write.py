@@ -9,11 +9,12 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from more_scvi._files import check_writable, write_files
+from more_scvi.evaluation._compare import LOWER_IS_BETTER
 
 from ._figures import Picture, pictures
 from ._inputs import ReportInputs
 from ._summary import summarise
-from ._words import LOWER_IS_BETTER, METRICS
+from ._words import METRICS
 
 
 def write_report(inputs: ReportInputs, path: str | Path) -> tuple[Path, Path]:

@@ -28,17 +28,7 @@ Kind = Literal["pretrained", "untrained", "random", "finetuned"]
 
 @dataclass(frozen=True)
 class BackboneVariant:
-    """What :func:`backbone_variant` returns.
-
-    Attributes
-    ----------
-    name
-        Registered name or folder, for ``MoRE(adata, backbone=...)``.
-    trained
-        Number of its weights that were trained on the data; 0 unless it was fine-tuned.
-    notes
-        How it was fine-tuned; JSON-serialisable.
-    """
+    """A backbone as ``MoRE(adata, backbone=name)`` takes it, and how many of its weights were trained on the data."""
 
     name: str
     trained: int = 0
@@ -48,34 +38,10 @@ class BackboneVariant:
 def backbone_variant(
     kind: Kind, folder: str | Path, given: Given | None = None, seed: int = 0, **options: Any
 ) -> BackboneVariant:
-    """A backbone of some weights, as MoRE takes it.
+    """A backbone of some weights, as MoRE takes it; written to a folder of its own below ``folder``.
 
-    Parameters
-    ----------
-    kind
-        ``"pretrained"``, ``"untrained"``, ``"random"`` or ``"finetuned"``.
-    folder
-        Where weights are written, in a folder of their own; nothing is written for ``"pretrained"``.
-    given
-        The data to fine-tune on; only their visible labels are used.
-    seed
-        Seed of random weights and of fine-tuning.
-    options
-        Arguments of :func:`~more_scvi.pretraining.finetune`.
-
-    Raises
-    ------
-    ValueError
-        For an unknown kind, or if ``"finetuned"`` comes without data.
-
-    Notes
-    -----
-    Fine-tuning is done anew at every call, so that a clock around the call counts it.
-
-    Examples
-    --------
-    >>> variant = backbone_variant("random", "cache", seed=1)  # doctest: +SKIP
-    >>> model = MoRE(adata, backbone=variant.name)  # doctest: +SKIP
+    ``options`` are those of :func:`~more_scvi.pretraining.finetune`, done anew at every call on the visible labels of
+    ``given``, so that a clock around the call counts it.
     """
     if kind == "pretrained":
         return BackboneVariant("more-mini")
@@ -103,19 +69,7 @@ class BackboneFeatures(Method):
     def run(
         self, given: Given, weights: Kind = "pretrained", centre: bool = False, options: dict[str, Any] | None = None
     ) -> Result:
-        """Encode the RNA counts.
-
-        Parameters
-        ----------
-        given
-            See :class:`~more_scvi.evaluation.Given`.
-        weights
-            Kind of backbone, see :func:`backbone_variant`.
-        centre
-            Whether the mean of each batch is removed; otherwise that of all cells of ``given.data``.
-        options
-            Arguments of :func:`~more_scvi.pretraining.finetune`.
-        """
+        """Encode the RNA counts; ``centre`` removes the mean of each batch, else that of all trained cells."""
         watch = Stopwatch()
         with watch("training" if weights == "finetuned" else "setup"):
             backbone, tuned = _make(weights, given, given.seed, options or {})

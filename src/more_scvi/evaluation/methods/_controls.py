@@ -89,13 +89,7 @@ class Stored(Method):
     name = "obsm"
 
     def run(self, given: Given, key: str = "X_mine") -> Result:
-        """Take ``.obsm[key]``.
-
-        Raises
-        ------
-        KeyError
-            If there is no such array.
-        """
+        """Take ``.obsm[key]``."""
         known = own_obsm(given.data)
         if key not in known:
             raise KeyError(f"The data hold no embedding {key!r} in .obsm; they hold {', '.join(known) or 'none'}.")

@@ -70,11 +70,8 @@ class Discriminant(Method):
             seen = np.flatnonzero(visible)
             model = LinearDiscriminantAnalysis().fit(x[seen], labels[seen])
         with watch("embedding"):
-            z, probability = (
-                model.transform(x).astype(np.float32),
-                probabilities(model.predict_proba(x), model.classes_),
-            )
-            prediction = model.predict(x)
+            z, prediction = model.transform(x).astype(np.float32), model.predict(x)
+            probability = probabilities(model.predict_proba(x), model.classes_)
         parameters = {"trained": int(model.scalings_.size), "frozen": 0}
         return Result(z, prediction, probability, watch.cpu, watch.wall, parameters)
 

@@ -6,65 +6,18 @@ gene. :func:`linked_features` brings both sides to the same genes; :func:`cca` f
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from more_scvi.data import RNA
-from more_scvi.evaluation._data import PROTEIN
+from more_scvi.evaluation._data import PROTEIN, RNA
 
 _CLIP = 10.0
-
-_MOUSE_NAMES = {
-    "cd16/32": "Fcgr3",
-    "cd21/cd35": "Cr2",
-    "cd90.1": "Thy1",
-    "cd90.2": "Thy1",
-    "f4/80": "Adgre1",
-    "fceria": "Fcer1a",
-    "i/a/i/e": "H2-Aa",
-    "ly/6a/e": "Ly6a",
-    "ly/6c": "Ly6c2",
-    "nk/1.1": "Klrb1c",
-    "tcrbchain": "Trbc2",
-    "tcrr/d": "Trdc",
-    "integrinb7": "Itgb7",
-    "cd300lg": "Cd300lg",
-}
-"""Antibodies against mouse proteins that go by another name than the human ones (hyphens written as slashes)."""
-
-
-def link_antibodies(antibodies: Iterable[str], genes: Iterable[str], annotation_dir: Path) -> list[str]:
-    """Gene measured in the RNA that codes for each antibody's target; empty where there is none.
-
-    Uses ``antibody_genes.tsv`` (aliases without regard to case), for mouse genes by way of the orthologue table.
-    """
-    table = pd.read_csv(annotation_dir / "antibody_genes.tsv", sep="\t", dtype=str, keep_default_na=False)
-    known: dict[str, list[str]] = {}
-    for row in table.itertuples():
-        for alias in (row.antibody, *row.aliases.split(";"), row.gene):
-            known.setdefault(alias.lower(), [row.gene, *row.genes.split(";")])
-    pairs = pd.read_csv(annotation_dir / "human_mouse_orthologues.tsv.gz", sep="\t", comment="#", dtype=str)
-    mouse = dict(zip(pairs["human_symbol"], pairs["mouse_symbol"], strict=True))
-    measured = {gene.lower(): gene for gene in genes}
-    out = []
-    for antibody in antibodies:
-        plain = antibody.split("(")[0]
-        spellings = [antibody, plain, *re.findall(r"\((.+)\)", antibody)]
-        spellings = [s.lower() for s in (*spellings, *(s.replace("-", "/") for s in spellings))]
-        candidates = [gene for s in spellings for gene in known.get(s, [])]
-        candidates += [mouse[gene] for gene in candidates if gene in mouse]
-        candidates += [_MOUSE_NAMES[s] for s in spellings if s in _MOUSE_NAMES] + [plain, plain.replace("-", "")]
-        out.append(next((measured[g.lower()] for g in candidates if g and g.lower() in measured), ""))
-    return out
 
 
 def linked_features(mods: Mapping[str, AnnData]) -> tuple[NDArray, NDArray]:

@@ -50,25 +50,10 @@ class MoRE(Method):
         model_kwargs: Mapping[str, Any] | None = None,
         train_kwargs: Mapping[str, Any] | None = None,
     ) -> Result:
-        """Set up, train, embed and annotate.
+        """Set up, train, embed and annotate. Features are computed anew every time, so the seconds hold everything.
 
-        Features are computed anew every time, so the seconds hold everything.
-
-        Parameters
-        ----------
-        given
-            See :class:`~more_scvi.evaluation.Given`.
-        names
-            Use these modalities only; RNA alone goes by way of ``setup_anndata``.
-        labelled
-            Whether it is given labels.
-        spatial
-            Whether it is given coordinates.
-        weights
-            Weights of the frozen backbone: ``"pretrained"``, ``"untrained"``, ``"random"``, or ``"finetuned"`` on the
-            visible labels before it is frozen again.
-        setup_kwargs, model_kwargs, train_kwargs
-            Arguments of ``setup_anndata`` or ``setup_mudata``, the constructor, and ``train``.
+        ``names`` are the modalities to use (RNA alone goes by way of ``setup_anndata``); ``labelled`` and ``spatial``
+        whether it is given labels and coordinates; ``weights`` those of the frozen backbone.
         """
         from more_scvi.model import MoRE as Model
 
@@ -96,9 +81,8 @@ class MoRE(Method):
         self._hidden_modalities(given, data, used, result, watch)
         result.seconds, result.wall_seconds = watch.cpu, watch.wall
         total = model.parameter_counts().loc["total"]
-        result.parameters = {key: int(total[key]) for key in ("trained", "frozen")}
-        result.parameters["trained"] += variant.trained
-        result.parameters["frozen"] -= variant.trained
+        trained, frozen = int(total["trained"]) + variant.trained, int(total["frozen"]) - variant.trained
+        result.parameters = {"trained": trained, "frozen": frozen}
         result.notes = variant.notes or {}
         return result
 

@@ -15,8 +15,18 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 
-from more_scvi.data import RNA
-from more_scvi.evaluation._data import ATAC, UNLABELED, Data, batches_of, dense, modalities, pattern, prepare, present
+from more_scvi.evaluation._data import (
+    ATAC,
+    RNA,
+    UNLABELED,
+    Data,
+    batches_of,
+    dense,
+    modalities,
+    pattern,
+    prepare,
+    present,
+)
 
 from ._links import cca, linked_features, transfer_by_anchors
 from ._method import Given, Method, Result, Stopwatch, register_method

@@ -29,22 +29,7 @@ class Scanorama(Method):
         return super().suits(data, has_query) and bool(present(data, "rna").all())
 
     def run(self, given: Given, n_components: int = 100) -> Result:
-        """Integrate with ``scanorama.integrate`` at its defaults; rows keep the order of the cells.
-
-        Parameters
-        ----------
-        given
-            See :class:`~more_scvi.evaluation.Given`.
-        n_components
-            Largest width of the embedding.
-
-        Raises
-        ------
-        ImportError
-            If Scanorama is not installed.
-        ValueError
-            If a batch has one cell.
-        """
+        """Integrate with ``scanorama.integrate`` at its defaults; rows keep the order of the cells."""
         try:
             import scanorama
         except ImportError as error:

@@ -9,22 +9,19 @@ mapped afterwards (``S2b``) gets weights of its own as scArches does: 100 epochs
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scvi
+import torch
 from anndata import AnnData
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
 
-from more_scvi.evaluation._data import BATCH_KEY, LABELS_KEY, UNLABELED, Data
+from more_scvi.evaluation._data import BATCH_KEY, LABELS_KEY, UNLABELED, Data, batches_of
+from more_scvi.evaluation._fits import Fit, cached, fit_path
 
 from ._method import Given, Method, Result, Stopwatch, register_method
 from ._shared import prepared_seconds, probabilities, rna
@@ -96,62 +93,47 @@ def _genes(data: Data) -> AnnData:
     """Counts of the variable genes; hidden labels read ``"Unknown"`` here already."""
     adata = rna(data)
     keep = adata.var["highly_variable"].to_numpy()
-    return AnnData(adata.X[:, keep].copy(), obs=data.obs.copy(), var=adata.var.loc[keep, []].copy())
+    genes = AnnData(adata.X[:, keep].copy(), obs=data.obs.copy(), var=adata.var.loc[keep, []].copy())
+    genes.layers["counts"] = genes.X
+    return genes
 
 
 def _trained(data: Data, minibatches: int | None, cache_dir: Path | None) -> tuple[scvi.model.SCVI, Stopwatch]:
-    genes = _genes(data)
-    file = None if cache_dir is None else Path(cache_dir) / "scvi" / f"{_key(genes, minibatches)}.safetensors"
-    genes.layers["counts"] = genes.X
-    watch = Stopwatch(features=prepared_seconds(data, "normalise", "genes"))
+    genes, watch = _genes(data), Stopwatch(features=prepared_seconds(data, "normalise", "genes"))
+    settings = {"model": "scvi", "minibatches": minibatches, "batch_size": BATCH_SIZE, **ARCHITECTURE}
+    path = fit_path(cache_dir, {"rna": genes.X}, batches_of(data), settings)
     scvi.settings.seed = 0
     with watch("setup"):
         scvi.model.SCVI.setup_anndata(genes, layer="counts", batch_key=BATCH_KEY)
         model = scvi.model.SCVI(genes, **ARCHITECTURE)
-    if file is not None and file.is_file():
-        try:  # weights alone: scvi-tools' own files run code when they are loaded
-            model.module.load_state_dict(load_file(file))
-            with safe_open(file, "pt") as stored:
-                seconds = json.loads(stored.metadata()["seconds"])
-        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file}: holds no weights of this model ({error}); delete it.") from error
+
+    def fit() -> Fit:
+        per_epoch = math.ceil(0.9 * genes.n_obs / BATCH_SIZE)
+        epochs = None if minibatches is None else math.ceil(minibatches / per_epoch)
+        with watch("training"):
+            model.train(max_epochs=epochs, batch_size=BATCH_SIZE, **TRAINER)
+        weights = {name: value.numpy() for name, value in model.module.state_dict().items()}
+        return weights, {"cpu": watch.cpu, "wall": watch.wall}
+
+    def use(weights: dict[str, NDArray], seconds: dict[str, Any]) -> tuple[scvi.model.SCVI, Stopwatch]:
+        model.module.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
         model.is_trained_, watch.cpu, watch.wall = True, seconds["cpu"], seconds["wall"]
         model.module.eval()
         return model, watch
-    per_epoch = math.ceil(0.9 * genes.n_obs / BATCH_SIZE)
-    epochs = None if minibatches is None else math.ceil(minibatches / per_epoch)
-    with watch("training"):
-        model.train(max_epochs=epochs, batch_size=BATCH_SIZE, **TRAINER)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            beside = Path(folder) / file.name
-            seconds = json.dumps({"cpu": watch.cpu, "wall": watch.wall})
-            save_file({k: v.contiguous() for k, v in model.module.state_dict().items()}, beside, {"seconds": seconds})
-            os.replace(beside, file)
-    return model, watch
+
+    return cached(path, fit, use)
 
 
 def _mapped(cls: Any, model: Any, given: Given) -> Any:
     """Model of the query alone, its other weights frozen (scArches, Lotfollahi et al. 2022)."""
     assert given.query is not None
-    query = _genes(given.query)
-    query.layers["counts"] = query.X
-    mapped = cls.load_query_data(query, model, accelerator="cpu")
+    mapped = cls.load_query_data(_genes(given.query), model, accelerator="cpu")
     mapped.train(**SURGERY)
     return mapped
 
 
 def _parameters(model: Any) -> dict[str, int]:
     return {"trained": sum(p.numel() for p in model.module.parameters()), "frozen": 0}
-
-
-def _key(genes: AnnData, minibatches: int | None) -> str:
-    digest = hashlib.sha256()
-    digest.update("\0".join([*genes.var_names, *genes.obs_names, *genes.obs[BATCH_KEY].astype(str)]).encode())
-    digest.update(np.asarray(genes.X.sum(axis=1), dtype=np.float64).tobytes())
-    digest.update(json.dumps([scvi.__version__, ARCHITECTURE, BATCH_SIZE, minibatches]).encode())
-    return digest.hexdigest()[:16]
 
 
 register_method(SCVI("scvi_long", minibatches=None))
