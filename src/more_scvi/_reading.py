@@ -11,7 +11,7 @@ from typing import Any
 
 MOST_BYTES = 1 << 33
 MOST_TEXT = 1 << 27
-"""Bytes of JSON and of tables, unpacked: ten times what the largest ones need. Source: plain value."""
+"""Bytes of JSON and of tables, unpacked: ten times what the largest ones need."""
 
 
 def check_regular(path: str | os.PathLike[str]) -> Path:

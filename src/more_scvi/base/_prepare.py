@@ -36,7 +36,7 @@ from more_scvi.modalities._modality import get_modality
 logger = logging.getLogger("more_scvi")
 
 N_LINKED_GENES = 2000
-"""Genes at most that link modalities which share no cell. Source: plain value."""
+"""Genes at most that link modalities which share no cell."""
 
 
 @dataclass(frozen=True)

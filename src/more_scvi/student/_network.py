@@ -22,7 +22,7 @@ from more_scvi._spread import SpreadStep
 from ._front import LinearFront
 
 N_BATCH_AXES = 8
-"""Most axes of batch effects in the student. Source: plain value."""
+"""Most axes of batch effects in the student."""
 
 
 class _Residual(nn.Module):
