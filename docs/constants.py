@@ -1,7 +1,7 @@
 """The table of constants that steer results, read from the code: the string below a constant says what it steers.
 
-The string ends with ``Source:`` and one of: ``record`` and a file below ``benchmarks/results/``, ``paper`` and which, or
-``plain value, not tuned``: chosen by hand, no table vouches for it.
+The string ends with ``Source:`` and one of: ``record`` and a file below ``benchmarks/results/``, ``paper`` and which,
+or ``plain value, not tuned``: chosen by hand, no table vouches for it.
 """
 
 import ast
