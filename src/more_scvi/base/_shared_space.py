@@ -18,7 +18,7 @@ import numpy as np
 from more_scvi.base._bridge import MIN_PAIRS, PAIRED_PENALTY, Link, link_genes, linked_coordinates, ridge
 
 MAX_STRETCH = 3.0
-"""Most by which a guess is drawn out; blown up to full spread, a poor one would be noise. Source: plain value, not tuned."""
+"""Most by which a guess is drawn out: a poor one at full spread would be noise. Source: plain value, not tuned."""
 
 MIN_LINKED = 3
 """Genes that two modalities must both speak of."""

@@ -58,7 +58,7 @@ def not_checked(check: str, limit: float, healthy: Literal["above", "below"], me
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :meth:`more_scvi.MoRE.diagnose` found.
+    """What :meth:`more_scvi.model.MoRE.diagnose` found.
 
     Attributes
     ----------

@@ -15,7 +15,7 @@ makes no difference. Components that follow sequencing depth are left out, as us
 scaled, so that they keep their weight.
 
 Where a panel hides peaks, :math:`u` is the posterior mean given the visible ones, as in
-:class:`~more_scvi.module.DirectPath`.
+:class:`~more_scvi.modalities.DirectPath`.
 
 The singular vectors come from a block Lanczos iteration on :math:`t^\top t`, for which every block of cells is one
 sparse product to and fro. There is neither a dense matrix of cells × peaks nor one of peaks × peaks: memory is bounded

@@ -52,7 +52,7 @@ def attach_backbone(
     Parameters
     ----------
     name, kwargs
-        As ``backbone`` and ``backbone_kwargs`` of :class:`more_scvi.MoRE`.
+        As ``backbone`` and ``backbone_kwargs`` of :class:`more_scvi.model.MoRE`.
     schema
         Modalities and genes.
     data

@@ -40,7 +40,7 @@ CHECK_EVERY = 100
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Settings of :func:`fit_student`, described at :meth:`more_scvi.MoRE.distill`."""
+    """Settings of :func:`fit_student`, described at :meth:`more_scvi.model.MoRE.distill`."""
 
     n_components: int = 100
     n_panels: int = 4
