@@ -145,7 +145,9 @@ def silent_features(measured: Measured, base: ModalityBase) -> np.ndarray | None
     :data:`SILENT_SHARE` of them are empty in all cells, all features are taken as missing that are empty here and were
     not in training.
     """
-    detected = base.detected.cpu().numpy()
+    detected = base.detected.cpu().numpy().copy()
+    if measured.visible is not None:  # what the data do not hold at all is known to be missing
+        detected[~measured.visible] = 0.0
     common = detected >= COMMON
     if len(measured.cells) < SILENT_CELLS or not common.any():
         return None
