@@ -5,6 +5,7 @@ or ``plain value, not tuned``: chosen by hand, no table vouches for it.
 """
 
 import ast
+import re
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "more_scvi"
@@ -76,7 +77,8 @@ def page() -> str:
     """The page."""
     sections: dict[str, list[str]] = {heading: [] for heading in (EVERY, *SPECIAL)}
     for name, *rest in constants():
-        sections[where(name)].append("| " + " | ".join((f"`{name}`", *rest)) + " |\n")
+        place, names = re.fullmatch(r"(.*?)\.([^.]+)", name).groups()  # two words, so that a narrow column breaks
+        sections[where(name)].append("| " + " | ".join((f"`{names}` {place}", *rest)) + " |\n")
     return INTRODUCTION + "".join(f"\n## {heading}\n{HEAD}{''.join(rows)}" for heading, rows in sections.items())
 
 
