@@ -5,7 +5,6 @@ from pathlib import Path
 
 import mudata
 import numpy as np
-import pandas as pd
 import pytest
 import typer
 
