@@ -46,8 +46,8 @@ a *plain value, not tuned* was chosen by hand, and no table vouches for it. How 
 [measured](../results/experiments.md).
 """
 HEAD = """
-| constant | value | what it steers | source |
-| --- | --- | --- | --- |
+| constant | value | what it steers, and its source |
+| --- | --- | --- |
 """
 
 
@@ -76,9 +76,9 @@ def constants() -> list[tuple[str, str, str, str]]:
 def page() -> str:
     """The page."""
     sections: dict[str, list[str]] = {heading: [] for heading in (EVERY, *SPECIAL)}
-    for name, *rest in constants():
+    for name, value, what, source in constants():
         place, names = re.fullmatch(r"(.*?)\.([^.]+)", name).groups()  # two words, so that a narrow column breaks
-        sections[where(name)].append("| " + " | ".join((f"`{names}` {place}", *rest)) + " |\n")
+        sections[where(name)].append(f"| `{names}` {place} | {value} | {what} *{source}* |\n")
     return INTRODUCTION + "".join(f"\n## {heading}\n{HEAD}{''.join(rows)}" for heading, rows in sections.items())
 
 
