@@ -4,7 +4,7 @@
 
 A variant is a name and what it changes: ``base`` (a method, default ``more``), options of its ``run``
 (``setup_kwargs``, ``model_kwargs``, ``train_kwargs``), and ``constants``
-(``{"more_scvi.model._prepare.EVIDENCE_CELLS": 3000}``). What the sets are stands in ``development.py``. ``--quick``
+(``{"more_scvi.base._shares.EVIDENCE_CELLS": 3000}``). What the sets are stands in ``development.py``. ``--quick``
 (600 cells of each set, one seed, one rotation) takes some 4 CPU minutes per variant; the whole some 40.
 
 Labels that a split hides are scored; sets and protocols count alike. Differences are to the first variant, on the same

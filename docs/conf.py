@@ -41,6 +41,8 @@ nb_merge_streams = True
 
 autosummary_generate = True
 autosummary_ignore_module_all = False
+elsewhere = set(import_module("more_scvi.modalities").__all__)  # once documented is enough
+autosummary_context = {"again": sorted(elsewhere & set(import_module("more_scvi.module").__all__))}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

@@ -1,10 +1,11 @@
 """The table of constants that steer results, read from the code: the string below a constant says what it steers.
 
 The string ends with ``Source:`` and one of: ``record`` and a file below ``benchmarks/results/``, ``paper`` and which,
-``plain value``, a round number that nothing was fitted to, or ``not recorded``: chosen without a table that was kept.
+or ``plain value, not tuned``: chosen by hand, no table vouches for it.
 """
 
 import ast
+import re
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "more_scvi"
@@ -12,21 +13,41 @@ APART = ("cli", "diagnosis", "evaluation", "metrics", "pl", "pretraining", "repo
 """Folders whose constants do not touch what a model computes."""
 STEERS_NOTHING = {
     *("FORMAT", "VERSION", "SEED", "SIZE", "N_PCS", "N_CONTEXT"),  # definitions
-    *("BLOCK", "BLOCK_VALUES", "CHUNK", "INFERENCE_BATCH", "CELLS_PER_PASS", "CHECK_EVERY", "MAX_CELLS"),  # speed
-    *("OVERSAMPLING", "N_PASSES", "TIE", "LEAST_OPEN"),  # numerics
+    *("BLOCK", "BLOCK_VALUES", "CHUNK", "CELLS_PER_PASS", "CHECK_EVERY", "N_KEPT"),  # speed
+    *("MAX_CELLS", "MOST_CELLS", "N_HELD_SECTIONS", "N_LINKED_GENES", "N_BATCH_AXES"),  # most that is looked at or kept
+    *("OVERSAMPLING", "N_PASSES", "TIE", "LEAST_OPEN", "LARGEST", "MIN_LINKED"),  # numerics
+    *("PENALTIES", "N_FOLDS"),  # what cross-validation chooses among
     *("LOG_MAXIMUM", "MAX_MEAN_DEGREE", "LEAST_GENES", "FEW_GENES", "FEWEST_CELLS", "FEWEST_HELD"),  # checks
+    *("MANY_BATCHES", "CELLS_PER_BATCH", "LEAST_SHARE", "PROBED", "EQUAL"),
+    *("STALE", "MOST_BYTES", "MOST_TEXT", "MOST_LAYERS"),  # bounds of files
     *("DEPTH", "PROTEIN_DISPERSION", "GENE_LENGTH", "GENE_DISTANCE", "PEAK_WIDTH", "PEAK_STEP"),  # simulations
 }
 """Constants that no result depends on; private ones, which begin with ``_``, must be such, too."""
+SPECIAL = {
+    "Few labels": ("annotate._self_training",),
+    "Several modalities": (
+        *("annotate._completion", "annotate._experts.UNSEEN_SHARE", "base._bridge", "base._shared_space"),
+        "model._backbone",
+    ),
+    "Chromatin": ("modalities.atac",),
+    "Tissue": ("base._shares.NICHE_SHARE", "data._spatial", "module._module.CLOSED_GATE"),
+    "Training inside the backbone": ("module._inside", "train._plan.TUNING"),
+    "Other data": ("base._features",),
+    "Student": ("student",),
+}
+"""Heading → files or constants that count only there; all others count in every model."""
+EVERY = "Every model"
 INTRODUCTION = """# Constants
 
-Numbers in the code that steer results, beside the arguments and their defaults. The page is made from the code. A
-*record* names the table that the value rests on; a *plain value* is a round number that nothing was fitted to; what is
-*not recorded* was chosen before tables were kept, and is to be measured or made plain. How values are chosen:
-[Choosing defaults](evaluation.md#choosing-defaults).
-
-| constant | value | what it steers | source |
-| --- | --- | --- | --- |
+Numbers in the code that steer results, beside the arguments and their defaults; sizes of blocks, bounds of files and
+limits of checks are not among them. The page is made from the code. A *record* names the table that the value rests on;
+a *plain value, not tuned* was chosen by hand, and no table vouches for it. How values are chosen:
+[Choosing defaults](evaluation.md#choosing-defaults); what the weights of the losses move is
+[measured](../results/experiments.md).
+"""
+HEAD = """
+| constant | value | what it steers, and its source |
+| --- | --- | --- |
 """
 
 
@@ -54,8 +75,17 @@ def constants() -> list[tuple[str, str, str, str]]:
 
 def page() -> str:
     """The page."""
-    rows = (" | ".join((f"`{name}`", *rest)) for name, *rest in constants())
-    return INTRODUCTION + "".join(f"| {row} |\n" for row in rows)
+    sections: dict[str, list[str]] = {heading: [] for heading in (EVERY, *SPECIAL)}
+    for name, value, what, source in constants():
+        place, names = re.fullmatch(r"(.*?)\.([^.]+)", name).groups()  # two words, so that a narrow column breaks
+        sections[where(name)].append(f"| `{names}` {place} | {value} | {what} *{source}* |\n")
+    return INTRODUCTION + "".join(f"\n## {heading}\n{HEAD}{''.join(rows)}" for heading, rows in sections.items())
+
+
+def where(name: str) -> str:
+    """Heading of a constant."""
+    found = [h for h, places in SPECIAL.items() if any(f"{name}.".startswith(f"{place}.") for place in places)]
+    return found[0] if found else EVERY
 
 
 def _numbers(node: ast.expr) -> bool:

@@ -1,6 +1,8 @@
 """Imports follow the data: a folder imports only from itself and from folders before it."""
 
 import ast
+import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -39,11 +41,12 @@ def layer(path: str) -> str | None:
     return head if head in ORDER else None
 
 
-def imported(path: str) -> set[str]:
-    """Absolute dotted names a file imports, relative ones resolved."""
+def imported(path: str, only_run: bool = False) -> set[str]:
+    """Absolute dotted names a file imports, relative ones resolved; ``only_run``: not those for type checkers."""
     package = ["more_scvi", *path.split("/")[:-1]]
     names = set()
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+    tree = ast.parse((ROOT / path).read_text())
+    for node in tree.body if only_run else ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -71,3 +74,44 @@ def test_private_scvi_names_only_in_compat(path):
     }
     assert not private or path == "_compat.py", f"{path} imports {private}"
     assert not any("jax" in n.lower() for n in imported(path)), f"{path} imports jax"
+
+
+ARCHITECTURE = Path(__file__).parents[1] / "docs" / "architecture.md"
+
+
+@pytest.fixture
+def architecture():
+    if not ARCHITECTURE.is_file():
+        pytest.skip("the docs are not here")
+    return ARCHITECTURE.read_text(encoding="utf-8")
+
+
+def test_the_architecture_page_lists_files_in_the_order_of_their_imports(architecture):
+    listed = re.findall(r"^\d+\. `([^`]+)`: \S", architecture, re.MULTILINE)
+    assert 10 <= len(listed) <= 15
+    assert set(listed) <= set(FILES)
+    assert sorted(listed, key=lambda path: ORDER.index(layer(path))) == listed
+    for at, path in enumerate(listed):
+        later = {"more_scvi." + other.removesuffix(".py").replace("/", ".") for other in listed[at + 1 :]}
+        back = {name for name in imported(path, only_run=True) for module in later if name.startswith(module)}
+        assert not back, f"{path} imports {back}, which the page lists after it"
+
+
+def test_the_architecture_page_names_frozen_types_and_all_folders(architecture):
+    names = re.findall(r"^\| `([\w.]+\.[A-Z]\w+)` \|", architecture, re.MULTILINE)
+    assert {name.rsplit(".")[-1] for name in names} == {
+        *("Measured", "CellSet", "Features", "Arrays", "MaskedViews", "Lessons", "TrainingSet"),
+    }
+    for name in names:
+        module, _, cls = name.rpartition(".")
+        assert getattr(import_module(f"more_scvi.{module}"), cls).__dataclass_params__.frozen, name
+    rule = architecture.split("**Imports go one way**")[1].split(";")[0]
+    assert re.findall(r"`(\w+)`", rule) == ORDER
+
+
+def test_files_and_functions_of_the_drawing_exist(architecture):
+    drawing = (ARCHITECTURE.parent / "_static" / "architecture.svg").read_text(encoding="utf-8")
+    for folder, file, also in re.findall(r"\b([a-z]+)/(_?\w+\.py)(?:, (\w+\.py))?", drawing):
+        assert {f"{folder}/{name}" for name in (file, also) if name} <= set(FILES)
+    for word in re.findall(r"\b(?:prepare|fit_base|fit_space|fit_composition|teach|finish)\b", drawing):
+        assert any(re.search(rf"def {word}\(", (ROOT / path).read_text()) for path in FILES), word

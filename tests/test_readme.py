@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import mudata
+import numpy as np
 import pytest
 import typer
 
@@ -47,6 +48,45 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     exec(compile(several, "README.md", "exec"), names)
     assert names["mdata"].obsm["X_more"].shape == (120, 50)
     exec(compile(diagnosis, "README.md", "exec"), names)
+
+
+def test_python_of_the_quickstart_runs(tmp_path, monkeypatch, caplog):
+    """Every block word for word, on files of the names that it gives; training is short."""
+    monkeypatch.chdir(tmp_path)
+    train = MoRE.train
+    monkeypatch.setattr(MoRE, "train", lambda self: train(self, max_epochs=1, enable_progress_bar=False))
+    single, query, several, spatial, precomputed = blocks("docs/quickstart.md", "python")
+    adata = load_demo()[::5].copy()
+    adata.obs = adata.obs.rename(columns={"platform": "donor"})
+    adata.obs["section"] = adata.obs["donor"]
+    adata.write_h5ad("cells.h5ad")
+    adata[:40, ::2].copy().write_h5ad("new.h5ad")
+    names: dict = {}
+    exec(compile(single, "quickstart", "exec"), names)
+    assert set(names["adata"].obs["more_prediction"]) <= set(adata.obs["cell_type"])
+    assert names["adata"].obsm["X_umap"].shape == (adata.n_obs, 2)
+    with pytest.warns(UserWarning, match="taken as missing"):
+        exec(compile(query, "quickstart", "exec"), names)
+    assert "look as if" not in caplog.text  # of the genes that are there none is zero for want of measurement
+    assert names["query"].obsm["X_more"].shape == (40, 50)
+    assert set(names["query"].obs["more_prediction"]) <= set(adata.obs["cell_type"])
+
+    rng = np.random.default_rng(0)
+    names["adata"].obsm["spatial"] = rng.random((adata.n_obs, 2))
+    exec(compile(spatial, "quickstart", "exec"), names)
+    names["features"] = rng.normal(size=(adata.n_obs, 12)).astype(np.float32)
+    exec(compile(precomputed, "quickstart", "exec"), names)
+    assert names["model"].backbone.n_features == 12
+
+    simulated = simulate_multiomics(120, gene_names=adata.var_names[:300])
+    for part in simulated.mod.values():
+        part.obs = part.obs.rename(columns={"batch": "donor"})
+    simulated.uns["genes"].to_csv("gene_annotation.tsv", sep="\t", index=False)
+    with no_pull():
+        parts = {"rna": simulated["rna"], "atac": simulated["atac"], "prot": simulated["protein"][:90].copy()}
+        mudata.MuData(parts).write_h5mu("cells.h5mu")
+    exec(compile(several, "quickstart", "exec"), names)
+    assert names["mdata"].obsm["X_more"].shape == (120, 50)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

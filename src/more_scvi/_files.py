@@ -12,7 +12,7 @@ from pathlib import Path
 
 PREFIX = ".more-partial-"
 STALE = 3600.0
-"""Seconds after which a partial file that nobody wrote to is what a killed process left. Source: plain value."""
+"""Seconds after which a partial file that nobody wrote to is what a killed process left."""
 
 
 @contextlib.contextmanager

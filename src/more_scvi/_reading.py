@@ -13,7 +13,7 @@ MOST_BYTES = 1 << 33
 """Bytes of any file that is read at once. Source: plain value."""
 
 MOST_TEXT = 1 << 27
-"""Bytes of JSON and of tables, unpacked: ten times what the largest ones need. Source: plain value."""
+"""Bytes of JSON and of tables, unpacked: ten times what the largest ones need."""
 
 
 def check_regular(path: str | os.PathLike[str]) -> Path:

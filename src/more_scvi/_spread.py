@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 FEW_CELLS = 10
-"""A group of this size is scaled half as far as its own spread suggests. Source: plain value."""
+"""A group of this size is scaled half as far as its own spread suggests. Source: plain value, not tuned."""
 
 
 class SpreadStep(nn.Module):

@@ -29,7 +29,7 @@ from more_scvi.base._layout import Layout
 
 CERTAINTY = 0.9
 """Probability from which what an expert says of a cell counts as its type when batches are compared. Source: plain
-value."""
+value, not tuned."""
 
 BLOCK = 4096
 

@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 GAUSSIAN_SHARE = 0.2
-"""Weight of the discriminant analysis in the geometric mean with the other classifiers. Source: not recorded."""
+"""Weight of the discriminant analysis in the geometric mean with the other classifiers. Source: plain value, not
+tuned."""
 
 
 class _LinearClassifier(nn.Module):

@@ -11,14 +11,14 @@ from more_scvi.base._bridge import MIN_PAIRS, ridge
 from more_scvi.base._layout import Layout
 
 COMPLETION_PENALTY = 0.01
-"""Ridge of the guess of a missing modality, in units of the mean variance. Source: plain value."""
+"""Ridge of the guess of a missing modality, in units of the mean variance. Source: plain value, not tuned."""
 
 N_DONORS = 10
-"""Nearest cells of which one gives its residual. Source: plain value."""
+"""Nearest cells of which one gives its residual. Source: plain value, not tuned."""
 
 LEAST_EXPLAINED = 0.5
 """Share of the variance that a guess must explain where labelled cells of the pattern are there as well. Source: plain
-value."""
+value, not tuned."""
 
 
 def fit_experts(experts: WideClassifier, layout: Layout, arrays: Arrays, labels: np.ndarray, seed: int) -> None:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from more_scvi.annotate._closed_form import solve_logistic
 
 SHARE = 0.5
-"""Share of an expert in its mixture with the trained head. Source: plain value."""
+"""Share of an expert in its mixture with the trained head. Source: plain value, not tuned."""
 
 UNSEEN_SHARE = 0.8
 """The same where no labelled cell has the expert's pattern of modalities: nothing vouches for the trained head there.
-Source: not recorded."""
+Source: plain value, not tuned."""
 
 
 class WideClassifier(nn.Module):

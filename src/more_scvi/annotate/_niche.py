@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 N_HELD_SECTIONS = 3
-"""Sections that are left out in turn. Source: plain value."""
+"""Sections that are left out in turn."""
 
 
 def niche_helps(base: np.ndarray, niche: slice, sections: np.ndarray, labels: np.ndarray) -> bool:

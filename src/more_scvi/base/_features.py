@@ -18,11 +18,11 @@ from more_scvi.data._spatial import niche_means
 
 COMMON = 0.5
 """Share of the training cells in which a feature must be seen to be expected in cells of any type. Source: plain
-value."""
+value, not tuned."""
 
 SILENT_SHARE, SILENT_CELLS = 0.1, 20
 """Share of common features that may be empty by composition, and cells from which on their absence says something.
-Source: plain value."""
+Source: plain value, not tuned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,9 @@ def silent_features(measured: Measured, base: ModalityBase) -> np.ndarray | None
     :data:`SILENT_SHARE` of them are empty in all cells, all features are taken as missing that are empty here and were
     not in training.
     """
-    detected = base.detected.cpu().numpy()
+    detected = base.detected.cpu().numpy().copy()
+    if measured.visible is not None:  # what the data do not hold at all is known to be missing
+        detected[~measured.visible] = 0.0
     common = detected >= COMMON
     if len(measured.cells) < SILENT_CELLS or not common.any():
         return None
@@ -158,7 +160,7 @@ def _sums(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
     total, seen = np.zeros((2, measured.reader.shape[1]))
     for _, x in measured.reader.chunks():
         total += np.asarray(x.sum(0)).ravel()
-        seen += x.getnnz(0)
+        seen += np.asarray((x != 0).sum(0)).ravel()  # a stored zero is not seen
     return total, seen
 
 

@@ -18,11 +18,12 @@ import scipy.sparse as sp
 from sklearn.cluster import KMeans
 
 FEW_CELLS = 3
-"""A type with so many cells in a batch weighs half as much as one with very many. Source: plain value."""
+"""A type with so many cells in a batch weighs half as much as one with very many. Source: plain value, not tuned."""
 TYPE_PRICE, CLUSTER_PRICE = 0.25, 2.0
 """Weight, in types or clusters, of the belief that a batch lies where the others do; clusters may be wrong. Source:
-plain value."""
+plain value, not tuned."""
 N_CLUSTERS, N_STEPS = 20, 6
+"""Clusters that stand in for types, and how often they are found anew. Source: plain value, not tuned."""
 MOST_CELLS = 20_000
 
 

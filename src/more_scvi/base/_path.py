@@ -25,7 +25,7 @@ from more_scvi.data._batches import batch_offsets
 
 TOTAL_VARIANCE = 50.0
 """Variance of a path summed over its axes: about 1 per axis of the usual width, what heads and optimiser expect.
-Source: not recorded."""
+Source: plain value, not tuned."""
 
 
 class PathBase(nn.Module):

@@ -40,7 +40,7 @@ MANY_WEIGHTS = 10_000_000
 """Weights of a backbone from which on several threads pay; plain value."""
 
 N_LINKED_GENES = 2000
-"""Genes at most that link modalities which share no cell. Source: plain value."""
+"""Genes at most that link modalities which share no cell."""
 
 
 @dataclass(frozen=True)

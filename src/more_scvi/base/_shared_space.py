@@ -18,18 +18,18 @@ import numpy as np
 from more_scvi.base._bridge import MIN_PAIRS, PAIRED_PENALTY, Link, link_genes, linked_coordinates, ridge
 
 MAX_STRETCH = 3.0
-"""A guess that explains little is not blown up to full spread: that would be noise. Source: not recorded."""
+"""Most by which a guess is drawn out: a poor one at full spread would be noise. Source: plain value, not tuned."""
 
 MIN_LINKED = 3
-"""Genes that two modalities must both speak of. Source: plain value."""
+"""Genes that two modalities must both speak of."""
 
 LEAST_CONFIRMED = 0.02
-"""Least weight of a modality that nothing confirms. Source: not recorded."""
+"""Least weight of a modality that nothing confirms. Source: plain value, not tuned."""
 
 Genes = list[tuple[np.ndarray, list[str]] | None]
 
 OWN_TRUST = 2.0
-"""Logit of the trust in a modality on its own axes, over the others. Source: not recorded."""
+"""Logit of the trust in a modality on its own axes, over the others. Source: plain value, not tuned."""
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,19 @@ EVIDENCE_POWER = 2
 """How fast the weight of the direct path grows with cells. Source: record tuning/before_development_sets.md."""
 
 COVERAGE = (0.4, 0.6)
-"""Coverage below which frozen features count next to nothing, and above which they count in full. Source: not
-recorded."""
+"""Coverage below which frozen features count next to nothing, and above which they count in full. Source: plain value,
+not tuned."""
 
 LEAST_SEEN = 0.05
-"""What is left of the frozen features' evidence at no coverage: from nothing the gate could not open. Source: not
-recorded."""
+"""What is left of the frozen features' evidence at no coverage: from nothing the gate could not open. Source: plain
+value, not tuned."""
 
 COVERAGE_CELLS, COVERAGE_PENALTY, FEW_CELLS = 4000, 0.01, 100
 """Cells, ridge penalty and prior cells of the estimate of how much of the frozen features is seen. Source: plain
-value."""
+value, not tuned."""
 
 NICHE_SHARE = 0.25
-"""Share of the neighbours' mean in the base of spatial data. Source: not recorded."""
+"""Share of the neighbours' mean in the base of spatial data. Source: plain value, not tuned."""
 
 
 def path_shares(names: list[str], n_cells: int, overlap: float, coverage: float) -> np.ndarray:

@@ -39,11 +39,10 @@ from ._values import ValueScan
 logger = logging.getLogger("more_scvi")
 
 MANY_BATCHES = 10
-"""From this many values on, a column with few cells each is taken for something other than batches. Source: plain
-value."""
+"""From this many values on, a column with few cells each is taken for something other than batches."""
 
 CELLS_PER_BATCH = (2, 10)
-"""Fewer cells per value than the first: refused as batch; fewer than the second: warned of. Source: plain value."""
+"""Fewer cells per value than the first: refused as batch; fewer than the second: warned of."""
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from ._arguments import check_unique, listing, nearest, warn
 from ._genes import naming_hint
 
 LEAST_SHARE = 0.02
-"""Share of the genes of a model that other data must hold. Source: plain value."""
+"""Share of the genes of a model that other data must hold."""
 
 NO_LABEL = {"", "-", "?", "na", "n/a", "nan", "none", "null", "unknown", "unassigned", "not assigned", "unannotated",
             "unlabeled", "unlabelled", "undefined", "<na>"}  # fmt: skip

@@ -20,10 +20,10 @@ LOG_MAXIMUM = 20.0
 """log1p of 485 million: log-normalised values stay below, measured counts rarely do."""
 
 PROBED = 256
-"""Cells whose values are looked at to tell log-normalised values from others. Source: plain value."""
+"""Cells whose values are looked at to tell log-normalised values from others."""
 
 EQUAL = 0.01
-"""Totals of cells that differ by less than this part were made equal. Source: plain value."""
+"""Totals of cells that differ by less than this part were made equal."""
 
 
 @dataclass(frozen=True)

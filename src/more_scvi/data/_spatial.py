@@ -15,13 +15,13 @@ from ._arguments import check_integer, check_number
 
 N_NEIGHBOURS = 6
 """One ring of spots: on the hexagonal grid of Visium each spot touches six. Near that in a planar tissue of cells, too
-(the mean degree of a Delaunay triangulation is just below six). Source: plain value."""
+(the mean degree of a Delaunay triangulation is just below six). Source: plain value, not tuned."""
 
 MAX_MEAN_DEGREE = 1000
 """More neighbours per cell than this are no neighbourhood but a unit mistaken, or a place holder for coordinates."""
 
 LARGEST = 1e100
-"""The square of a distance still is a number. Source: plain value."""
+"""The square of a distance still is a number."""
 
 TIE = 1e-9
 """Distances that differ by less than this part are equal: coordinates are rounded decimal numbers."""

@@ -1,6 +1,6 @@
 """What can be wrong with a trained model: checks on arrays, each with a value, a limit and a remedy.
 
-Users call ``model.diagnose()``, see :meth:`more_scvi.MoRE.diagnose`.
+Users call ``model.diagnose()``, see :meth:`more_scvi.model.MoRE.diagnose`.
 """
 
 from ._data import batch_and_type_confounded, low_vocabulary_overlap

@@ -63,7 +63,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :meth:`more_scvi.MoRE.diagnose` found.
+    """What :meth:`more_scvi.model.MoRE.diagnose` found.
 
     Attributes
     ----------

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from more_scvi.modalities._modality import Chunks
 
 RIDGE = 0.1
-"""Variance of the noise in the posterior mean of components where features are hidden. Source: plain value."""
+"""Variance of the noise in the posterior mean of components where features are hidden. Source: plain value, not
+tuned."""
 
 
 def array(tensor: Tensor) -> np.ndarray:

@@ -15,7 +15,7 @@ makes no difference. Components that follow sequencing depth are left out, as us
 scaled, so that they keep their weight.
 
 Where a panel hides peaks, :math:`u` is the posterior mean given the visible ones, as in
-:class:`~more_scvi.module.DirectPath`.
+:class:`~more_scvi.modalities.DirectPath`.
 
 The singular vectors come from a block Lanczos iteration on :math:`t^\top t`, for which every block of cells is one
 sparse product to and fro. There is neither a dense matrix of cells × peaks nor one of peaks × peaks: memory is bounded
@@ -43,17 +43,17 @@ from more_scvi.modalities._parts import LowRankMap, array, fill, fix_signs, memb
 from more_scvi.modalities._peaks import peak_to_gene
 
 N_PEAKS, N_WIDE_PEAKS = 25_000, 100
-"""Most peaks of the direct path, and components of its wide view. Source: plain value."""
+"""Most peaks of the direct path, and components of its wide view. Source: plain value, not tuned."""
 LEAST_OPEN = 0.01
 """Expected accessibility below this is left out of the sparse result of imputation."""
 
 CONTRAST = 10.0
-"""Value of a single count of an average cell before the logarithm. Source: plain value."""
+"""Value of a single count of an average cell before the logarithm. Source: plain value, not tuned."""
 
 IDF_POWER = 2
-"""Power of the inverse document frequency of peaks. Source: plain value."""
+"""Power of the inverse document frequency of peaks. Source: plain value, not tuned."""
 MIN_CELLS = 10
-"""Peaks open in fewer cells weigh as if they were open in this many. Source: plain value."""
+"""Peaks open in fewer cells weigh as if they were open in this many. Source: plain value, not tuned."""
 
 DEPTH_CORRELATION = 0.75
 """Components that follow depth more closely than this are dropped. Source: paper Granja 2021 (ArchR)."""
@@ -65,7 +65,7 @@ BLOCK = 64
 SEED = 0
 WIDE_VARIANCE = 200.0
 """Total variance of the wide view, of the order of that of log-normalised genes: classifiers penalise both alike.
-Source: not recorded."""
+Source: plain value, not tuned."""
 
 
 class AccessibilityPath(nn.Module):

@@ -9,7 +9,7 @@ Where a panel hides genes, :math:`u` is the posterior mean given the visible one
 Tipping and Bishop 1999): :math:`u_S = (V_S^\top V_S + \rho I)^{-1} V_S^\top x_S`.
 
 Beside it stands a *wide view*, more components of the same genes that are centred but not scaled, so that genes keep
-the weight of their expression; the wide classifier reads it.
+the weight of their expression; the closed-form experts read it.
 
 Everything is accumulated over chunks of rows: memory is bounded by the chunk and a genes × genes matrix.
 """
@@ -61,7 +61,7 @@ class DirectPath(nn.Module):
     n_components
         Width of the path; 0 leaves only the choice of genes.
     n_wide
-        Width of the wide view that the wide classifier reads: components of the same genes, not scaled, so that
+        Width of the wide view that the closed-form experts read: components of the same genes, not scaled, so that
         genes keep the weight of their expression.
     normalised
         The values are log-normalised already.

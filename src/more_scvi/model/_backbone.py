@@ -15,8 +15,8 @@ from more_scvi.data._checks import check_vocabulary
 from more_scvi.data._genes import match_genes
 
 MIN_LINKED_GENES = 10
-"""A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens. Source:
-plain value."""
+"""A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens.
+Source: plain value, not tuned."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def attach_backbone(
     Parameters
     ----------
     name, kwargs
-        As ``backbone`` and ``backbone_kwargs`` of :class:`more_scvi.MoRE`.
+        As ``backbone`` and ``backbone_kwargs`` of :class:`more_scvi.model.MoRE`.
     schema
         Modalities and genes.
     data

@@ -74,7 +74,7 @@ def distill(
 
     Returns
     -------
-    :class:`more_scvi.Student`. Nothing is written.
+    :class:`more_scvi.student.Student`. Nothing is written.
 
     Raises
     ------

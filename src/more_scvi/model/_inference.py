@@ -33,10 +33,10 @@ def get_latent_representation(
     Parameters
     ----------
     adata
-        ``None``: the registered data. Otherwise an AnnData with the genes of the model in any order, or a MuData with any
-        of the model's modalities; it is not registered. Its batch column may be absent or hold new batches,
-        which lie where the known ones do in the mean. Genes
-        that are not there are taken as missing. An AnnData given to a model of a MuData is its RNA.
+        ``None``: the registered data. Otherwise an AnnData with genes of the model in any order, or a MuData with any
+        of its modalities; it is not registered. Its batch column may be absent or hold new batches, which lie at the
+        mean of the known ones. Genes that are not there are taken as missing, not as zero; at least 2 % of them are
+        needed. An AnnData given to a model of a MuData is its RNA.
     indices
         Cells to return: positions (also negative), booleans or a slice. ``None``: all.
     batch_size

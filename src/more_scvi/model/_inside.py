@@ -26,7 +26,7 @@ CELLS_PER_PASS = 128
 def make_inside(frozen: FrozenReader, arguments: Mapping[str, Any]) -> Inside | None:
     """What is trained inside the frozen path of the first modality that the backbone reads; None if nothing is.
 
-    ``arguments``: those of :class:`more_scvi.MoRE`.
+    ``arguments``: those of :class:`more_scvi.model.MoRE`.
     """
     kind = arguments["adapter"] if arguments["freeze_backbone"] else "full"
     blocks = 1 if frozen.backbone is None or not frozen.modalities else frozen.backbone.n_pooled

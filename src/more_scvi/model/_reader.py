@@ -19,7 +19,7 @@ from more_scvi.model._inside import moved_streaming
 from more_scvi.module._module import MoREModule
 
 N_KEPT = 2
-"""Data sets whose arrays are kept: the registered one and the last other one. Source: plain value."""
+"""Data sets whose arrays are kept: the registered one and the last other one."""
 
 
 class Reader:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Ridge penalties that cross-validation chooses among. Source: plain value."""
+"""Ridge penalties that cross-validation chooses among."""
 
 
 class Imputer(nn.Module):

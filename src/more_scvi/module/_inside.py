@@ -28,7 +28,7 @@ from more_scvi.base._linear import ModalityBase
 
 MIX_SPEED = 5.0
 """Factor on the logits of the mix, which Adam moves by a learning rate a step: too little to leave the even mix.
-Source: not recorded."""
+Source: plain value, not tuned."""
 
 
 class BottleneckLayer(nn.Module):

@@ -29,7 +29,7 @@ INSIDE_TENSORS = ("tokens", "keep", "frozen", "blocks")
 
 CLOSED_GATE = -3.0
 """Logit at which the gate of a path that does not help starts: a tenth of its size, from where it can still open.
-Source: not recorded."""
+Source: plain value, not tuned."""
 
 
 class MoREModule(BaseModuleClass):

@@ -25,7 +25,7 @@ LOSS_WEIGHTS = {
     "variance": 0.1,
     "keep": 20.0,
 }
-"""λ per term: the full objective of the description, and ``keep``. Source: not recorded."""
+"""λ per term: the full objective of the description, and ``keep``. Source: plain value, not tuned."""
 
 PRESETS = {
     "full": LOSS_WEIGHTS,

@@ -22,7 +22,7 @@ def diagnosis(result: Diagnosis | Any, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     result
-        What :meth:`more_scvi.MoRE.diagnose` returns, or a trained model, which is then diagnosed.
+        What :meth:`more_scvi.model.MoRE.diagnose` returns, or a trained model, which is then diagnosed.
     ax
         Where to draw. Default: a new figure.
 

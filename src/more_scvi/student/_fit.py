@@ -22,25 +22,25 @@ from ._lesson import Genes, Lesson
 from ._network import StudentNetwork
 
 N_FOLDS = 5
-"""Folds of the student's cross-validation. Source: plain value."""
+"""Folds of the student's cross-validation."""
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)
-"""Ridge penalties that cross-validation chooses among. Source: plain value."""
+"""Ridge penalties that cross-validation chooses among."""
 LEAST_LOG = -7.0
-"""Log-probabilities of the teacher are cut off here where the classifier's linear start is fitted. Source: not
-recorded."""
+"""Log-probabilities of the teacher are cut off here where the classifier's linear start is fitted. Source: plain
+value, not tuned."""
 
 FREE = 0.97
-"""Share of the penalty that is lifted from the leading principal axes, on which noise is small. Source: not
-recorded."""
+"""Share of the penalty that is lifted from the leading principal axes, on which noise is small. Source: plain value,
+not tuned."""
 
 FORGET_BATCH = 0.2
-"""Share of the cells whose batch the student does not see in a step. Source: not recorded."""
+"""Share of the cells whose batch the student does not see in a step. Source: plain value, not tuned."""
 CHECK_EVERY = 100
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Settings of :func:`fit_student`, described at :meth:`more_scvi.MoRE.distill`."""
+    """Settings of :func:`fit_student`, described at :meth:`more_scvi.model.MoRE.distill`."""
 
     n_components: int = 100
     n_panels: int = 4

@@ -25,7 +25,7 @@ SIZES = ("n_genes", "n_variable", "n_components", "n_latent", "n_batch", "n_labe
 """Arguments of the network, in their order."""
 
 N_BATCH_AXES = 8
-"""Most axes of batch effects in the student. Source: plain value."""
+"""Most axes of batch effects in the student."""
 
 
 class _Residual(nn.Module):

@@ -32,9 +32,9 @@ BLOCK = 4096
 
 
 class Student:
-    """A small model that was distilled from a :class:`more_scvi.MoRE`: expression in, embedding and labels out.
+    """A small model that was distilled from a :class:`more_scvi.model.MoRE`: expression in, embedding and labels out.
 
-    It needs neither backbone nor teacher nor training data. Made by :meth:`more_scvi.MoRE.distill`, read by
+    It needs neither backbone nor teacher nor training data. Made by :meth:`more_scvi.model.MoRE.distill`, read by
     :meth:`load`.
 
     Genes are found by symbol or Ensembl id, in any order and case; human and mouse names are told apart. Genes that the
@@ -82,7 +82,7 @@ class Student:
 
     @property
     def fidelity(self) -> dict[str, Any] | None:
-        """What was lost on cells that were kept back (:meth:`more_scvi.MoRE.student_fidelity`), or None."""
+        """What was lost on cells that were kept back (:meth:`more_scvi.model.MoRE.student_fidelity`), or None."""
         return self._card["fidelity"]
 
     def n_parameters(self) -> int:

@@ -19,7 +19,7 @@ from more_scvi.module._objective import LOSS_WEIGHTS, PRESETS
 
 TUNING = 0.1
 """Learning rate of pre-trained weights that are tuned (``freeze_backbone=False``), as a share of that of new ones.
-Source: plain value."""
+Source: plain value, not tuned."""
 
 
 class MoRETrainingPlan(TrainingPlan):

