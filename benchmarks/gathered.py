@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from catalogue import CHOICES, CLASSIFIERS, CONTROLS, DATASETS, METHODS, SHORT, 
 
 from more_scvi.evaluation import tidy
 from more_scvi.evaluation._compare import LOWER_IS_BETTER, MIN_ROWS, Comparison, compare_columns, of_rows, split_values
-from more_scvi.evaluation._report import choose, with_chosen
+from more_scvi.evaluation._report import choose, summarise, with_chosen
 
 OURS = "more"
 SOURCES = {name: entry.source for name, entry in DATASETS.items() if entry.source}
@@ -47,6 +48,10 @@ class Results:
         self.rivals = [m for m in self.peers if m not in SHORT]
         self.integrating = [m for m in self.rivals if m not in CLASSIFIERS]
         self.methods = [*[OURS] * (OURS in found), *self.variants, *self.peers, *self.controls]
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        return summarise(self.table)
 
     def compare(self, other: str, metric: str, belongs: Belongs | None = None, ours: str = OURS) -> Comparison | None:
         """On shared splits of the rows that belong; ``None`` if there is none."""

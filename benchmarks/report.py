@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from answers import answers, say
 from catalogue import BACKBONES, CLASSIFIERS, COLUMNS, CONTROLS, DATASETS, GROUPS, METHODS, REGIMES, SHORT, TEXTS
 from catalogue import Belongs, Group, kind_of, named
@@ -19,7 +18,6 @@ from records import load
 from more_scvi.evaluation import get_method, list_methods
 from more_scvi.evaluation._compare import Comparison
 from more_scvi.evaluation._fingerprint import method_fingerprint
-from more_scvi.evaluation._report import summarise
 from more_scvi.pl._table import natural
 
 DOCS = RESULTS.parents[1] / "docs"
@@ -63,9 +61,9 @@ def _front(results: Results, drawn: dict) -> str:
         "## Where they differ",
         "Δ of macro-F1 per regime; of an unseen type the AUROC of noticing it, of a rare type its F1. In brackets rows "
         "won / level / lost; bold: the interval excludes zero.",
-        _matrix(results, [*BEST, *results.peers], [(one.words, one.metric, one.belongs) for one in REGIMES], True),
+        matrix(results, [*BEST, *results.peers], [(one.words, one.metric, one.belongs) for one in REGIMES], True),
         "## Mixing, structure and neighbours, RNA",
-        _matrix(results, ours, [(f"Δ {COLUMNS[m]}", m, rna) for m in ("kNN", "LR", "CiLISI", "structure", "dimension")]),
+        matrix(results, ours, [(f"Δ {COLUMNS[m]}", m, rna) for m in ("kNN", "LR", "CiLISI", "structure", "dimension")]),
     ]
     for kind, title in (("multi", "several modalities"), ("spatial", "spatial sections")):
         if body := _comparisons(results, "annotation", _ordinary(kind)):
@@ -152,7 +150,7 @@ def _name(method: str) -> str:
     return method if method in BEST else f"`{named(method)}`"
 
 
-def _matrix(
+def matrix(
     results: Results, others: Sequence[str], columns: Sequence[tuple[str, str, Belongs]], rows: bool = False
 ) -> str:
     """Differences to each of the others, a column per (title, figure, rows); also rows won, level and lost."""
@@ -173,21 +171,20 @@ def _page(results: Results, group: Group, drawn: dict, records: Sequence[Mapping
     parts += [f"## MoRE against the others: {COLUMNS[group.metric]}"]
     parts += [_comparisons(results, group.metric, group.belongs) or "Not measured yet."]
     parts += ["[How to read](../results.md#methods-data-and-versions); below, everything that was measured."]
-    summary = summarise(results.table)
     for dataset in [name for name in DATASETS if name in {d for d, _ in keys}]:
         words = DATASETS[dataset].words
         parts += [f"## {dataset}", f"{words[0].upper()}{words[1:]}."]
         for protocol in natural({p for d, p in keys if d == dataset}):
-            of = summary.loc[(dataset, protocol)]
-            title = f"{protocol}: {of.index.get_level_values('method').nunique()} methods"
-            body = _detail(results, of, dataset, protocol, group.metric)
+            title = f"{protocol}: {results.summary.loc[(dataset, protocol)].index.unique('method').size} methods"
+            body = detail(results, dataset, protocol, group.metric)
             parts.append(_dropdown(title, body, opened=group.file == "rna"))
     return "\n\n".join(parts) + "\n"
 
 
-def _detail(results: Results, of: pd.DataFrame, dataset: str, protocol: str, metric: str) -> str:
+def detail(results: Results, dataset: str, protocol: str, metric: str) -> str:
     """Everything measured on one data set and protocol, a row per method."""
-    have, rows, ahead = of.index.unique("metric"), [], results.differences(metric, dataset, protocol)
+    of, rows = results.summary.loc[(dataset, protocol)], []
+    have, ahead = of.index.unique("metric"), results.differences(metric, dataset, protocol)
     shown = [name for name in COLUMNS if name in have and name not in ("annotation", "novelty", "rare")]
     for method in (m for m in results.methods if m in of.index.unique("method")):
         values = of.loc[method]
@@ -204,10 +201,9 @@ def _detail(results: Results, of: pd.DataFrame, dataset: str, protocol: str, met
             value = values[column].get(name)
             row[header] = "–" if value is None else f"{value / unit:,.{digits}f}"
         rows.append(row)
-    scored = of.xs("n_scored", level="metric")
-    span = " to ".join(dict.fromkeys(f"{int(n):,}" for n in (scored["min"].min(), scored["max"].max())))
-    types = f"{span} scored cells of {DATASETS[dataset].types} types."
-    return f"{types}\n\n{markdown(rows)}"
+    scored = of[of.index.get_level_values("metric") == "n_scored"]
+    span = " to ".join(dict.fromkeys(f"{n:,.0f}" for n in (scored["min"].min(), scored["max"].max())))
+    return f"{span} scored cells of {DATASETS[dataset].types} types.\n\n{markdown(rows)}"
 
 
 COSTS = (

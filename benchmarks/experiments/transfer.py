@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from catalogue import SHORT, named
+from catalogue import SHORT, TEXTS, named
 from frame import markdown
+from gathered import Results
 from plan import Stage
 from records import load
-from tables import draw, means, page, wide
-
-from more_scvi.evaluation import tidy
+from tables import draw, page
 
 FOLDER = ""  # the results stand with those of the benchmark, which has the same tasks
 SETTINGS = {
@@ -30,44 +28,28 @@ UNTRIED = {"sln_diagonal": ("totalvi", "multivi")}
 STAGES = [
     Stage("transfer", (d,), (p,), tuple(m for m in METHODS if m not in UNTRIED.get(d, ())), (0, 1)) for d, p in SETTINGS
 ]
-METRICS = ("own", "LR", "own_balanced", "LR_balanced", "FOSCTTM", "recall@10", "CiLISI")
-
-ABOUT = """\
-Labels are visible on cells with RNA alone, everything else is unlabelled; scored are cells of which only the other
-modality is seen. Paired cells, where there are any, take part without labels. own is the macro-F1 of a method's own
-classifier, LR that of a linear probe on its embedding (fitted on the RNA cells), balanced their balanced accuracy.
-FOSCTTM (0 is best, 0.5 chance) and recall@10 match the two halves of cells that were measured together but shown
-apart; they exist for the brain only. CiLISI is the mixing of the kinds of cells within types. `lr_bridge` labels paired
-cells by their RNA and learns the other modality from these; `cca` is Seurat's anchor transfer on genes linked to
-proteins or peaks; `ceiling` is a linear classifier that learns from the labels of half of the scored modality itself:
-it is a ceiling for that modality read linearly, not for a method that also reads its genes. totalVI and MultiVI see no
-label and were trained for 2,500 minibatches. Methods without randomness run once where the split has none."""
-SUMMARY = """\
-Macro-F1, each method by the better of own and LR (the mean over seeds decides), and FOSCTTM where cells can be \
-matched:"""
 
 
-def report(results: Path) -> list[Path]:
+def report(folder: Path) -> list[Path]:
     """Write ``transfer.md`` and ``transfer.png``."""
-    records = load(results.parent)
-    records = [r for r in records if (r["dataset"], r["protocol"]) in SETTINGS and r["method"] in METHODS]
-    frame = wide(records).reindex(columns=[*METRICS, "n_scored", "seconds"])
-    frame.loc[frame["own"] == 0, ["own", "own_balanced"]] = np.nan  # a bridge without paired cells answers nothing
-    groups = {key: group for key, group in frame.groupby(level=["dataset", "protocol"])}
-    rows, parts, panels = [], [], []
-    for key in [key for key in SETTINGS if key in groups]:
-        group, (words, paired) = groups[key], SETTINGS[key]
-        rows.append({"data, protocol": ", ".join(key), "paired": paired} | _row(group.groupby(level="method").mean()))
-        table = means(group, {m: named(m) for m in METHODS}, METRICS, {"seconds": "CPU seconds"})
-        parts.append(f"## {', '.join(key)}\n\n{words}; {paired}; {group['n_scored'].mean():,.0f} scored cells.\n\n{table}")
-        of = tidy(r for r in records if (r["dataset"], r["protocol"]) == key).query("metric != 'own' or value > 0")
+    records = [r for r in load(folder.parent) if (r["dataset"], r["protocol"]) in SETTINGS and r["method"] in METHODS]
+    results, rows, panels = Results(records), [], []
+    silent = results.table["metric"].isin(["own", "own_balanced"]) & (results.table["value"] == 0)
+    table = results.table[~silent]  # a bridge without paired cells answers nothing
+    for (dataset, protocol), (words, paired) in SETTINGS.items():
+        of = table[(table["dataset"] == dataset) & (table["protocol"] == protocol)]
+        if of.empty:
+            continue
+        mean = of.pivot_table("value", "method", "metric").reindex(columns=["own", "LR", "FOSCTTM", "n_scored"])
+        row = {"data, protocol": f"{dataset}, {protocol}", "what": words, "paired": paired}
+        rows.append(row | {"scored cells": f"{mean['n_scored'].mean():,.0f}"} | _row(mean))
         of = of.assign(method=of["method"].map(named), protocol=of["metric"])
-        own = of[of["metric"].isin(["own", "LR"])].assign(metric="macro-F1")
-        both = [(own, "macro-F1"), (of[of["metric"] == "FOSCTTM"], "FOSCTTM")]
-        panels += [(f"{words}\n{paired}", of, metric) for of, metric in both if len(of)]
-    figure = draw(sorted(panels, key=lambda one: one[2] == "FOSCTTM"), 4, results / "transfer.png")
-    shown = [ABOUT, "![Macro-F1 per setting and method, and FOSCTTM](transfer.png)", SUMMARY, markdown(rows), *parts]
-    return [page(results, "transfer", "Labels across modalities", records, *shown), figure]
+        both = [(of[of["metric"].isin(["own", "LR"])].assign(metric="macro-F1"), "macro-F1")]
+        both += [(of[of["metric"] == "FOSCTTM"], "FOSCTTM")]
+        panels += [(f"{words}\n{paired}", part, metric) for part, metric in both if len(part)]
+    figure = draw(sorted(panels, key=lambda one: one[2] == "FOSCTTM"), 4, folder / "transfer.png")
+    parts = ["![Macro-F1 per setting and method, and FOSCTTM](transfer.png)", TEXTS["transfer_summary"], markdown(rows)]
+    return [page(folder, "transfer", "Labels across modalities", results, *parts), figure]
 
 
 def _row(mean: pd.DataFrame) -> dict[str, str]:
