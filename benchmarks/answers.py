@@ -115,7 +115,8 @@ def _term(name: str, found: dict[str, Comparison]) -> str:
     parts += [f"no reliable effect on {', '.join(by['quiet'])}"] if by["quiet"] else []
     worth = "a trade" if by["worse"] else "earns its place"
     worth = worth if by["better"] else "not shown to earn its place"
-    return f"`{name.removeprefix(f'{OURS}:no-')}` **{worth}**: {'; '.join(parts)} ({counted(found['annotation'].n_rows)})."
+    term, rows = name.removeprefix(f"{OURS}:no-"), counted(found["annotation"].n_rows)
+    return f"`{term}` **{worth}**: {'; '.join(parts)} ({rows})."
 
 
 def _defeats(results: Results) -> str:
@@ -178,8 +179,8 @@ def _controls(results: Results) -> list[str]:
         novelty, purity = results.values("onehot-LR", "novelty_kNN"), results.compare("onehot-LR", "purity")
         if not novelty.empty and purity is not None:
             lines[-1] += (
-                f" Unseen types: by distances in the embedding its AUROC is {number(novelty.mean())} (chance .500), the "
-                f"purity of a new type {number(purity.rows['other'].mean())} (MoRE "
+                f" Unseen types: by distances in the embedding its AUROC is {number(novelty.mean())} (chance .500), "
+                f"the purity of a new type {number(purity.rows['other'].mean())} (MoRE "
                 f"{number(purity.rows['ours'].mean())}); "
                 f"{_as(abs(novelty.mean() - 0.5) < 0.1 and purity.difference > 0)}."
             )
@@ -206,10 +207,10 @@ def _chance(results: Results, name: str) -> str:
         f"(within .05) in {inside} of {counted(len(scores))}"
     )
     fine = inside == len(scores)
-    for metric, middle, words in (("novelty_kNN", 0.5, "novelty AUROC"), ("FOSCTTM", 0.5, "FOSCTTM"), ("structure", 0, "")):
-        values = results.values(name, metric)
+    for metric, middle in (("novelty_kNN", 0.5), ("FOSCTTM", 0.5), ("structure", 0)):
+        values, words = results.values(name, metric), metric.replace("novelty_kNN", "novelty AUROC")
         if not values.empty:
-            text += f"; {words or metric} {number(values.mean())} (chance {number(middle)})"
+            text += f"; {words} {number(values.mean())} (chance {number(middle)})"
             fine &= bool(abs(values.mean() - middle) < 0.05)
     return f"{text}; {_as(fine)}."
 

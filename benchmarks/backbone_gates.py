@@ -167,6 +167,11 @@ def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     return markdown(rows)
 
 
+def _pairs(of: dict[str, float]) -> dict[str, list[float]]:
+    pairs = {p: [round(of[f"{p}: {head}"], 4) for head in ("linear", "kNN")] for p in PROTOCOLS}
+    return {p: pair for p, pair in pairs.items() if not np.isnan(pair[0])}
+
+
 def main() -> None:
     args = arguments(__doc__, weights=BUNDLED, held_out=[str], sets=BENCH, cells=2000)
     bench = {name: evaluate(read_bench(name, args.data, args.cells), args.weights) for name in args.sets}
@@ -184,10 +189,7 @@ def main() -> None:
         held = {name: evaluate(read_study(pool, name), Path(args.held_out[0])) for name in args.held_out[1:]}
         parts += ["## Pool studies that the weights never saw", table(held)]
     write(args.results / "backbone_gates.md", "Gates of the bundled backbone", *parts)
-    scores = {
-        name: {row: {p: [round(of[f"{p}: {h}"], 4) for h in ("linear", "kNN")] for p in PROTOCOLS} for row, of in r.items()}
-        for name, r in bench.items()
-    }
+    scores = {name: {row: _pairs(of) for row, of in result.items()} for name, result in bench.items()}
     stored = {"weights": MoreMini.load(args.weights).fingerprint(), "gain over untrained programs": gain}
     stored |= {"passed": passed, "macro_f1 (linear, kNN)": scores}
     (args.weights / "gates.json").write_text(json.dumps(stored, indent=1) + "\n")

@@ -65,12 +65,8 @@ class Group:
     title: str = ""
 
 
-def _groups(name: str) -> list[Group]:
-    where = ("kind", "families", "elsewhere")
-    return [
-        Group(belongs=rows_of(**{k: v for k, v in one.items() if k in where}), **{k: v for k, v in one.items() if k not in where})
-        for one in CATALOGUE[name]
-    ]
+def _group(kind: str = "", families: Sequence[str] = (), elsewhere: Sequence[str] = (), **words: str) -> Group:
+    return Group(belongs=rows_of(kind, families, elsewhere), **words)
 
 
-GROUPS, REGIMES = _groups("groups"), _groups("regimes")
+GROUPS, REGIMES = ([_group(**one) for one in CATALOGUE[name]] for name in ("groups", "regimes"))

@@ -60,7 +60,8 @@ def controls(reference: ad.AnnData, query: ad.AnnData) -> dict[str, np.ndarray]:
     train, test = (x.X[:, both[0].var["highly_variable"].to_numpy()].toarray() for x in both)
     labels, pca = reference.obs["cell_type"], PCA(50, random_state=0).fit(train)
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(pca.transform(train), labels)
-    return {"LR": LogisticRegression(max_iter=200).fit(train, labels).predict(test), "LDA": lda.predict(pca.transform(test))}
+    regression = LogisticRegression(max_iter=200).fit(train, labels)
+    return {"LR": regression.predict(test), "LDA": lda.predict(pca.transform(test))}
 
 
 def fit(data: ad.AnnData, hidden: np.ndarray, labelled: bool) -> more.MoRE:

@@ -40,6 +40,10 @@ SKETCH = Path(__file__).with_name("bench_cells.txt")
 SKETCH_SIZE = 40
 
 
+def _file(name: str, folder: Path) -> Data:
+    return load_dataset(name, folder)[0]
+
+
 def _pool(file: str, study: str, folder: Path) -> AnnData:
     pool = anndata.read_h5ad(folder / "pretrain" / f"{file}.h5ad", backed="r")
     rows = np.flatnonzero((pool.obs["study"] == study) & (pool.obs["cell_type"] != ""))
@@ -70,7 +74,7 @@ def _multi(second: str, folder: Path) -> Data:
 
 
 SETS: dict[str, Callable[[Path], Data]] = {
-    **{name: lambda folder, name=name: load_dataset(name, folder)[0] for name in DATASETS if not DATASETS[name].reported},
+    **{name: partial(_file, name) for name, of in DATASETS.items() if not of.reported},
     "brain_donors": partial(_pool, "human_pool", "Darmanis2015_brain"),
     "liver_panel": partial(_pool, "mouse_pool", "TMS_liver_726genes"),
     "pancreas_platform": partial(_platform, "mouse_pool", "BastidasPonce2019_pancreas"),

@@ -81,7 +81,8 @@ def _complete(results: Results, methods: Sequence[str], families: Sequence[str],
     structure.
     """
     table, belongs = results.table, rows_of("rna", families)
-    sets = {d for d, p, m in table[["dataset", "protocol", "method"]].to_numpy() if m in BACKBONES and family(p) == other}
+    keys = table[["dataset", "protocol", "method"]].drop_duplicates().to_numpy()
+    sets = {d for d, p, m in keys if m in BACKBONES and family(p) == other}
     metrics = ("CiLISI", "structure") if both else ("annotation",)
     table = table[table["metric"].isin(metrics) & table["method"].isin(methods)]
     keys = zip(table["dataset"], table["protocol"], strict=True)

@@ -63,7 +63,7 @@ def probe(backbone: MoreMini, studies: list[gates.Data]) -> dict[str, float]:
 
 def main() -> None:
     args = arguments(
-        __doc__, work=Path("pretraining-work"), steps=1500, variants=list(VARIANTS), held_out=HELD_OUT, cells=int
+        __doc__, work=Path("pretraining-work"), steps=1500, variants=list(VARIANTS), held_out=HELD_OUT, studies=int
     )
     gates.SEEDS = range(5)
     sets = read_gene_sets(args.data / "programs" / "cellmatch_human.gmt.gz")
@@ -71,8 +71,7 @@ def main() -> None:
     everything = read_pool(args.data / "pretrain", args.data / "annotation", n_genes=N_GENES, keep=preferred)
     whole = [gates.read_study(everything, name) for name in args.held_out]
     thin, pool = [thinned(study) for study in whole], everything.of_studies(args.held_out, drop=True)
-    if args.cells:
-        pool = pool.select(np.sort(np.random.default_rng(0).permutation(len(pool.labels))[: args.cells]))
+    pool = pool.of_studies(pool.studies[: args.studies])  # --studies: of the first so many, to try the script
     args.work.mkdir(parents=True, exist_ok=True)
     store, base, views = args.work / "scores.json", args.work / "front", None
     scores = json.loads(store.read_text()) if store.exists() else {}

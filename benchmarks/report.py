@@ -8,8 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from answers import answers, say
-from catalogue import BACKBONES, CLASSIFIERS, COLUMNS, CONTROLS, DATASETS, GROUPS, METHODS, REGIMES, SHORT, TEXTS
-from catalogue import Belongs, Group, kind_of, named
+from catalogue import (
+    CLASSIFIERS,
+    COLUMNS,
+    CONTROLS,
+    DATASETS,
+    GROUPS,
+    METHODS,
+    REGIMES,
+    SHORT,
+    TEXTS,
+    Belongs,
+    Group,
+    kind_of,
+    named,
+)
 from figures import draw, figures
 from frame import RESULTS, arguments, markdown
 from gathered import OURS, Results, interval, marked, number, probability, ranged, signed, tally
@@ -24,8 +37,9 @@ DOCS = RESULTS.parents[1] / "docs"
 NOTICE = "<!-- Written by benchmarks/report.py from benchmarks/results; do not edit. -->\n\n"
 OTHERS = ("cost", "backbone_gates", "pretraining", "distillation", "speed", "atac_memory")
 """Reports of other scripts in the results folder."""
+OTHER_FIGURES = ("kNN", "LR", "CiLISI", "structure", "dimension")
 BEST = {"*best peer of each row*": "rivals", "*best that integrates*": "integrating"}
-BACKBONE_FIGURES = {"few_labels": "backbone_labels", "few_cells": "backbone_new_batch", "modalities": "backbone_modalities"}
+BESIDE = {"few_labels": "backbone_labels", "few_cells": "backbone_new_batch", "modalities": "backbone_modalities"}
 """Page → figure of what the backbone adds there."""
 
 
@@ -45,11 +59,11 @@ def pages(results: Results, results_dir: Path = RESULTS) -> dict[str, str]:
 def _front(results: Results, drawn: dict) -> str:
     there = set(results.table["dataset"])
     sets = [name for name in DATASETS if name in there]
-    rna, ours = _ordinary("rna"), [*results.peers, *results.controls]
+    rna, all_but_ours = _ordinary("rna"), [*results.peers, *results.controls]
     parts = [
         "# Results",
-        f"{len(results.records):,} results: {len(results.methods)} methods and variants on {len(sets)} data sets, up to "
-        f"{results.table['seed'].nunique()} seeds, labels hidden from all of them. [Answers](results/answers.md) says "
+        f"{len(results.records):,} results: {len(results.methods)} methods and variants on {len(sets)} data sets, up "
+        f"to {results.table['seed'].nunique()} seeds, labels hidden from all of them. [Answers](results/answers.md) says "
         "what follows, and [where MoRE loses](results/answers.md#where-does-more-lose-and-to-whom); the tables are a "
         "page each:",
         _code(results),
@@ -63,7 +77,7 @@ def _front(results: Results, drawn: dict) -> str:
         "won / level / lost; bold: the interval excludes zero.",
         matrix(results, [*BEST, *results.peers], [(one.words, one.metric, one.belongs) for one in REGIMES], True),
         "## Mixing, structure and neighbours, RNA",
-        matrix(results, ours, [(f"Δ {COLUMNS[m]}", m, rna) for m in ("kNN", "LR", "CiLISI", "structure", "dimension")]),
+        matrix(results, all_but_ours, [(f"Δ {COLUMNS[m]}", m, rna) for m in OTHER_FIGURES]),
     ]
     for kind, title in (("multi", "several modalities"), ("spatial", "spatial sections")):
         if body := _comparisons(results, "annotation", _ordinary(kind)):
@@ -143,7 +157,7 @@ def _comparisons(results: Results, metric: str, belongs: Belongs) -> str:
             "r": number(found.effect, 2),
             "time ×": "–" if longer is None else f"{longer:,.0f}" if longer >= 20 else f"{longer:.2g}",
         })  # fmt: skip
-    return markdown(rows) if [row for row in rows if not row["MoRE against"].startswith("*")] else ""
+    return markdown(rows) if rows else ""
 
 
 def _name(method: str) -> str:
@@ -167,7 +181,7 @@ def matrix(
 def _page(results: Results, group: Group, drawn: dict, records: Sequence[Mapping[str, Any]]) -> str:
     keys = {(r["dataset"], r["protocol"]) for r in records}
     parts = [f"# {group.title}", group.words]
-    parts += [_figure(n, drawn, "") for n in (group.file, BACKBONE_FIGURES.get(group.file)) if n in drawn]
+    parts += [_figure(n, drawn, "") for n in (group.file, BESIDE.get(group.file)) if n in drawn]
     parts += [f"## MoRE against the others: {COLUMNS[group.metric]}"]
     parts += [_comparisons(results, group.metric, group.belongs) or "Not measured yet."]
     parts += ["[How to read](../results.md#methods-data-and-versions); below, everything that was measured."]

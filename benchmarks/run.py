@@ -1,7 +1,7 @@
 """Compare MoRE with its peers under hidden labels, unattended and resumable; see README.md in this folder.
 
 ``--datasets``, ``--protocols``, ``--seeds``: only these (with ``--methods`` also further protocols); ``--methods``:
-instead of those of the stages; ``--variants``: JSON, e.g. ``'{"more:no-keep": {"base": "more", "train_kwargs": {...}}}'``;
+instead of those of the stages; ``--variants``: JSON, e.g. ``{"more:no-keep": {"base": "more", "train_kwargs": {}}}``;
 ``--cache``: folder for trained models of scvi-tools; ``--jobs``: processes, each takes a data set of a stage.
 """
 
@@ -38,7 +38,8 @@ def parts_of(stages: Sequence[Stage], args: Namespace) -> list[Stage]:
         what = {"protocols": protocols, "methods": tuple(args.methods or stage.methods) + tuple(given)}
         what |= {"variants": {**stage.variants, **given}, "scib": stage.scib or args.scib}
         for seed in args.seeds or stage.seeds:
-            parts += [(seed, order, replace(stage, datasets=(d,), seeds=(seed,), **what)) for d in datasets if protocols]
+            for d in datasets if protocols else ():
+                parts.append((seed, order, replace(stage, datasets=(d,), seeds=(seed,), **what)))
     return [part for *_, part in sorted(parts, key=lambda item: item[:2])]
 
 

@@ -33,5 +33,6 @@ def report(folder: Path) -> list[Path]:
         parts += [f"### {', '.join(key)}", detail(results, *key, "own")]
     table = results.table[results.table["method"].isin(list(NAMES))]
     table = table.assign(protocol=table["dataset"], method=table["method"].map(NAMES))
-    figure = draw([(COLUMNS.get(m, m), table, m) for m in (*QUALITY[:4], "structure", "seconds")], 3, folder / "backbone.png")
-    return [page(folder, "backbone", "Frozen, fine-tuned or random backbone", results, *parts, earlier=TEXTS["first"]), figure]
+    drawn = [(COLUMNS.get(m, m), table, m) for m in (*QUALITY[:4], "structure", "seconds")]
+    title, figure = "Frozen, fine-tuned or random backbone", draw(drawn, 3, folder / "backbone.png")
+    return [page(folder, "backbone", title, results, *parts, earlier=TEXTS["first"]), figure]

@@ -126,7 +126,8 @@ def _regions(found: Mapping[str, pd.DataFrame]) -> list[str]:
             moved += [f"{key} {', '.join(left)}"] if left else []
         if of_term:
             ends[term] = max(low for low, _ in of_term), min(high for _, high in of_term)
-            rows.append(row | {"all": "{:g}–{:g}".format(*ends[term]), "what moves most": "; ".join(moved) or "nothing"})
+            row |= {"all": "{:g}–{:g}".format(*ends[term]), "what moves most": "; ".join(moved) or "nothing"}
+            rows.append(row)
     whole = [term for term, of in ends.items() if of == (min(FACTORS), max(FACTORS))]
     rest = [f"{term} {low:g}–{high:g}" for term, (low, high) in ends.items() if term not in whole]
     said = f"Stable on all data ({', '.join(found)}) at any factor from 0 to 10: {', '.join(whole) or 'no term'}; in a "
