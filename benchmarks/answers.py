@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from catalogue import BACKBONES, COLUMNS, DATASETS, REGIMES, SHORT, named
+from catalogue import BACKBONES, COLUMNS, DATASETS, REGIMES, SHORT, TEXTS, named
 from frame import markdown
 from gathered import OURS, Results, interval, marked, number, probability, signed
 
-from more_scvi.evaluation._compare import TIE, Comparison
+from more_scvi.evaluation._compare import Comparison
 
 LOSS = 0.01
 """A row counts as lost if MoRE is further behind the best peer."""
@@ -19,11 +19,7 @@ def answers(results: Results) -> str:
     """The whole page."""
     parts = [
         "# Answers",
-        "Every sentence on this page is made by a rule from the result files. A difference is called *better* or "
-        "*worse* if its 95 % interval, from resampling whole data sets, excludes zero; *level* if it is below "
-        f"{number(TIE)} in the mean; otherwise there is *no reliable difference*. Rows are data sets × protocols; one "
-        f"is level if the difference is below {number(TIE)}. Only splits that both methods have are compared. Peers "
-        "that were trained for less than their default epochs, as their names say, enter no sentence.",
+        TEXTS["answers"],
         "## Does the pre-trained backbone help?",
         _backbone(results),
         "## Which parts of the loss earn their place?",
@@ -77,11 +73,7 @@ def _backbone(results: Results) -> str:
                 more = {m: results.compare(name, m, regime.belongs) for m in JUDGED[1:]}
                 rows.append(row | {f"Δ {m}": signed(None if c is None else c.difference) for m, c in more.items()})
     lines += [f"- Not measured yet: {'; '.join(missing)}."] if missing else []
-    note = (
-        "MoRE minus MoRE with that backbone in its place, on the same splits; p is Wilcoxon's over rows, r its effect "
-        "size (1: every row in favour)."
-    )
-    return "\n".join(lines) + (f"\n\n{note}\n\n{markdown(rows)}" if rows else "")
+    return "\n".join(lines) + (f"\n\n{TEXTS['answers_backbone']}\n\n{markdown(rows)}" if rows else "")
 
 
 def _losses(results: Results) -> str:
@@ -97,11 +89,7 @@ def _losses(results: Results) -> str:
     if not rows:
         return "Not measured yet."
     head = "\n".join(lines) if lines else "Terms that are left out one at a time: not measured yet."
-    note = (
-        "MoRE minus the variant: positive is in favour of MoRE as it is. Bold: the interval excludes zero. Variants "
-        "that are not called `no-` change a setting or leave data out."
-    )
-    return f"{head}\n\n{note}\n\n{markdown(rows)}"
+    return f"{head}\n\n{TEXTS['answers_losses']}\n\n{markdown(rows)}"
 
 
 def _term(name: str, found: dict[str, Comparison]) -> str:

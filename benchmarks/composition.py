@@ -17,6 +17,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
+from catalogue import TEXTS
 from frame import arguments, made_by, markdown, write
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -29,11 +30,6 @@ from more_scvi.metrics import cilisi, knn_predict, structure
 
 MIN_CELLS, MIN_REFERENCE, MOST_CELLS = 15, 10, 1600
 SETS = ["human_gastrula", "mouse_lung_immune", "mouse_oligo_regions", "simulated_weak", "simulated_strong"]
-ABOUT = """\
-Share annotated right of the same cells in a query of their own (`alone`) and in one of all types (`among`), cuts
-weighing alike, and the mean and largest difference of the two; the same by logistic regression on genes and by
-discriminant analysis on components, which look at one cell at a time. `F1` (macro), CiLISI and structure are of the
-whole query."""
 
 
 def load(name: str, folder: Path) -> ad.AnnData:
@@ -136,7 +132,13 @@ def main() -> None:
         data = load(name, args.data)
         for batch in sorted(data.obs["batch"].unique())[: args.batches]:
             rows += [row for how in args.labels for row in left_out(name, data.copy(), batch, how == "yes")]
-    write(args.results / "tuning" / "composition.md", "Composition", made_by(), ABOUT, summary(pd.DataFrame(rows)))
+    write(
+        args.results / "tuning" / "composition.md",
+        "Composition",
+        made_by(),
+        TEXTS["composition"],
+        summary(pd.DataFrame(rows)),
+    )
 
 
 if __name__ == "__main__":

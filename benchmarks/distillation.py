@@ -17,6 +17,7 @@ from unittest.mock import patch
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
+from catalogue import TEXTS
 from frame import arguments, made_by, markdown, write
 from sklearn.linear_model import RidgeCV
 
@@ -29,12 +30,6 @@ from more_scvi.model import _distill
 SETS = ["pbmc_kang", "snareseq", "bm_vangalen", "pbmc_4batch", "pbmc_cite"]
 COLUMNS = ("set", "row", "seed", "n_cells", "knn_overlap", "knn_overlap_chance", "variance_kept", "agreement",
            "macro_f1_teacher", "macro_f1_lost", "mixing_teacher", "mixing_lost", "speed_up")  # fmt: skip
-ABOUT = """\
-All scores are of cells that the student did not learn from (a fifth of each set; of a new batch all). `knn_overlap`: \
-share of the teacher's 15 nearest neighbours among the student's. `macro_f1_*`: on cells whose label was hidden from \
-the teacher; `*_lost` is teacher less student: negative values are gains. `speed_up`: cells per second of the student \
-over those of the teacher, from the count matrix to the embedding, in one process. `another teacher` is the same model \
-trained from another seed: what a second training changes."""
 
 
 def task_of(name: str, protocol: str, data: Path) -> Task:
@@ -145,7 +140,7 @@ def main() -> None:
         rows = [r for r in rows if r["set"] != name or r["row"].startswith("new batch") != new] + found
         rows.sort(key=lambda r: (SETS.index(r["set"]), r["row"].startswith("new batch")))
         table = markdown([{c: text(r.get(c)) for c in COLUMNS} for r in rows])
-        write(path.with_suffix(".md"), "Distillation", made_by(), ABOUT, table)
+        write(path.with_suffix(".md"), "Distillation", made_by(), TEXTS["distillation"], table)
         path.write_text(json.dumps(rows, indent=1, default=float) + "\n")
 
 

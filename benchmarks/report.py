@@ -63,9 +63,7 @@ def _front(results: Results, drawn: dict) -> str:
     parts = [
         "# Results",
         f"{len(results.records):,} results: {len(results.methods)} methods and variants on {len(sets)} data sets, up "
-        f"to {results.table['seed'].nunique()} seeds, labels hidden from all of them. [Answers](results/answers.md) says "
-        "what follows, and [where MoRE loses](results/answers.md#where-does-more-lose-and-to-whom); the tables are a "
-        "page each:",
+        f"to {results.table['seed'].nunique()} {TEXTS['front']}",
         _code(results),
         _contents(results),
         "## MoRE against the others, RNA",
@@ -73,8 +71,7 @@ def _front(results: Results, drawn: dict) -> str:
         _comparisons(results, "annotation", rna),
         *(_figure(name, drawn, "results/") for name in ("macro_f1", "tradeoff", "few_labels") if name in drawn),
         "## Where they differ",
-        "Δ of macro-F1 per regime; of an unseen type the AUROC of noticing it, of a rare type its F1. In brackets rows "
-        "won / level / lost; bold: the interval excludes zero.",
+        TEXTS["regimes"],
         matrix(results, [*BEST, *results.peers], [(one.words, one.metric, one.belongs) for one in REGIMES], True),
         "## Mixing, structure and neighbours, RNA",
         matrix(results, all_but_ours, [(f"Δ {COLUMNS[m]}", m, rna) for m in OTHER_FIGURES]),
