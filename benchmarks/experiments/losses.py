@@ -77,7 +77,7 @@ def changes(results: Results, dataset: str, names: Mapping[str, Any]) -> pd.Data
     for name in names:
         found = {m: results.compare(name, m, lambda of, _: of == dataset) for m in SHOWN}
         if any(found.values()):
-            rows[name] = {m: float("nan") if of is None else -of.difference for m, of in found.items()}
+            rows[name] = {m: float("nan") if of is None else 0.0 - of.difference for m, of in found.items()}
     return pd.DataFrame.from_dict(rows, "index", float, SHOWN)
 
 
