@@ -38,6 +38,7 @@ def grid(n: int, columns: int, width: float, height: float, path: Path, draw: Ca
             legend.remove()
     if shared:
         figure.legend(*shared, loc="outside lower center", ncols=len(shared[1]), frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
