@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from catalogue import BACKBONES, COLUMNS, DATASETS, REGIMES, SHORT, named
+from catalogue import BACKBONES, COLUMNS, DATASETS, REGIMES, SHORT, TEXTS, named
 from frame import markdown
-from gathered import OURS, Results, interval, number, probability, signed
+from gathered import OURS, Results, interval, marked, number, probability, signed
 
-from more_scvi.evaluation._compare import TIE, Comparison
+from more_scvi.evaluation._compare import Comparison
 
 LOSS = 0.01
 """A row counts as lost if MoRE is further behind the best peer."""
@@ -19,11 +19,7 @@ def answers(results: Results) -> str:
     """The whole page."""
     parts = [
         "# Answers",
-        "Every sentence on this page is made by a rule from the result files. A difference is called *better* or "
-        "*worse* if its 95 % interval, from resampling whole data sets, excludes zero; *level* if it is below "
-        f"{number(TIE)} in the mean; otherwise there is *no reliable difference*. Rows are data sets × protocols; one "
-        f"is level if the difference is below {number(TIE)}. Only splits that both methods have are compared. Peers "
-        "that were trained for less than their default epochs, as their names say, enter no sentence.",
+        TEXTS["answers"],
         "## Does the pre-trained backbone help?",
         _backbone(results),
         "## Which parts of the loss earn their place?",
@@ -33,148 +29,117 @@ def answers(results: Results) -> str:
         "## Does it mix batches without bending the data?",
         _mixing(results),
         "## Do the controls behave?",
-        _controls(results),
+        "\n".join(f"- {line}" for line in _controls(results)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def say(found: Comparison | None, subject: str, other: str) -> str:
     """The comparison as a sentence without its full stop."""
-    if found is None or not found.n_rows:
+    if found is None:
         return f"{subject} against {other}: not measured yet"
     verdict, gain = found.verdict(), found.difference
     if verdict == "level":
-        claim = f"{subject} is level with {other} ({signed(gain)}"
-    elif verdict == "not shown":
-        claim = f"no reliable difference between {subject} and {other} ({signed(gain)}"
-    else:
-        claim = f"{subject} is **{verdict}** than {other} by {number(abs(gain))} in the mean ("
-    return f"{claim.removesuffix('(')}{_evidence(found, bare=not claim.endswith('('))}"
+        return f"{subject} is level with {other} ({signed(gain)}, {evidence(found)})"
+    if verdict == "not shown":
+        return f"no reliable difference between {subject} and {other} ({signed(gain)}, {evidence(found)})"
+    return f"{subject} is **{verdict}** than {other} by {number(abs(gain))} in the mean ({evidence(found)})"
 
 
-def _evidence(found: Comparison, bare: bool) -> str:
+def evidence(found: Comparison) -> str:
     won, tied, lost = found.tally()
-    rows = f"won {won}, level {tied}, lost {lost} of {found.n_rows} row{'s' * (found.n_rows != 1)}"
     certain = "too few data sets for an interval" if found.interval is None else f"95 % {interval(found)}"
-    return f"{', ' if bare else '('}{certain}; {rows})"
+    return f"{certain}; won {won}, level {tied}, lost {lost} of {counted(found.n_rows)}"
+
+
+def counted(rows: int) -> str:
+    return f"{rows} row{'s' * (rows != 1)}"
 
 
 def _backbone(results: Results) -> str:
     lines, rows, missing = [], [], []
-    for regime, metric, belongs in REGIMES:
-        found = results.compare_all(BACKBONES, metric, belongs)
-        if not found:
-            missing.append(regime)
+    for regime in REGIMES:
+        found = {name: results.compare(name, regime.metric, regime.belongs) for name in BACKBONES}
+        if not any(found.values()):
+            missing.append(regime.words)
             continue
-        said = [say(found.get(name), "pre-training", words) for name, words in BACKBONES.items()]
-        lines.append(f"- **{capital(regime)}**: {'; '.join(said)}.")
+        said = [say(found[name], "pre-training", words) for name, words in BACKBONES.items()]
+        lines.append(f"- **{regime.words[0].upper()}{regime.words[1:]}**: {'; '.join(said)}.")
         for name, of in found.items():
-            row = {"regime": regime, "without": BACKBONES[name], "figure": COLUMNS[metric], "rows": of.n_rows}
-            row |= {"Δ": signed(of.difference), "95 %": interval(of), "p": probability(of), "r": number(of.effect, 2)}
-            for extra in ("LR", "CiLISI", "structure"):
-                more = results.compare(name, extra, belongs)
-                row[f"Δ {COLUMNS[extra]}"] = signed(None if more is None else more.difference)
-            rows.append(row)
+            if of is not None:
+                row = {"regime": regime.words, "without": BACKBONES[name], "figure": COLUMNS[regime.metric]}
+                row |= {"rows": of.n_rows, "Δ": signed(of.difference), "95 %": interval(of), "p": probability(of)}
+                row["r"] = number(of.effect, 2)
+                more = {m: results.compare(name, m, regime.belongs) for m in JUDGED[1:]}
+                rows.append(row | {f"Δ {m}": signed(None if c is None else c.difference) for m, c in more.items()})
     lines += [f"- Not measured yet: {'; '.join(missing)}."] if missing else []
-    note = (
-        "MoRE minus MoRE with that backbone in its place, on the same splits; p is Wilcoxon's over rows, r its effect "
-        "size (1: every row in favour)."
-    )
-    return "\n".join(lines) + (f"\n\n{note}\n\n{markdown(rows)}" if rows else "")
+    return "\n".join(lines) + (f"\n\n{TEXTS['answers_backbone']}\n\n{markdown(rows)}" if rows else "")
 
 
 def _losses(results: Results) -> str:
     lines, rows = [], []
-    for name in results.variants:
-        if name in BACKBONES:
-            continue
+    for name in [name for name in results.variants if name not in BACKBONES]:
         found = {metric: results.compare(name, metric) for metric in (*JUDGED, "dimension")}
-        if found["annotation"] is None:
+        if (first := found["annotation"]) is None:
             continue
         if name.startswith(f"{OURS}:no-"):
-            lines.append(f"- {_term(name, {m: c for m, c in found.items() if c is not None})}")
-        row = {"variant": f"`{name}`", "rows": found["annotation"].n_rows, "splits": len(found["annotation"].splits)}
-        for metric, of in found.items():
-            text = "–" if of is None else signed(of.difference, 1 if metric == "dimension" else 3)
-            shown = of is not None and of.verdict() in ("better", "worse") and text != ".0"
-            row[f"Δ {COLUMNS[metric]}"] = f"**{text}**" if shown else text
-        rows.append(row)
+            lines.append(f"- {_term(name, {m: found[m] for m in JUDGED if found[m] is not None})}")
+        row = {"variant": f"`{name}`", "rows": first.n_rows, "splits": len(first.splits)}
+        rows.append(row | {f"Δ {COLUMNS[m]}": marked(of, 1 if m == "dimension" else 3) for m, of in found.items()})
     if not rows:
         return "Not measured yet."
     head = "\n".join(lines) if lines else "Terms that are left out one at a time: not measured yet."
-    note = (
-        "MoRE minus the variant: positive is in favour of MoRE as it is. Bold: the interval excludes zero. Variants "
-        "that are not called `no-` change a setting or leave data out."
-    )
-    return f"{head}\n\n{note}\n\n{markdown(rows)}"
+    return f"{head}\n\n{TEXTS['answers_losses']}\n\n{markdown(rows)}"
 
 
 def _term(name: str, found: dict[str, Comparison]) -> str:
     """What a loss term does, from MoRE minus the variant that lacks it."""
-    judged = {metric: of for metric, of in found.items() if metric in JUDGED}
-    raises = [f"{COLUMNS[m]} by {number(c.difference)}" for m, c in judged.items() if c.verdict() == "better"]
-    lowers = [f"{COLUMNS[m]} by {number(-c.difference)}" for m, c in judged.items() if c.verdict() == "worse"]
-    quiet = [COLUMNS[m] for m, c in judged.items() if c.verdict() in ("level", "not shown")]
-    parts = [f"raises {' and '.join(raises)}"] if raises else []
-    parts += [f"lowers {' and '.join(lowers)}"] if lowers else []
-    parts += [f"no reliable effect on {', '.join(quiet)}"] if quiet else []
-    worth = "**not shown to earn its place**" if not raises else "**a trade**" if lowers else "**earns its place**"
-    return f"`{name.removeprefix(f'{OURS}:no-')}` {worth}: {'; '.join(parts)} ({found['annotation'].n_rows} rows)."
+    by: dict[str, list[str]] = {"better": [], "worse": [], "quiet": []}
+    for metric, of in found.items():
+        verdict = of.verdict() if of.verdict() in by else "quiet"
+        by[verdict].append(COLUMNS[metric] + f" by {number(abs(of.difference))}" * (verdict != "quiet"))
+    parts = [f"raises {' and '.join(by['better'])}"] if by["better"] else []
+    parts += [f"lowers {' and '.join(by['worse'])}"] if by["worse"] else []
+    parts += [f"no reliable effect on {', '.join(by['quiet'])}"] if by["quiet"] else []
+    worth = "a trade" if by["worse"] else "earns its place"
+    worth = worth if by["better"] else "not shown to earn its place"
+    term, rows = name.removeprefix(f"{OURS}:no-"), counted(found["annotation"].n_rows)
+    return f"`{term}` **{worth}**: {'; '.join(parts)} ({rows})."
 
 
 def _defeats(results: Results) -> str:
     """The best peer of a row is picked with hindsight, which is hard on MoRE where many peers are close together."""
-    lines, rows = [], []
+    lines, lost = [], []
     for metric in ("annotation", "novelty", "rare", "pearson", "FOSCTTM"):
         best = results.best_peers(metric)
         if best.empty:
             lines.append(f"- **{COLUMNS[metric]}**: not measured yet.")
             continue
-        won, lost = int((best["gain"] > LOSS).sum()), int((best["gain"] < -LOSS).sum())
-        say_mean = f"{signed(best['gain'].mean())} in the mean"
-        n_rows = f"{len(best)} row{'s' * (len(best) != 1)}"
+        behind, ahead = best[best["gain"] < -LOSS], int((best["gain"] > LOSS).sum())
         lines.append(
-            f"- **{COLUMNS[metric]}**: against the best peer of each of {n_rows}, MoRE is ahead by more than "
-            f"{number(LOSS, 2)} in {won}, within it in {len(best) - won - lost}, behind in {lost} ({say_mean})."
+            f"- **{COLUMNS[metric]}**: against the best peer of each of {counted(len(best))}, MoRE is ahead by more "
+            f"than {number(LOSS, 2)} in {ahead}, within it in {len(best) - ahead - len(behind)}, behind in "
+            f"{len(behind)} ({signed(best['gain'].mean())} in the mean)."
         )
-        for row in best[best["gain"] < -LOSS].itertuples():
-            rows.append((row.gain, metric, row))
-    if not rows:
-        return "\n".join(lines)
-    rows.sort(key=lambda item: item[0])
-    table = [
-        {
-            "behind by": number(-gain),
-            "data set": row.dataset,
-            "protocol": row.protocol,
-            "figure": COLUMNS[metric],
-            "MoRE": number(row.ours),
-            "best": number(row.other),
-            "which": f"`{row.best}`",
-            "splits": row.n_splits,
-        }
-        for gain, metric, row in rows
-    ]
-    return "\n".join(lines) + f"\n\nEvery row that is lost by more than {number(LOSS, 2)}:\n\n" + markdown(table)
+        for of in behind.itertuples():
+            row = {"behind by": number(-of.gain), "data set": of.dataset, "protocol": of.protocol}
+            row |= {"figure": COLUMNS[metric], "MoRE": number(of.ours), "best": number(of.other)}
+            lost.append((of.gain, row | {"which": f"`{of.best}`", "splits": of.n_splits}))
+    table = markdown([row for _, row in sorted(lost, key=lambda one: one[0])]) if lost else ""
+    return "\n".join(lines) + f"\n\nEvery row that is lost by more than {number(LOSS, 2)}:\n\n{table}" * bool(lost)
 
 
 def _mixing(results: Results) -> str:
     lines, rows = [], []
     for other in results.peers:
-        mixing, structure = (results.compare(other, metric) for metric in ("CiLISI", "structure"))
-        if mixing is None or structure is None:
+        found = [results.compare(other, metric) for metric in ("CiLISI", "structure")]
+        if None in found:
             continue
-        rows.append(
-            {
-                "against": f"`{named(other)}`",
-                "rows": mixing.n_rows,
-                "Δ CiLISI": signed(mixing.difference),
-                "95 % (CiLISI)": interval(mixing),
-                "Δ structure": signed(structure.difference),
-                "95 % (structure)": interval(structure),
-            }
-        )
-        mixes, keeps = mixing.verdict(), structure.verdict()
+        row = {"against": f"`{named(other)}`", "rows": found[0].n_rows}
+        for of in found:
+            row |= {f"Δ {of.metric}": signed(of.difference), f"95 % ({of.metric})": interval(of)}
+        rows.append(row)
+        mixes, keeps = (of.verdict() for of in found)
         if mixes == keeps and mixes in ("better", "worse") and other not in SHORT:
             lines.append(f"- `{other}`: MoRE is {mixes} at both.")
     if not rows:
@@ -189,69 +154,54 @@ def _mixing(results: Results) -> str:
     return f"{head}\n\n{sure}\n\n{markdown(rows)}"
 
 
-def _controls(results: Results) -> str:
-    lines = [_one_hot(results), _leak(results), *(_chance(results, name) for name in ("random", "shuffled"))]
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _one_hot(results: Results) -> str:
-    structure = results.values("onehot-LR", "structure")
-    if structure.empty:
-        return "`onehot-LR`: not measured yet."
-    fine = structure.mean() < 0.2
-    mine = results.compare("onehot-LR", "structure")
-    assert mine is not None
-    text = (
-        f"`onehot-LR` holds nothing but the class: structure {number(structure.mean())} in the mean of "
-        f"{len(structure)} rows, MoRE {number(mine.rows['ours'].mean())}; {_as(fine)}."
-    )
-    novelty, purity = results.values("onehot-LR", "novelty_kNN"), results.compare("onehot-LR", "purity")
-    if novelty.empty or purity is None:
-        return f"{text} Unseen types: not measured yet."
-    fails = abs(novelty.mean() - 0.5) < 0.1
-    return (
-        f"{text} Unseen types: by distances in the embedding its AUROC is {number(novelty.mean())} (chance .500), the "
-        f"purity of a new type {number(purity.rows['other'].mean())} (MoRE {number(purity.rows['ours'].mean())}); "
-        f"{_as(fails and purity.difference > 0)}."
-    )
-
-
-def _leak(results: Results) -> str:
-    found = results.against_best("annotation", ours="LEAK")
-    if found is None:
-        return "`LEAK`: not measured yet."
-    return (
-        f"`LEAK`, which was given the hidden labels, is ahead of the best peer of each row by "
-        f"{number(found.difference)} {_evidence(found, bare=False)}; {_as(found.rows['difference'].min() > 0)}."
-    )
+def _controls(results: Results) -> list[str]:
+    lines = []
+    if (mine := results.compare("onehot-LR", "structure")) is None:
+        lines.append("`onehot-LR`: not measured yet.")
+    else:
+        bent = mine.rows["other"].mean()
+        lines.append(
+            f"`onehot-LR` holds nothing but the class: structure {number(bent)} in the mean of {counted(mine.n_rows)}, "
+            f"MoRE {number(mine.rows['ours'].mean())}; {_as(bent < 0.2)}."
+        )
+        novelty, purity = results.values("onehot-LR", "novelty_kNN"), results.compare("onehot-LR", "purity")
+        if not novelty.empty and purity is not None:
+            lines[-1] += (
+                f" Unseen types: by distances in the embedding its AUROC is {number(novelty.mean())} (chance .500), "
+                f"the purity of a new type {number(purity.rows['other'].mean())} (MoRE "
+                f"{number(purity.rows['ours'].mean())}); "
+                f"{_as(abs(novelty.mean() - 0.5) < 0.1 and purity.difference > 0)}."
+            )
+    if (leak := results.against_best("annotation", ours="LEAK")) is None:
+        lines.append("`LEAK`: not measured yet.")
+    else:
+        lines.append(
+            f"`LEAK`, which was given the hidden labels, is ahead of the best peer of each row by "
+            f"{number(leak.difference)} ({evidence(leak)}); {_as(leak.rows['difference'].min() > 0)}."
+        )
+    return [*lines, *(_chance(results, name) for name in ("random", "shuffled"))]
 
 
 def _chance(results: Results, name: str) -> str:
     """Macro-F1 at most that of guessing, 1 / types, plus a margin; everything else at its own chance."""
     scores = results.values(name, "LR")
-    known = scores[[dataset in DATASETS for dataset in scores.index.get_level_values(0)]]
-    if known.empty:
+    scores = scores[[dataset in DATASETS for dataset, _ in scores.index]]
+    if scores.empty:
         return f"`{name}`: not measured yet."
-    chance = np.array([1 / DATASETS[dataset].types for dataset in known.index.get_level_values(0)])
-    inside = (known.to_numpy() <= chance + 0.05).sum()
+    chance = np.array([1 / DATASETS[dataset].types for dataset, _ in scores.index])
+    inside = (scores.to_numpy() <= chance + 0.05).sum()
     text = (
-        f"`{name}`: macro-F1 {number(known.mean())} where guessing gives at most {number(chance.mean())}; at chance "
-        f"(within .05) in {inside} of {len(known)} rows"
+        f"`{name}`: macro-F1 {number(scores.mean())} where guessing gives at most {number(chance.mean())}; at chance "
+        f"(within .05) in {inside} of {counted(len(scores))}"
     )
-    fine = inside == len(known)
-    for metric, middle, words in (("novelty_kNN", 0.5, "novelty AUROC"), ("FOSCTTM", 0.5, "FOSCTTM")):
-        values = results.values(name, metric)
+    fine = inside == len(scores)
+    for metric, middle in (("novelty_kNN", 0.5), ("FOSCTTM", 0.5), ("structure", 0)):
+        values, words = results.values(name, metric), metric.replace("novelty_kNN", "novelty AUROC")
         if not values.empty:
             text += f"; {words} {number(values.mean())} (chance {number(middle)})"
             fine &= bool(abs(values.mean() - middle) < 0.05)
-    structure = results.values(name, "structure")
-    fine &= bool(abs(structure.mean()) < 0.05)
-    return f"{text}; structure {number(structure.mean())} (chance .000); {_as(fine)}."
+    return f"{text}; {_as(fine)}."
 
 
 def _as(fine: bool) -> str:
     return "as it must be" if fine else "**not as it must be**"
-
-
-def capital(text: str) -> str:
-    return text[0].upper() + text[1:]

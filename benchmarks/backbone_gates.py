@@ -1,10 +1,10 @@
 """Is the pre-trained backbone better than its parts? The gate that weights pass before they are shipped.
 
-    python benchmarks/backbone_gates.py --data DATA [--weights FOLDER] [--held-out FOLDER STUDY [STUDY ...]]...
+    python benchmarks/backbone_gates.py [--weights FOLDER] [--held-out FOLDER STUDY [STUDY ...]]
 
-Writes results/backbone_gates.md, and gates.json into the folder of the weights (without --weights: the bundled ones).
-Frozen features, centred by batch, are probed by logistic regression (standardised, C=1) and by nearest neighbours (5;
-15 where labels are many); macro-F1 of hidden labels, on
+Writes backbone_gates.md, and gates.json into the folder of the weights (without --weights: the bundled ones). Frozen
+features, centred by batch, are probed by logistic regression (standardised, C=1) and by nearest neighbours (5; 15 where
+labels are many); macro-F1 of hidden labels, on
 
     S1         half of the labels
     S2a        the labels of one batch hidden, up to 4 batches in turn (sets of several batches)
@@ -23,14 +23,11 @@ Held-out studies are scored with weights that never saw their cells (FOLDER, fro
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-import anndata as ad
-import mudata as md
 import numpy as np
-from frame import RESULTS, markdown, parser, start, write
+from frame import arguments, made_by, markdown, write
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -40,24 +37,25 @@ from sklearn.preprocessing import StandardScaler
 
 from more_scvi.backbones import MoreMini, compute_features
 from more_scvi.backbones._more_mini import BUNDLED
+from more_scvi.evaluation import load_dataset
 from more_scvi.pretraining import read_pool
 
-BENCH = ["pbmc_4batch.h5ad", "bm_vangalen.h5ad", "pbmc_kang.h5ad", "pbmc_cite.h5mu", "snareseq.h5mu"]
-MAX_CELLS = 2000
+BENCH = ["pbmc_4batch", "bm_vangalen", "pbmc_kang", "pbmc_cite", "snareseq"]
 DEPTH = 1500  # pool studies by Smart-seq hold up to 1e7 counts a cell; thinned to what droplets give
-SEEDS, RANDOM_SEEDS = range(3), range(2)
+SEEDS = range(3)
 PROTOCOLS = ["S1", "S2a", "S4-3", "S4-10", "200 cells"]
 FEW = {"S4-3": 3, "S4-10": 10}
 TOLERANCE = 0.005
-ROWS = ["pre-trained", "untrained programs", "random transformer", "SVD only", "in-data PCA"]
+
+Data = tuple[csr_matrix, list[str], np.ndarray, np.ndarray]
+"""Counts, genes, batches, types."""
 
 
-def read_bench(path: Path):
-    adata = md.read_h5mu(path)["rna"] if path.suffix == ".h5mu" else ad.read_h5ad(path)
-    rng = np.random.default_rng(0)
-    adata = adata[np.sort(rng.permutation(adata.n_obs)[:MAX_CELLS])]
-    batch = adata.obs["batch"].astype(str).to_numpy()
-    return csr_matrix(adata.X), list(adata.var_names), batch, adata.obs["cell_type"].astype(str).to_numpy()
+def read_bench(name: str, folder: Path, n_cells: int) -> Data:
+    adata = load_dataset(name, folder)[0]
+    adata = adata[np.sort(np.random.default_rng(0).permutation(adata.n_obs)[:n_cells])]
+    batch, labels = (adata.obs[key].astype(str).to_numpy() for key in ("batch", "cell_type"))
+    return csr_matrix(adata.X), list(adata.var_names), batch, labels
 
 
 def thin(x: csr_matrix, depth: int, rng: np.random.Generator) -> csr_matrix:
@@ -68,18 +66,17 @@ def thin(x: csr_matrix, depth: int, rng: np.random.Generator) -> csr_matrix:
     return x
 
 
-def read_study(pool, name: str):
+def read_study(pool, name: str) -> Data:
     """Labelled cells of a pool study, thinned; the genes it measured."""
     study = pool.of_studies([name])
     types, n = np.unique(study.labels, return_counts=True)
     study = study.select(np.flatnonzero(np.isin(study.labels, types[(n >= 6) & (types != "") & (types != "ND")])))
-    x = thin(study.counts, DEPTH, np.random.default_rng(0))
     genes = np.flatnonzero(study.measured[0])
-    names = [study.vocabulary.human_symbol[g] for g in genes]
-    return x[:, genes], names, np.full(len(study.labels), "one"), study.labels
+    names, batch = [study.vocabulary.human_symbol[g] for g in genes], np.full(len(study.labels), "one")
+    return thin(study.counts, DEPTH, np.random.default_rng(0))[:, genes], names, batch, study.labels
 
 
-def svd_only(folder: Path | None) -> MoreMini:
+def svd_only(folder: Path) -> MoreMini:
     """The backbone with the components as features and no gene sets."""
     backbone = MoreMini.load(folder, weights="untrained")
     backbone.front.whitening[:, backbone.sizes.n_components :] = 0
@@ -94,29 +91,23 @@ def in_data_pca(x: csr_matrix) -> np.ndarray:
     return PCA(min(50, *np.subtract(scaled.shape, 1)), random_state=0).fit_transform(scaled)
 
 
-def centre(z: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    z = z.astype(np.float32).copy()
-    for b in np.unique(batch):
-        z[batch == b] -= z[batch == b].mean(0)
-    return z
-
-
-def score(z: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray, k: int) -> tuple[float, float]:
+def score(z: np.ndarray, y: np.ndarray, batch: np.ndarray, train: np.ndarray, test: np.ndarray, k: int) -> list[float]:
     """macro-F1 of the linear probe and of the neighbours, over types with 5 or more scored cells."""
+    z = z.astype(np.float32)
+    z = z - np.stack([z[batch == b].mean(0) for b in np.unique(batch)])[np.unique(batch, return_inverse=True)[1]]
     types, n = np.unique(y[test], return_counts=True)
     types = types[(n >= 5) & np.isin(types, y[train])]
     test = test[np.isin(y[test], y[train])]
     s = StandardScaler().fit_transform(z)
     linear = LogisticRegression(C=1.0, max_iter=500).fit(s[train], y[train]).predict(s[test])
     near = KNeighborsClassifier(min(k, len(train))).fit(z[train], y[train]).predict(z[test])
-    return tuple(f1_score(y[test], p, labels=types, average="macro", zero_division=0) for p in (linear, near))
+    return [f1_score(y[test], p, labels=types, average="macro", zero_division=0) for p in (linear, near)]
 
 
 def splits(protocol: str, y: np.ndarray, batch: np.ndarray):
     """(cells, labelled, scored) positions of every repetition; none for S2a of one batch."""
-    everything = np.arange(len(y))
+    everything, names = np.arange(len(y)), np.unique(batch)
     if protocol == "S2a":
-        names = np.unique(batch)
         for b in np.random.default_rng(0).permutation(names)[:4] if len(names) > 1 else ():
             yield everything, np.flatnonzero(batch != b), np.flatnonzero(batch == b)
         return
@@ -131,85 +122,76 @@ def splits(protocol: str, y: np.ndarray, batch: np.ndarray):
             yield cells, half[: len(cells) // 2], half[len(cells) // 2 :]
 
 
-def probe(embed: Callable[[np.ndarray], np.ndarray], y: np.ndarray, batch: np.ndarray, protocol: str) -> np.ndarray:
-    """Mean macro-F1 over the repetitions of a protocol, by the linear probe and by neighbours; NaN if there is none."""
-    k = 15 if protocol in ("S1", "S2a") else 5
-    rows = []
-    for cells, train, test in splits(protocol, y, batch):
-        rows.append(score(centre(embed(cells), batch[cells]), y[cells], train, test, k))
-    return np.mean(rows, axis=0) if rows else np.full(2, np.nan)
+def probe(embed: Callable, y: np.ndarray, batch: np.ndarray, protocols: list[str] = PROTOCOLS) -> dict[str, float]:
+    """Mean macro-F1 over the repetitions of each protocol, by the linear probe and by neighbours; NaN without any."""
+    found = {}
+    for name in protocols:
+        k = 15 if name in ("S1", "S2a") else 5
+        rows = [score(embed(cells), y[cells], batch[cells], *of, k) for cells, *of in splits(name, y, batch)]
+        found |= dict(zip((f"{name}: linear", f"{name}: kNN"), np.mean(rows or [[np.nan] * 2], axis=0), strict=True))
+    return found
 
 
 def features(backbone: MoreMini, x: csr_matrix, genes: list[str]) -> np.ndarray:
     return compute_features(backbone, x, genes, progress=False, dtype="float32").full
 
 
-def evaluate(data, folder: Path | None) -> dict[str, np.ndarray]:
-    """Row → (protocols, probes)."""
+def evaluate(data: Data, folder: Path) -> dict[str, dict[str, float]]:
+    """Row → protocol and probe → macro-F1."""
     x, genes, batch, y = data
     backbones = {
         "pre-trained": [MoreMini.load(folder)],
         "untrained programs": [MoreMini.load(folder, weights="untrained")],
-        "random transformer": [MoreMini.load(folder, weights="random", seed=s) for s in RANDOM_SEEDS],
+        "random transformer": [MoreMini.load(folder, weights="random", seed=s) for s in range(2)],
         "SVD only": [svd_only(folder)],
     }
-    found = defaultdict(list)
+    found = {}
     for row, many in backbones.items():
-        for z in (features(backbone, x, genes) for backbone in many):
-            found[row].append([probe(z.__getitem__, y, batch, protocol) for protocol in PROTOCOLS])
-    found["in-data PCA"] = [[probe(lambda cells: in_data_pca(x[cells]), y, batch, p) for p in PROTOCOLS]]
-    return {row: np.mean(found[row], axis=0) for row in ROWS}
+        each = [probe(features(backbone, x, genes).__getitem__, y, batch) for backbone in many]
+        found[row] = {key: np.mean([one[key] for one in each]) for key in each[0]}
+    return found | {"in-data PCA": probe(lambda cells: in_data_pca(x[cells]), y, batch)}
 
 
-def table(results: dict[str, dict[str, np.ndarray]]) -> str:
-    means = {row: np.nanmean([result[row] for result in results.values()], axis=0) for row in ROWS}
-    lines = []
+def mean(of: dict[str, float]) -> float:
+    return float(np.nanmean(list(of.values())))
+
+
+def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    first = next(iter(results.values()))
+    means = {row: {key: np.nanmean([r[row][key] for r in results.values()]) for key in first[row]} for row in first}
+    rows = []
     for name, result in [*results.items(), ("**mean**", means)]:
-        for row in ROWS:
-            line = {"set": name, "features": row, "mean": f"{np.nanmean(result[row]):.3f}"}
-            for protocol, pair in zip(PROTOCOLS, result[row], strict=True):
-                words = ["–" if np.isnan(value) else f"{value:.3f}" for value in pair]
-                line |= {f"{protocol}: linear": words[0], f"{protocol}: kNN": words[1]}
-            lines.append(line)
-    return markdown(lines)
+        for row, of in result.items():
+            words = {key: "–" if np.isnan(value) else f"{value:.3f}" for key, value in of.items()}
+            rows.append({"set": name, "features": row, "mean": f"{mean(of):.3f}"} | words)
+    return markdown(rows)
 
 
-def verdict(bench: dict[str, dict[str, np.ndarray]]) -> dict:
-    """Difference to the untrained programs per set, and whether the weights pass."""
-    gain = {n: float(np.nanmean(r["pre-trained"]) - np.nanmean(r["untrained programs"])) for n, r in bench.items()}
-    passed = min(gain.values()) >= -TOLERANCE and sum(g > 0 for g in gain.values()) > len(gain) / 2
-    return {"gain over untrained programs": {k: round(v, 4) for k, v in gain.items()}, "passed": passed}
+def _pairs(of: dict[str, float]) -> dict[str, list[float]]:
+    pairs = {p: [round(of[f"{p}: {head}"], 4) for head in ("linear", "kNN")] for p in PROTOCOLS}
+    return {p: pair for p, pair in pairs.items() if not np.isnan(pair[0])}
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--weights", type=Path, default=BUNDLED, help="folder to gate (default: the bundled weights)")
-    options.add_argument("--held-out", nargs="+", action="append", default=[], metavar="FOLDER STUDY")
-    options.add_argument("--out", type=Path, default=RESULTS / "backbone_gates.md")
-    args = options.parse_args()
-    start(args.threads)
-    held = {}
-    if args.held_out:
-        pool = read_pool(args.data / "pretrain", args.data / "annotation", n_genes=20_000)
-        for folder, *studies in args.held_out:
-            held |= {study: evaluate(read_study(pool, study), Path(folder)) for study in studies}
-    bench = {name.split(".")[0]: evaluate(read_bench(args.data / "bench" / name), args.weights) for name in BENCH}
-    found = verdict(bench)
-    gains = ", ".join(f"{name} {gain:+.3f}" for name, gain in found["gain over untrained programs"].items())
+    args = arguments(__doc__, weights=BUNDLED, held_out=[str], sets=BENCH, cells=2000)
+    bench = {name: evaluate(read_bench(name, args.data, args.cells), args.weights) for name in args.sets}
+    gain = {name: round(mean(r["pre-trained"]) - mean(r["untrained programs"]), 4) for name, r in bench.items()}
+    passed = min(gain.values()) >= -TOLERANCE and sum(g > 0 for g in gain.values()) > len(gain) / 2
     parts = [
-        "Made by `benchmarks/backbone_gates.py`; macro-F1 of hidden labels by frozen features.",
-        f"**{'Passed' if found['passed'] else 'Not passed'}**: mean over protocols and probes, pre-trained minus "
-        f"untrained programs: {gains}.",
-        f"## Benchmark sets (at most {MAX_CELLS} cells)",
+        f"{made_by()} Macro-F1 of hidden labels by frozen features.",
+        f"**{'Passed' if passed else 'Not passed'}**: mean over protocols and probes, pre-trained minus untrained "
+        f"programs: {', '.join(f'{name} {value:+.3f}' for name, value in gain.items())}.",
+        f"## Benchmark sets (at most {args.cells} cells)",
         table(bench),
     ]
-    parts += ["## Pool studies that the weights never saw", table(held)] if held else []
-    write(args.out, "Gates of the bundled backbone", *parts)
-    scores = {}
-    for name, result in bench.items():
-        of_row = {row: zip(PROTOCOLS, result[row].round(4).tolist(), strict=True) for row in ROWS}
-        scores[name] = {row: {p: pair for p, pair in of if not np.isnan(pair[0])} for row, of in of_row.items()}
-    stored = {"weights": MoreMini.load(args.weights).fingerprint(), **found, "macro_f1 (linear, kNN)": scores}
+    if args.held_out:
+        pool = read_pool(args.data / "pretrain", args.data / "annotation", n_genes=20_000)
+        held = {name: evaluate(read_study(pool, name), Path(args.held_out[0])) for name in args.held_out[1:]}
+        parts += ["## Pool studies that the weights never saw", table(held)]
+    write(args.results / "backbone_gates.md", "Gates of the bundled backbone", *parts)
+    scores = {name: {row: _pairs(of) for row, of in result.items()} for name, result in bench.items()}
+    stored = {"weights": MoreMini.load(args.weights).fingerprint(), "gain over untrained programs": gain}
+    stored |= {"passed": passed, "macro_f1 (linear, kNN)": scores}
     (args.weights / "gates.json").write_text(json.dumps(stored, indent=1) + "\n")
 
 

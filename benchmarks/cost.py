@@ -18,12 +18,13 @@ import resource
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import numpy as np
-from frame import RESULTS, markdown, parser, start, write
+from frame import arguments, made_by, markdown, start, write
 
 METHODS = {"more": "MoRE", "scanvi": "scVI + scANVI (2,500 steps)"}
 
@@ -33,27 +34,26 @@ def peak_gigabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def measure(method: str, dataset: str, data: str, threads: int) -> dict[str, float]:
-    start(threads)
+def measure(method: str, args: Namespace) -> dict[str, float]:
+    start(args.threads)
     from more_scvi.evaluation import get_method, load_dataset, make_tasks, run_task
 
-    adata, known = load_dataset(dataset, data)
-    task = next(make_tasks(adata, "S1", known=known, dataset=dataset))
+    adata, known = load_dataset(args.dataset, args.data)
     with tempfile.TemporaryDirectory() as cache:
-        _, record = run_task(task, get_method(method), cache)
+        _, record = run_task(next(make_tasks(adata, "S1", known=known)), get_method(method), cache)
     return record["parameters"] | {"seconds": sum(record["seconds"].values()), "memory": peak_gigabytes()}
 
 
-def methods(arguments) -> None:
+def methods(args: Namespace) -> None:
     rows = []
-    for method, name in METHODS.items():
+    for method in args.methods:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            found = pool.submit(measure, method, arguments.dataset, arguments.data, arguments.threads).result()
-        row = {"method": name, "CPU seconds": f"{found['seconds']:.1f}", "peak memory (GB)": f"{found['memory']:.2f}"}
+            found = pool.submit(measure, method, args).result()
+        row = {"method": METHODS.get(method, method), "CPU seconds": f"{found['seconds']:.1f}"}
+        row["peak memory (GB)"] = f"{found['memory']:.2f}"
         rows.append(row | {f"{kind} parameters": f"{found[kind]:,}" for kind in ("trained", "frozen")})
     about = "CPU seconds of set-up, features, training and embedding; peak memory of the whole process, with libraries."
-    command = f"`python benchmarks/cost.py methods --dataset {arguments.dataset} --threads {arguments.threads}`."
-    write(RESULTS / "cost.md", "Cost", command, about, markdown(rows))
+    write(args.results / "cost.md", "Cost", made_by(), about, markdown(rows))
 
 
 def products(backbone, x, shown: list, dtype) -> dict[str, Callable]:
@@ -63,31 +63,24 @@ def products(backbone, x, shown: list, dtype) -> dict[str, Callable]:
     from more_scvi.backbones._more_mini import _BLOCK
 
     sizes, rng = backbone.sizes, np.random.default_rng(0)
-    t, d, h, width = sizes.n_tokens + 1, sizes.d_model, sizes.n_heads, sizes.n_features // sizes.n_tokens
-    n_blocks = -(-x.shape[0] // _BLOCK) * len(shown)
-    front = [(x[:, columns].astype(np.float32), rng.normal(size=(len(columns), sizes.n_features))) for columns in shown]
-    front = [(y, weight.astype(np.float32)) for y, weight in front]
+    n, d, h, width = sizes.n_tokens, sizes.d_model, sizes.n_heads, sizes.n_features // sizes.n_tokens
+    t, n_blocks = n + 1, -(-x.shape[0] // _BLOCK) * len(shown)
+    rows, heads, depth = _BLOCK * t, _BLOCK * h, n_blocks * sizes.n_layers
+    front = [(x[:, c].astype(np.float32), rng.random((len(c), sizes.n_features), np.float32)) for c in shown]
 
-    def pairs(*shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> list:
-        return [tuple(torch.randn(*shape, dtype=dtype) for shape in pair) for pair in shapes]
+    def repeated(times: int, *shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> Callable[[], list]:
+        of = [tuple(torch.randn(*shape, dtype=dtype) for shape in pair) for pair in shapes]
+        return lambda: [a @ b for _ in range(times) for a, b in of] and []
 
-    rows, n = _BLOCK * t, sizes.n_tokens
-    maps = pairs(((rows, d), (d, 3 * d)), ((rows, d), (d, d)), ((rows, d), (d, 2 * d)), ((rows, 2 * d), (2 * d, d)))
-    ends = pairs(((n, _BLOCK, width), (n, width, d)), ((n, _BLOCK, d), (n, d, width)))
-    scores = pairs(((_BLOCK * h, t, d // h), (_BLOCK * h, d // h, t)), ((_BLOCK * h, t, t), (_BLOCK * h, t, d // h)))
-
-    def repeated(of: list, times: int) -> Callable[[], None]:
-        return lambda: [a @ b for _ in range(times) for a, b in of] and None
-
-    linear = repeated(maps, n_blocks * sizes.n_layers), repeated(ends, n_blocks)
-    return {
-        "front": repeated(front, 1),
-        "linear maps": lambda: [part() for part in linear],
-        "attention": repeated(scores, n_blocks * sizes.n_layers),
-    }
+    wide = (((rows, d), (d, 3 * d)), ((rows, d), (d, d)), ((rows, d), (d, 2 * d)), ((rows, 2 * d), (2 * d, d)))
+    maps = repeated(depth, *wide)
+    ends = repeated(n_blocks, ((n, _BLOCK, width), (n, width, d)), ((n, _BLOCK, d), (n, d, width)))
+    attention = repeated(depth, ((heads, t, d // h), (heads, d // h, t)), ((heads, t, t), (heads, t, d // h)))
+    front_of = lambda: [a @ b for a, b in front] and []  # noqa: E731 - beside its like
+    return {"front": front_of, "linear maps": lambda: maps() + ends(), "attention": attention}
 
 
-def speed(arguments) -> None:
+def speed(args: Namespace) -> None:
     import scipy.sparse as sp
     import torch
 
@@ -95,8 +88,8 @@ def speed(arguments) -> None:
     from more_scvi.data import match_genes
     from more_scvi.evaluation import load_dataset
 
-    adata, _ = load_dataset(arguments.dataset, arguments.data)
-    cells = np.sort(np.random.default_rng(0).permutation(adata.n_obs)[: arguments.cells])
+    adata, _ = load_dataset(args.dataset, args.data)
+    cells = np.sort(np.random.default_rng(0).permutation(adata.n_obs)[: args.cells])
     x, genes, backbone = sp.csr_matrix(adata.X)[cells], adata.var_names.tolist(), MoreMini.load()
     panels = make_panels(x.shape[1], 2)
     known = match_genes(genes, backbone.vocabulary).vocab_index >= 0
@@ -110,7 +103,7 @@ def speed(arguments) -> None:
             turns |= products(backbone, x, shown, getattr(torch, precision))
             seconds = dict.fromkeys(turns, np.inf)
             with torch.inference_mode():
-                for _ in range(arguments.repeats + 1):  # the first turn warms up
+                for _ in range(args.repeats + 1):  # the first turn warms up
                     for name, turn in turns.items():
                         since = time.perf_counter()
                         turn()
@@ -120,37 +113,36 @@ def speed(arguments) -> None:
             row["features / products"] = f"{whole / sum(seconds.values()):.2f}"
             rows.append(row | {f"share of {name}": f"{part / whole:.2f}" for name, part in seconds.items()})
     about = (
-        f"Made by `benchmarks/cost.py speed`: {len(cells)} cells of {arguments.dataset}, full view and two panels, "
-        f"{backbone.sizes.n_layers} layers of width {backbone.sizes.d_model}; ratios of the least times in one run."
+        f"{len(cells)} cells of {args.dataset}, full view and two panels, {backbone.sizes.n_layers} layers of width "
+        f"{backbone.sizes.d_model}; ratios of the least times in one run."
     )
-    write(RESULTS / "speed.md", "Speed of `more-mini`", about, markdown(rows))
+    write(args.results / "speed.md", "Speed of `more-mini`", made_by(), about, markdown(rows))
 
 
 def simulate(n_cells: int, widths: dict[str, tuple[int, int]], n_types: int = 8):
-    """Counts of cell types in two batches; each type opens its own tenth of the features three times as often."""
+    """Counts of cell types in two batches, never dense; each type opens its own tenth three times as often."""
     import mudata
-    import pandas as pd
     import scipy.sparse as sp
     from anndata import AnnData
 
-    rng = np.random.default_rng(0)
-    types, names, modalities = rng.integers(n_types, size=n_cells), [f"cell{i}" for i in range(n_cells)], {}
+    rng, modalities = np.random.default_rng(0), {}
+    types = rng.integers(n_types, size=n_cells)
     for modality, (width, per_cell) in widths.items():
         rate = rng.lognormal(0, 1, width) * np.where(rng.random((n_types, width)) < 0.1, 3.0, 1.0)
         rate /= rate.sum(1, keepdims=True)
         rows = [sp.csr_matrix(np.bincount(rng.choice(width, per_cell, p=rate[t]), minlength=width)) for t in types]
-        x, var = sp.vstack(rows, "csr", np.float32), pd.DataFrame(index=[f"{modality}{i}" for i in range(width)])
-        modalities[modality] = AnnData(x, obs=pd.DataFrame(index=names), var=var)
+        modalities[modality] = AnnData(sp.vstack(rows, "csr", np.float32))
+        modalities[modality].var_names = [f"{modality}{i}" for i in range(width)]
     out = mudata.MuData(modalities)
-    out.obs["batch"] = pd.Categorical(rng.choice(["a", "b"], n_cells))
-    out.obs["cell_type"] = pd.Categorical([f"type{t}" for t in types])
+    out.obs["batch"], out.obs["cell_type"] = rng.choice(["a", "b"], n_cells), [f"type{t}" for t in types]
     return out
 
 
-def peaks(arguments) -> None:
+def peaks(args: Namespace) -> None:
     import more_scvi as more
 
-    mdata = simulate(arguments.cells, {"rna": (4_000, 1_500), "atac": (arguments.peaks, 3_000)})
+    n = args.cells
+    mdata = simulate(n, {"rna": (4_000, 1_500), "atac": (args.peaks, 3_000)})
     sparse = sum(a.X.data.nbytes + a.X.indices.nbytes + a.X.indptr.nbytes for a in mdata.mod.values()) / 2**30
     before, since = peak_gigabytes(), time.process_time()
     more.MoRE.setup_mudata(mdata, {"rna": "rna", "atac": "atac"}, batch_key="batch", labels_key="cell_type")
@@ -158,25 +150,21 @@ def peaks(arguments) -> None:
     model.train(enable_progress_bar=False)
     model.get_latent_representation()
     text = (
-        f"MoRE (no backbone) on simulated RNA + ATAC, {arguments.cells:,} cells × {arguments.peaks:,} peaks,"
-        f" {mdata['atac'].X.nnz / 1e6:.0f} million open: the data take {sparse:.2f} GB sparse. Peak memory of the"
-        f" process {before:.2f} GB before setup, {peak_gigabytes():.2f} GB after training and embedding;"
-        f" {time.process_time() - since:.0f} CPU seconds on {arguments.threads} thread(s)."
+        f"MoRE (no backbone) on simulated RNA + ATAC, {n:,} cells × {args.peaks:,} peaks, "
+        f"{mdata['atac'].X.nnz / 1e6:.0f} million open: the data take {sparse:.2f} GB sparse. Peak memory of the "
+        f"process {before:.2f} GB before setup, {peak_gigabytes():.2f} GB after training and embedding; "
+        f"{time.process_time() - since:.0f} CPU seconds on {args.threads} thread(s)."
     )
-    write(RESULTS / "atac_memory.md", "Many peaks", "Written by `benchmarks/cost.py peaks`; do not edit.", text)
+    write(args.results / "atac_memory.md", "Many peaks", made_by(), text)
 
 
 def main() -> None:
     what = {"methods": methods, "speed": speed, "peaks": peaks}
-    options = parser(__doc__, data="peaks" not in sys.argv)
-    options.add_argument("what", choices=what)
-    options.add_argument("--dataset", default="bm_vangalen")
-    options.add_argument("--cells", type=int, default=4096)
-    options.add_argument("--peaks", type=int, default=120_000)
-    options.add_argument("--repeats", type=int, default=5)
-    arguments = options.parse_args()
-    start(arguments.threads)
-    what[arguments.what](arguments)
+    args = arguments(
+        __doc__, {"what": what}, data="peaks" not in sys.argv, dataset="bm_vangalen", methods=list(METHODS), cells=4096,
+        peaks=120_000, repeats=5,
+    )  # fmt: skip
+    what[args.what](args)
 
 
 if __name__ == "__main__":

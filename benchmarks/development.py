@@ -32,7 +32,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import more_scvi as more
-from more_scvi.evaluation import DATASETS
+from more_scvi.evaluation import DATASETS, load_dataset
 from more_scvi.evaluation._data import Data, modalities, standardise, subset
 
 SKETCH = Path(__file__).with_name("bench_cells.txt")
@@ -40,21 +40,21 @@ SKETCH = Path(__file__).with_name("bench_cells.txt")
 SKETCH_SIZE = 40
 
 
-def _file(name: str, data_dir: Path) -> AnnData:
-    return anndata.read_h5ad(data_dir / "dev" / f"{name}.h5ad")
+def _file(name: str, folder: Path) -> Data:
+    return load_dataset(name, folder)[0]
 
 
-def _pool(file: str, study: str, data_dir: Path) -> AnnData:
-    pool = anndata.read_h5ad(data_dir / "pretrain" / f"{file}.h5ad", backed="r")
+def _pool(file: str, study: str, folder: Path) -> AnnData:
+    pool = anndata.read_h5ad(folder / "pretrain" / f"{file}.h5ad", backed="r")
     rows = np.flatnonzero((pool.obs["study"] == study) & (pool.obs["cell_type"] != ""))
     genes = np.asarray(pool.varm["measured"])[:, list(pool.uns["measured_studies"]).index(study)].astype(bool)
     obs = pool.obs.iloc[rows][["batch", "cell_type"]].reset_index(drop=True).rename(index=str)
     return AnnData(sparse.csr_matrix(pool.X[rows])[:, genes].astype(np.float32), obs=obs, var=pool.var[[]][genes])
 
 
-def _platform(file: str, study: str, data_dir: Path) -> AnnData:
+def _platform(file: str, study: str, folder: Path) -> AnnData:
     """As measured, and a random half by another platform: batches with a known, purely technical difference."""
-    adata = _pool(file, study, data_dir)
+    adata = _pool(file, study, folder)
     again = np.random.default_rng(0).permutation(adata.n_obs) % 2 == 1
     x = sparse.csr_matrix(adata.X)
     rows = np.r_[np.flatnonzero(~again), np.flatnonzero(again)]
@@ -64,8 +64,8 @@ def _platform(file: str, study: str, data_dir: Path) -> AnnData:
     return out
 
 
-def _multi(second: str, data_dir: Path) -> Data:
-    names = anndata.read_h5ad(data_dir / "dev" / "human_gastrula.h5ad", backed="r").var_names
+def _multi(second: str, folder: Path) -> Data:
+    names = anndata.read_h5ad(folder / "dev" / "human_gastrula.h5ad", backed="r").var_names
     genes = list(np.random.default_rng(0).choice(names, 1000, replace=False))
     return more.data.simulate_multiomics(
         900, 8, 3, modalities=("rna", second), n_genes=1000, n_peaks=3000, n_proteins=25, gene_names=genes,
@@ -74,9 +74,7 @@ def _multi(second: str, data_dir: Path) -> Data:
 
 
 SETS: dict[str, Callable[[Path], Data]] = {
-    "human_gastrula": partial(_file, "human_gastrula"),
-    "mouse_lung_immune": partial(_file, "mouse_lung_immune"),
-    "mouse_oligo_regions": partial(_file, "mouse_oligo_regions"),
+    **{name: partial(_file, name) for name, of in DATASETS.items() if not of.reported},
     "brain_donors": partial(_pool, "human_pool", "Darmanis2015_brain"),
     "liver_panel": partial(_pool, "mouse_pool", "TMS_liver_726genes"),
     "pancreas_platform": partial(_platform, "mouse_pool", "BastidasPonce2019_pancreas"),
@@ -98,37 +96,29 @@ def load(name: str, data_dir: str | os.PathLike, max_cells: int | None = None) -
     """
     path = Path(name)
     reported = {key: Path(entry.file).stem for key, entry in DATASETS.items() if entry.reported}
-    if name in reported or path.stem in reported.values():
-        raise ValueError(_refusal(name, "its name"))
-    if "bench" in path.resolve().parts[:-1]:
-        raise ValueError(_refusal(name, "its folder"))
-    if name in SETS:
-        data = SETS[name](Path(data_dir))
-    elif path.is_file():
-        data = anndata.read_h5ad(path)
-    else:
-        raise KeyError(f"Development set {name!r} is unknown; give a .h5ad file or one of {', '.join(SETS)}.")
-    data = standardise(data, "batch", "cell_type")[0]
-    if found := bench_set_of(data):
-        raise ValueError(_refusal(name, f"cells of {found!r}"))
+    found = "its name" if name in reported or path.stem in reported.values() else ""
+    if not found and name not in SETS and path.resolve().parent.name == "bench":
+        found = "its folder"
+    if not found:
+        if name not in SETS and not path.is_file():
+            raise KeyError(f"Development set {name!r} is unknown; give a .h5ad file or one of {', '.join(SETS)}.")
+        data = SETS[name](Path(data_dir)) if name in SETS else anndata.read_h5ad(path)
+        data = standardise(data, "batch", "cell_type")[0]
+        found = f"cells of {cells!r}" if (cells := bench_set_of(data)) else ""
+    if found:
+        raise ValueError(
+            f"{name!r} is a set of the benchmark ({found}), which is only reported and may choose nothing; tune on "
+            f"{', '.join(SETS)}."
+        )
     if max_cells is not None and data.n_obs > max_cells:
-        cells = np.random.default_rng(0).permutation(data.n_obs) < max_cells
-        data = subset(data, cells)
+        return subset(data, np.random.default_rng(0).permutation(data.n_obs) < max_cells)
     return data
-
-
-def _refusal(name: str, by: str) -> str:
-    return (
-        f"{name!r} is a set of the benchmark ({by}), which is only reported and may choose nothing; tune on"
-        f" {', '.join(SETS)}."
-    )
 
 
 def bench_set_of(data: Data) -> str | None:
     """Bench set whose cells ``data`` hold, if any; names, order of cells and of genes do not matter."""
     known = dict(line.split()[::-1] for line in SKETCH.read_text().splitlines())
-    hits = [known[cell] for adata in modalities(data).values() for cell in hashes(adata) if cell in known]
-    return hits[0] if hits else None
+    return next((known[c] for adata in modalities(data).values() for c in hashes(adata) if c in known), None)
 
 
 def hashes(adata: AnnData) -> list[str]:
@@ -144,8 +134,6 @@ def write_sketch(data_dir: str | os.PathLike) -> None:
 
     lines: dict[str, str] = {}
     for file in sorted((Path(data_dir) / "bench").iterdir()):
-        whole = mudata.read_h5mu(file) if file.suffix == ".h5mu" else anndata.read_h5ad(file)
-        for adata in modalities(whole).values():
-            cells = sorted(set(hashes(adata)))[:SKETCH_SIZE]
-            lines |= dict.fromkeys(cells, file.stem)
+        for adata in modalities((mudata.read_h5mu if file.suffix == ".h5mu" else anndata.read_h5ad)(file)).values():
+            lines |= dict.fromkeys(sorted(set(hashes(adata)))[:SKETCH_SIZE], file.stem)
     SKETCH.write_text("".join(f"{name} {cell}\n" for cell, name in lines.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -9,52 +10,41 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from catalogue import BACKBONES, TRANSFER, Belongs, family, named, rows_of
+from catalogue import BACKBONES, REGIMES, family, named, rows_of
 from gathered import OURS, Results
 
 from more_scvi import pl
 from more_scvi.evaluation._compare import shared_splits
 
 DRAWN = (OURS, "scanvi", "scvi", "harmony", "scanorama", "pca", "pca_raw", "lr_hvg", "lda", "onehot-LR", "LEAK")
+MINE = (OURS, *BACKBONES)
+ACROSS = next(regime.belongs for regime in REGIMES if regime.words == "across modalities")
+FIGURES = {
+    "macro_f1": (DRAWN, ("S1", "S2a"), "", "Macro-F1 of hidden labels"),
+    "tradeoff": ((*DRAWN, "random"), ("S1", "S2a"), "", "Mixing of batches against structure"),
+    "few_labels": (DRAWN, ("S4", "S1"), "S4", "Macro-F1 by the number of labels per type"),
+    "few_cells": ((*MINE, "pca", "lr_hvg"), ("S1-n", "S1"), "S1-n", "Macro-F1 by the number of cells"),
+    "backbone_labels": (MINE, ("S4", "S1"), "S4", "What the backbone adds, by the number of labels per type"),
+    "backbone_new_batch": (MINE, ("S2b",), "S2b", "What the backbone adds in a new batch, mapped after training"),
+    "backbone_modalities": (MINE, (), "", "What the backbone adds across modalities"),
+}
+"""Name → methods, families of protocols (none: all across modalities), the family that must be there, caption."""
 
 
 def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
     """Name of a figure → the table it is drawn from and its caption; those whose results are there."""
-    rna = rows_of("rna", "S1", "S2a")
-    few = rows_of("rna", "S4", "S1")
-    cells = rows_of("rna", "S1-n", "S1")
-    wanted = {
-        "macro_f1": (_complete(results, DRAWN, ("annotation",), rna), "Macro-F1 of hidden labels"),
-        "tradeoff": (
-            _complete(results, (*DRAWN, "random"), ("CiLISI", "structure"), rna),
-            "Mixing of batches against structure",
-        ),
-        "few_labels": (_complete(results, DRAWN, ("annotation",), few), "Macro-F1 by the number of labels per type"),
-        "few_cells": (
-            _complete(results, (OURS, *BACKBONES, "pca", "lr_hvg"), ("annotation",), cells),
-            "Macro-F1 by the number of cells",
-        ),
-        "backbone_labels": (
-            _complete(results, (OURS, *BACKBONES), ("annotation",), _measured(results, "S4", few)),
-            "What the backbone adds, by the number of labels per type",
-        ),
-        "backbone_new_batch": (
-            _complete(results, (OURS, *BACKBONES), ("annotation",), _measured(results, "S2b", rows_of("rna", "S2b"))),
-            "What the backbone adds in a new batch, mapped after training",
-        ),
-        "backbone_modalities": (_across_modalities(results), "What the backbone adds across modalities"),
-    }
-    needs = {"few_labels": "S4", "few_cells": "S1-n", "backbone_labels": "S4", "backbone_new_batch": "S2b"}
     drawable = {}
-    for name, (table, words) in wanted.items():
-        families = {family(p) for p in table["protocol"]}
-        if table.empty or OURS not in set(table["method"]) or (name in needs and needs[name] not in families):
+    for name, (methods, families, needed, words) in FIGURES.items():
+        of = _complete if families else _across
+        table = of(results, methods, families, needed if name.startswith("backbone") else "", name == "tradeoff")
+        there = set(table["method"])
+        if OURS not in there or (needed and needed not in {family(p) for p in table["protocol"]}):
             continue
-        if name.startswith("backbone") and not set(BACKBONES) & set(table["method"]):
+        if name.startswith("backbone") and not set(BACKBONES) & there:
             continue
-        sets = sorted(set(table["dataset"]))
         n_splits = len(table[["dataset", "protocol", "seed", "rotation"]].drop_duplicates())
-        caption = f"{words}: mean over {', '.join(sets)}; {n_splits} splits, which all methods drawn share."
+        sets = ", ".join(sorted(set(table["dataset"])))
+        caption = f"{words}: mean over {sets}; {n_splits} splits, which all methods drawn share."
         drawable[name] = (table.assign(method=table["method"].map(named)), caption)
     return drawable
 
@@ -76,38 +66,31 @@ def draw(results: Results, folder: Path) -> None:
         plt.close(ax.figure)
 
 
-def _measured(results: Results, wanted: str, belongs: Belongs) -> Belongs:
-    """Only data sets on which the family of protocols was run with another backbone or none."""
-    rows = results.table[results.table["method"].isin(list(BACKBONES))]
-    sets = {of for of, protocol in zip(rows["dataset"], rows["protocol"], strict=True) if family(protocol) == wanted}
-    return lambda dataset, protocol: dataset in sets and belongs(dataset, protocol)
-
-
-def _across_modalities(results: Results) -> pd.DataFrame:
-    """Splits of all protocols across modalities, of whichever data set, that MoRE and its variants share."""
-    table, across = results.table, rows_of("multi", *TRANSFER)
-    table = table[[across(*key) for key in zip(table["dataset"], table["protocol"], strict=True)]]
-    shown = [method for method in (OURS, *BACKBONES) if method in set(table["method"])]
+def _across(results: Results, methods: Sequence[str], *_) -> pd.DataFrame:
+    """Splits across modalities, of whichever data set, that MoRE and its variants share."""
+    table = results.table
+    table = table[[ACROSS(*key) for key in zip(table["dataset"], table["protocol"], strict=True)]]
+    shown = [method for method in methods if method in set(table["method"])]
     return shared_splits(table, shown, "annotation") if OURS in shown else table[:0]
 
 
-def _complete(results: Results, methods: tuple[str, ...], metrics: tuple[str, ...], belongs: Belongs) -> pd.DataFrame:
-    """Results on shared splits: of data sets that have every protocol, and of methods that have all of these."""
-    table = results.table
+def _complete(results: Results, methods: Sequence[str], families: Sequence[str], other: str, both: bool):
+    """Results on shared splits: of data sets that have every protocol, and of methods that have all of these.
+
+    ``other``: only data sets on which this family was run with another backbone or none; ``both`` are mixing and
+    structure.
+    """
+    table, belongs = results.table, rows_of("rna", families)
+    keys = table[["dataset", "protocol", "method"]].drop_duplicates().to_numpy()
+    sets = {d for d, p, m in keys if m in BACKBONES and family(p) == other}
+    metrics = ("CiLISI", "structure") if both else ("annotation",)
     table = table[table["metric"].isin(metrics) & table["method"].isin(methods)]
-    if table.empty:
-        return table
-    table = table[[belongs(*key) for key in zip(table["dataset"], table["protocol"], strict=True)]]
+    keys = zip(table["dataset"], table["protocol"], strict=True)
+    table = table[[belongs(d, p) and (not other or d in sets) for d, p in keys]]
     mine = table[table["method"] == OURS]
-    protocols = set(mine["protocol"])
-    full = [name for name, of in mine.groupby("dataset") if set(of["protocol"]) == protocols]
+    full = [name for name, of in mine.groupby("dataset") if set(of["protocol"]) == set(mine["protocol"])]
     table = table[table["dataset"].isin(full)]
-    rows = {method: set(map(tuple, of[["dataset", "protocol", "metric"]].to_numpy())) for method, of in _by(table)}
-    wanted = rows.get(OURS, set())
-    kept = [method for method in methods if rows.get(method) == wanted]
+    rows = {m: set(map(tuple, of[["dataset", "protocol", "metric"]].to_numpy())) for m, of in table.groupby("method")}
+    kept = [method for method in methods if rows.get(method) == rows.get(OURS, set())]
     parts = [shared_splits(table, kept, metric) for metric in metrics if (table["metric"] == metric).any()]
-    return pd.concat(parts, ignore_index=True) if parts else table
-
-
-def _by(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    return [(str(method), of) for method, of in table.groupby("method")]
+    return pd.concat(parts, ignore_index=True) if parts else table[:0]

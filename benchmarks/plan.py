@@ -1,67 +1,42 @@
-"""What the benchmark runs by default: stages of data sets × protocols × seeds × methods."""
+"""What the benchmark runs by default, as ``plan.toml`` says."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-RNA = ("pbmc_kang", "bm_vangalen", "pbmc_4batch", "snareseq", "pbmc_cite")
-MULTI = ("pbmc_cite_multi", "snareseq_multi", "pbmc_mosaic_hao")
-SPATIAL = ("her2_breast_st", "starmap_mpfc", "starmap_mpfc_layer")
-FEW = ("S4-1", "S4-3", "S4-10", "S4-30")
-SEEDS = (0, 1, 2)
+from frame import HERE
 
-CONTROLS = ("random", "shuffled", "onehot-LR", "LEAK")
-LINEAR = ("pca_raw", "pca", "lr_hvg", "lda", "harmony", *CONTROLS)
-SHARED = ("lr_shared", "lr_shared_raw", "knn_shared", "lr_bridge", "ceiling", "random")
-VIEWS = ("blocks", "blocks_centred", "lr_features", "random")
-BACKBONES = ("more:no-backbone", "more:random-backbone", "more:untrained-backbone", "more:backbone-only")
-RARE = tuple(f"{kind}-{percent}" for kind in ("S5", "S5b") for percent in ("0.1", "0.5", "2"))
+PLAN = tomllib.loads((HERE / "plan.toml").read_text(encoding="utf-8"))
+QUICK_CELLS = 2000
+"""Most cells of a set of the stages in ``QUICK``, which take minutes."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Methods that run on the same data sets, protocols and seeds; a method that does not suit a set is left out."""
+    """Methods that run on the same data sets, protocols and seeds."""
 
     name: str
     datasets: tuple[str, ...]
     protocols: tuple[str, ...]
     methods: tuple[str, ...]
-    seeds: tuple[int, ...] = SEEDS
+    seeds: tuple[int, ...] = (0, 1, 2)
     max_rotations: int = 4
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options of methods that are not known by name."""
+    scib: bool = False
 
 
-STAGES = (
-    Stage("rna", RNA, ("S1", "S2a", "S3", *FEW), ("more", *LINEAR)),
-    Stage("rna-peers", RNA, ("S1", "S2a", "S3", *FEW), ("scvi", "scanvi", "scanorama"), (0,)),
-    Stage("multi", MULTI, ("S1", "S2a", "S3", *FEW), ("more", *VIEWS)),
-    Stage("multi-peers", MULTI, ("S1", "S2a", "S3", *FEW), ("totalvi", "multivi", "more:rna"), (0,)),
-    Stage(
-        "impute", ("pbmc_cite_multi",), ("S6",), ("ridge_impute", "knn_impute", "totalvi", "totalvi:background", "more")
-    ),
-    Stage("libraries", ("snareseq_multi",), ("S6-half", "S6-third"), ("cca", *SHARED, "multivi", "more"), (0, 1)),
-    Stage(
-        "mosaic",
-        ("pbmc_mosaic", "pbmc_mosaic_hao"),
-        ("hide-rna", "hide-prot", "rna-to-prot"),
-        (*SHARED, *VIEWS, "totalvi", "multivi", "more"),
-        (0, 1),
-    ),
-    Stage(
-        "diagonal",
-        ("sln_diagonal",),
-        ("rna-to-prot", "prot-to-rna"),
-        ("linked", "cca", "ceiling", "random", "more"),
-        (0, 1),
-    ),
-    Stage("spatial", SPATIAL, ("S2a",), ("rna_view", "niche", "niche_raw", *VIEWS, "more", "more:noniche"), (0,)),
-    Stage("backbones", RNA, ("S1", *FEW, "S1-100", "S1-300", "S1-1000", "S2b"), ("more", *BACKBONES, "pca", "lr_hvg")),
-    Stage("rare", RNA, RARE, ("more", "pca", "harmony", "lr_hvg", "random", "onehot-LR"), max_rotations=2),
-    Stage("rare-peers", RNA, RARE, ("scanvi",), (0,), max_rotations=2),
+def _members(value: Any) -> Any:
+    """A list with groups in the place of their names."""
+    if not isinstance(value, list):
+        return value
+    groups = PLAN["groups"]
+    return tuple(one for name in value for one in (_members(groups[name]) if name in groups else [name]))
+
+
+STAGES, QUICK = (
+    [Stage(**{k: _members(v) for k, v in one.items()}) for one in PLAN[key]] for key in ("stages", "quick")
 )
-
-QUICK = (
-    Stage("quick", ("pbmc_kang", "bm_vangalen"), ("S1", "S2a", "S3", "S4-3"), ("more", *LINEAR), (0,), 1),
-    Stage("quick-multi", ("pbmc_cite_multi",), ("S1",), ("more", "lr_features", "blocks_centred", "random"), (0,), 1),
-)
-"""Sets of at most :data:`QUICK_CELLS` cells, seed 0, one rotation: minutes."""
-QUICK_CELLS = 2000

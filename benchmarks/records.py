@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from frame import RESULTS, parser
+from frame import arguments
 
 from more_scvi._files import write_files
 from more_scvi.evaluation import load_results
@@ -112,11 +112,8 @@ def _read(path: Path) -> list[Record]:
 
 def main() -> None:
     """Gather."""
-    options = parser(__doc__, data=False)
-    options.add_argument("folder", type=Path, help="results_dir of a run")
-    options.add_argument("--results", type=Path, default=RESULTS, help="tables (default: results beside this file)")
-    arguments = options.parse_args()
-    print(f"{merge(arguments.results, load_results(arguments.folder))} new or changed results in {arguments.results}")
+    args = arguments(__doc__, {"folder": Path}, data=False)
+    print(f"{merge(args.results, load_results(args.folder))} new or changed results in {args.results}")
 
 
 if __name__ == "__main__":

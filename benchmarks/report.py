@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-from answers import answers, capital, say
+from answers import answers, say
 from catalogue import (
     CLASSIFIERS,
     COLUMNS,
@@ -19,58 +17,30 @@ from catalogue import (
     METHODS,
     REGIMES,
     SHORT,
+    TEXTS,
     Belongs,
     Group,
     kind_of,
     named,
 )
 from figures import draw, figures
-from frame import RESULTS, markdown, parser
-from gathered import OURS, Results, interval, number, probability, ranged, signed, times
+from frame import RESULTS, arguments, markdown
+from gathered import OURS, Results, interval, marked, number, probability, ranged, signed, tally
 from records import load
 
 from more_scvi.evaluation import get_method, list_methods
 from more_scvi.evaluation._compare import Comparison
 from more_scvi.evaluation._fingerprint import method_fingerprint
-from more_scvi.evaluation._report import summarise
 from more_scvi.pl._table import natural
 
 DOCS = RESULTS.parents[1] / "docs"
 NOTICE = "<!-- Written by benchmarks/report.py from benchmarks/results; do not edit. -->\n\n"
 OTHERS = ("cost", "backbone_gates", "pretraining", "distillation", "speed", "atac_memory")
 """Reports of other scripts in the results folder."""
-BEST: dict[str, Callable[[Results], list[str]]] = {
-    "best peer of each row": lambda results: results.rivals,
-    "best that integrates": lambda results: results.integrating,
-}
-
-READING = """\
-**How to read.** Labels are hidden before a method starts, and scored where they were hidden. *own*, *LR*, *kNN*:
-macro-F1 by the method's own classifier, a linear probe on the embedding, and 15 neighbours in it. *CiLISI*: mixing of
-batches within types (1: as by chance). *structure*: distances within a type and batch against those of each modality's
-own components (1: unchanged). *dimension*: effective dimension within types. *runs*: seeds × rotations, in brackets the
-range over all of them. [What each figure is](how/evaluation.md).
-
-**Comparisons** use only splits that both methods have. The figure of a method is the better of *own* and *LR*, chosen
-once by the mean over all its rows; likewise its novelty score (of own, LR, kNN and the share of labelled neighbours)
-for unseen types, and its F1 of a rare type (of own, LR). A row is a data set × protocol, and all rows count alike. Δ is
-MoRE minus the other; a row is level if it is below .005. *time ×*: CPU seconds of the other over those of MoRE. The
-best peer of each row is picked with hindsight, which is hard on MoRE. Peers with a number of *steps* in their name were
-trained for less than their default epochs: what is said of them is never bold, and they never are the best peer.
-
-The 95 % interval resamples whole data sets, so it respects that splits and protocols of a data set are not independent;
-bold: it excludes zero. With few data sets it is too narrow. p (Wilcoxon signed-rank over rows) does not respect it, and
-is too small where a data set has several rows; with n < 6 rows none below .05 is possible. r is its effect size, the
-rank-biserial correlation (1: every row in favour of MoRE).
-"""
-
-
-BACKBONE_FIGURES = {
-    "few_labels": ("backbone_labels",),
-    "few_cells": ("backbone_new_batch",),
-    "modalities": ("backbone_modalities",),
-}
-"""Page → figures of what the backbone adds there."""
+OTHER_FIGURES = ("kNN", "LR", "CiLISI", "structure", "dimension")
+BEST = {"*best peer of each row*": "rivals", "*best that integrates*": "integrating"}
+BESIDE = {"few_labels": "backbone_labels", "few_cells": "backbone_new_batch", "modalities": "backbone_modalities"}
+"""Page → figure of what the backbone adds there."""
 
 
 def pages(results: Results, results_dir: Path = RESULTS) -> dict[str, str]:
@@ -78,46 +48,40 @@ def pages(results: Results, results_dir: Path = RESULTS) -> dict[str, str]:
     drawn = figures(results)
     found = {"results.md": _front(results, drawn), "results/answers.md": answers(results)}
     for group in GROUPS:
-        if (text := _page(results, group, drawn)) is not None:
-            found[f"results/{group.file}.md"] = text
+        if rows := [r for r in results.records if group.belongs(r["dataset"], r["protocol"])]:
+            found[f"results/{group.file}.md"] = _page(results, group, drawn, rows)
     found["results/experiments.md"] = _included(results_dir)
-    names = [Path(path).stem for path in found if path != "results.md"]
-    toctree = "\n".join(f"results/{name}" for name in names)
+    toctree = "\n".join(f"results/{Path(path).stem}" for path in found if path != "results.md")
     found["results.md"] += f"\n```{{toctree}}\n:hidden:\n:maxdepth: 1\n\n{toctree}\n```\n"
     return {path: NOTICE + text for path, text in found.items()}
 
 
 def _front(results: Results, drawn: dict) -> str:
-    records, table = results.records, results.table
-    sets = [name for name in DATASETS if name in set(table["dataset"])]
-    rna = [name for name in sets if kind_of(name) == "rna"]
-    n_seeds = table["seed"].nunique()
+    there = set(results.table["dataset"])
+    sets = [name for name in DATASETS if name in there]
+    rna, all_but_ours = _ordinary("rna"), [*results.peers, *results.controls]
     parts = [
         "# Results",
-        f"{len(records):,} results: {len(results.methods)} methods and variants on {len(sets)} data sets, up to "
-        f"{n_seeds} seeds, labels hidden from all of them. [Answers](results/answers.md) says what follows, and "
-        "[where MoRE loses](results/answers.md#where-does-more-lose-and-to-whom); the tables are a page each:",
+        f"{len(results.records):,} results: {len(results.methods)} methods and variants on {len(sets)} data sets, up "
+        f"to {results.table['seed'].nunique()} {TEXTS['front']}",
+        _code(results),
         _contents(results),
         "## MoRE against the others, RNA",
-        _headline(results, rna),
-        _comparisons(results, "annotation", _ordinary("rna")),
-    ]
-    parts += [_figure(name, drawn, "results/") for name in ("macro_f1", "tradeoff", "few_labels") if name in drawn]
-    parts += [
+        _headline(results, [name for name in sets if kind_of(name) == "rna"]),
+        _comparisons(results, "annotation", rna),
+        *(_figure(name, drawn, "results/") for name in ("macro_f1", "tradeoff", "few_labels") if name in drawn),
         "## Where they differ",
-        "Δ of macro-F1 per regime; of an unseen type the AUROC of noticing it, of a rare type its F1. In brackets rows "
-        "won / level / lost; bold: the interval excludes zero.",
-        _by_regime(results),
+        TEXTS["regimes"],
+        matrix(results, [*BEST, *results.peers], [(one.words, one.metric, one.belongs) for one in REGIMES], True),
         "## Mixing, structure and neighbours, RNA",
-        _other_figures(results, _ordinary("rna")),
+        matrix(results, all_but_ours, [(f"Δ {COLUMNS[m]}", m, rna) for m in OTHER_FIGURES]),
     ]
-    for kind, title in (("multi", "Several modalities"), ("spatial", "Spatial sections")):
+    for kind, title in (("multi", "several modalities"), ("spatial", "spatial sections")):
         if body := _comparisons(results, "annotation", _ordinary(kind)):
-            parts += [f"## MoRE against the others, {title.lower()}", body]
-    parts += ["## Methods, data and versions", READING.strip(), _chosen(results)]
+            parts += [f"## MoRE against the others, {title}", body]
+    parts += ["## Methods, data and versions", TEXTS["reading"], _chosen(results)]
     parts += [_dropdown("Methods", _methods(results)), _dropdown("Data sets", _datasets(results, sets))]
     parts += [_dropdown("Versions and commands", _versions(results))]
-    parts.insert(2, _code(results))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -130,201 +94,137 @@ def _contents(results: Results) -> str:
     for group in GROUPS:
         of = [r for r in results.records if group.belongs(r["dataset"], r["protocol"])]
         name = f"[{group.title}](results/{group.file}.md)" if of else f"{group.title}: not measured yet"
-        protocols = ", ".join(_short(natural({r["protocol"] for r in of})))
-        sets = len({r["dataset"] for r in of})
-        rows.append({"page": name, "hidden": protocols or "–", "data sets": sets, "results": len(of)})
-    rows.append(
-        {"page": "[Experiments and cost](results/experiments.md)", "hidden": "–", "data sets": "–", "results": "–"}
-    )
-    return markdown(rows)
-
-
-def _short(protocols: list[str]) -> list[str]:
-    """``S4-1, S4-3`` as ``S4-1, 3``."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name in protocols:
-        head, _, tail = name.partition("-")
-        key, value = (head, tail) if tail.replace(".", "").isdigit() else (name, "")
-        groups[key].append(value)
-    return [key + (f"-{', '.join(v for v in values if v)}" if any(values) else "") for key, values in groups.items()]
+        numbers: dict[str, list[str]] = defaultdict(list)  # S4-1, S4-3 as S4-1, 3
+        for protocol in natural({r["protocol"] for r in of}):
+            head, dash, tail = protocol.partition("-")
+            plain = tail.replace(".", "").isdigit()
+            numbers[head + dash if plain else protocol].append(tail if plain else "")
+        hidden = ", ".join(head + ", ".join(tails) for head, tails in numbers.items()) or "–"
+        rows.append({"page": name, "hidden": hidden, "data sets": len({r["dataset"] for r in of}), "results": len(of)})
+    last = dict.fromkeys(rows[0], "–") | {"page": "[Experiments and cost](results/experiments.md)"}
+    return markdown([*rows, last])
 
 
 def _headline(results: Results, sets: list[str]) -> str:
-    found = results.against_best("annotation", _ordinary("rna"))
-    if found is None:
+    belongs, said, rows = _ordinary("rna"), [], 0
+    for words, among in (
+        ("of each row", results.rivals),
+        ("that integrates", results.integrating),
+        ("that only classifies", CLASSIFIERS),
+    ):
+        found = results.against_best("annotation", belongs, among=among)
+        said.append(f"- {say(found, 'MoRE', f'the best peer {words}')}.".replace("- no reliable", "- No reliable"))
+        rows = rows or (0 if found is None else found.n_rows)
+    if not rows:
         return "Not measured yet."
-    best = {"that integrates": results.integrating, "that only classifies": CLASSIFIERS}
-    said = [say(found, "MoRE", "the best peer of each row")]
-    for words, among in best.items():
-        one = results.against_best("annotation", _ordinary("rna"), among=among)
-        said.append(say(one, "MoRE", f"the best peer {words}"))
-    claims = "\n".join(f"- {capital(sentence)}." for sentence in said)
     short = ", ".join(named(method) for method in results.peers if method in SHORT and ":" not in method)
+    claims = "\n".join(said)
     return (
-        f"Macro-F1 of hidden labels over {found.n_rows} rows (data set × protocol) of {', '.join(sets)}:\n\n"
+        f"Macro-F1 of hidden labels over {rows} rows (data set × protocol) of {', '.join(sets)}:\n\n"
         f"{claims}\n\nRare types are not in this table: they have a figure of their own."
         + f" Not among these peers, as they were trained for less than their default epochs: {short}."
         * bool(short)
     )
 
 
+def _compare(results: Results, other: str, metric: str, belongs: Belongs) -> Comparison | None:
+    """Against a method, or the best of several in each row."""
+    if other in BEST:
+        return results.against_best(metric, belongs, among=getattr(results, BEST[other]))
+    return results.compare(other, metric, belongs)
+
+
 def _comparisons(results: Results, metric: str, belongs: Belongs) -> str:
     """MoRE against every peer, the best of them in each row, and the controls."""
-    others = results.compare_all([*results.peers, *results.controls], metric, belongs)
-    if not others:
-        return ""
     rows = []
-    for words, among in BEST.items():
-        best = results.against_best(metric, belongs, among=among(results))
-        if best is not None:
-            rows.append(_comparison(f"*{words}*", best, None))
-    for other, found in others.items():
-        kind = " (control)" if other.split(":")[0] in CONTROLS else ""
-        rows.append(_comparison(f"`{named(other)}`{kind}", found, results.times_longer(other, belongs)))
-    return markdown(rows)
+    for other in [*BEST, *results.peers, *results.controls]:
+        if (found := _compare(results, other, metric, belongs)) is None:
+            continue
+        longer = None if other in BEST else results.times_longer(other, belongs)
+        rows.append({
+            "MoRE against": _name(other) + " (control)" * (other.split(":")[0] in CONTROLS),
+            "Δ": marked(found),
+            "95 %": interval(found),
+            "won / level / lost": tally(found),
+            "MoRE": number(found.rows["ours"].mean()),
+            "other": number(found.rows["other"].mean()),
+            "data sets": found.n_sources,
+            "splits": int(found.rows["n_splits"].sum()),
+            "p": probability(found),
+            "r": number(found.effect, 2),
+            "time ×": "–" if longer is None else f"{longer:,.0f}" if longer >= 20 else f"{longer:.2g}",
+        })  # fmt: skip
+    return markdown(rows) if rows else ""
 
 
-def _comparison(name: str, found: Comparison, longer: float | None) -> dict[str, str]:
-    return {
-        "MoRE against": name,
-        "Δ": _marked(found, signed(found.difference)),
-        "95 %": interval(found),
-        "won / level / lost": _score(found),
-        "MoRE": number(found.rows["ours"].mean()),
-        "other": number(found.rows["other"].mean()),
-        "data sets": str(found.n_sources),
-        "splits": str(int(found.rows["n_splits"].sum())),
-        "p": probability(found),
-        "r": number(found.effect, 2),
-        "time ×": times(longer),
-    }
+def _name(method: str) -> str:
+    return method if method in BEST else f"`{named(method)}`"
 
 
-def _score(found: Comparison) -> str:
-    return " / ".join(map(str, found.tally()))
+def matrix(
+    results: Results, others: Sequence[str], columns: Sequence[tuple[str, str, Belongs]], rows: bool = False
+) -> str:
+    """Differences to each of the others, a column per (title, figure, rows); also rows won, level and lost."""
+    table = []
+    for other in others:
+        found = {title: _compare(results, other, metric, belongs) for title, metric, belongs in columns}
+        row = {t: marked(of, 1 if of.metric == "dimension" else 3) if of else "–" for t, of in found.items()}
+        row |= {title: f"{row[title]} ({tally(of)})" for title, of in found.items() if of and rows}
+        table += [{"MoRE against": _name(other)} | row] if any(found.values()) else []
+    empty = {title for title, *_ in columns if all(row[title] == "–" for row in table)}
+    return markdown([{name: text for name, text in row.items() if name not in empty} for row in table])
 
 
-def _marked(found: Comparison, text: str) -> str:
-    shown = found.verdict() in ("better", "worse") and found.other not in SHORT
-    return f"**{text}**" if shown else text
-
-
-def _by_regime(results: Results) -> str:
-    rows = []
-    for other in [*BEST, *results.peers]:
-        row = {"MoRE against": f"*{other}*" if other in BEST else f"`{named(other)}`"}
-        for words, metric, belongs in REGIMES:
-            if other in BEST:
-                found = results.against_best(metric, belongs, among=BEST[other](results))
-            else:
-                found = results.compare(other, metric, belongs)
-            text = "–"
-            if found is not None:
-                text = f"{_marked(found, signed(found.difference))} ({_score(found)})"
-            row[words] = text
-        if any(value != "–" for value in list(row.values())[1:]):
-            rows.append(row)
-    shown = [name for name in rows[0] if any(row[name] != "–" for row in rows)]
-    return markdown([{name: row[name] for name in shown} for row in rows])
-
-
-def _other_figures(results: Results, belongs: Belongs) -> str:
-    rows = []
-    for other in [*results.peers, *results.controls]:
-        row, any_found = {"MoRE against": f"`{named(other)}`"}, False
-        for metric in ("kNN", "LR", "CiLISI", "structure", "dimension"):
-            found = results.compare(other, metric, belongs)
-            digits = 1 if metric == "dimension" else 3
-            any_found |= found is not None
-            text = "–" if found is None else _marked(found, signed(found.difference, digits))
-            row[f"Δ {COLUMNS[metric]}"] = text
-        if any_found:
-            rows.append(row)
-    return markdown(rows)
-
-
-def _page(results: Results, group: Group, drawn: dict) -> str | None:
-    table = results.table
-    keys = {(d, p) for d, p in zip(table["dataset"], table["protocol"], strict=True) if group.belongs(d, p)}
-    if not keys:
-        return None
+def _page(results: Results, group: Group, drawn: dict, records: Sequence[Mapping[str, Any]]) -> str:
+    keys = {(r["dataset"], r["protocol"]) for r in records}
     parts = [f"# {group.title}", group.words]
-    of_page = (group.file, *BACKBONE_FIGURES.get(group.file, ()))
-    parts += [_figure(name, drawn, "") for name in of_page if name in drawn]
+    parts += [_figure(n, drawn, "") for n in (group.file, BESIDE.get(group.file)) if n in drawn]
     parts += [f"## MoRE against the others: {COLUMNS[group.metric]}"]
     parts += [_comparisons(results, group.metric, group.belongs) or "Not measured yet."]
     parts += ["[How to read](../results.md#methods-data-and-versions); below, everything that was measured."]
-    summary = summarise(table)
     for dataset in [name for name in DATASETS if name in {d for d, _ in keys}]:
-        parts.append(f"## {dataset}")
-        parts.append(f"{capital(DATASETS[dataset].words)}.")
+        words = DATASETS[dataset].words
+        parts += [f"## {dataset}", f"{words[0].upper()}{words[1:]}."]
         for protocol in natural({p for d, p in keys if d == dataset}):
-            of = summary.loc[(dataset, protocol)]
-            title = f"{protocol}: {of.index.get_level_values('method').nunique()} methods"
-            parts.append(_dropdown(title, _detail(results, of, dataset, protocol, group), opened=group.file == "rna"))
+            title = f"{protocol}: {results.summary.loc[(dataset, protocol)].index.unique('method').size} methods"
+            body = detail(results, dataset, protocol, group.metric)
+            parts.append(_dropdown(title, body, opened=group.file == "rna"))
     return "\n\n".join(parts) + "\n"
 
 
-def _detail(results: Results, of: pd.DataFrame, dataset: str, protocol: str, group: Group) -> str:
+def detail(results: Results, dataset: str, protocol: str, metric: str) -> str:
     """Everything measured on one data set and protocol, a row per method."""
-    have = set(of.index.get_level_values("metric"))
+    of, rows = results.summary.loc[(dataset, protocol)], []
+    have, ahead = of.index.unique("metric"), results.differences(metric, dataset, protocol)
     shown = [name for name in COLUMNS if name in have and name not in ("annotation", "novelty", "rare")]
-
-    rows = []
-    for method in (m for m in results.methods if m in of.index.get_level_values("method")):
+    for method in (m for m in results.methods if m in of.index.unique("method")):
         values = of.loc[method]
-        ahead = None if method == OURS else results.difference(method, group.metric, dataset, protocol)
         older = " †" * ((dataset, protocol, method) in results.older)
-        row = {"method": f"`{named(method)}`{older}", "runs": _runs(values)}
-        row[f"Δ {COLUMNS[group.metric]}"] = signed(ahead)
+        runs = f"{values['n_seeds'].max():.0f}"
+        if (rotations := values["n_rotations"].max()) > 1:
+            runs += f" × {rotations:.0f}"
+        row = {"method": f"{_name(method)}{older}", "runs": runs}
+        row[f"Δ {COLUMNS[metric]}"] = signed(None if method == OURS else ahead.get(method))
         for name in shown:
-            one = values.loc[name] if name in values.index else None
-            digits = 1 if name == "dimension" else 3
-            row[COLUMNS[name]] = "–" if one is None else ranged(one["mean"], one["min"], one["max"], digits)
-        rows.append(row | _cost(values))
-    seconds = _default_seconds(results, dataset, protocol)
-    types = f"{_scored(of)} scored cells of {DATASETS[dataset].types} types" if dataset in DATASETS else ""
-    return f"{types}.{seconds}\n\n{markdown(rows)}"
+            one = values[["mean", "min", "max"]].reindex([name]).iloc[0]
+            row[COLUMNS[name]] = ranged(*one, 1 if name == "dimension" else 3)
+        for name, header, column, unit, digits in COSTS:
+            value = values[column].get(name)
+            row[header] = "–" if value is None else f"{value / unit:,.{digits}f}"
+        rows.append(row)
+    scored = of[of.index.get_level_values("metric") == "n_scored"]
+    span = " to ".join(dict.fromkeys(f"{n:,.0f}" for n in (scored["min"].min(), scored["max"].max())))
+    return f"{span} scored cells of {DATASETS[dataset].types} types.\n\n{markdown(rows)}"
 
 
-def _runs(values: pd.DataFrame) -> str:
-    seeds, rotations = int(values["n_seeds"].max()), int(values["n_rotations"].max())
-    return f"{seeds}" if rotations == 1 else f"{seeds} × {rotations}"
-
-
-def _cost(values: pd.DataFrame) -> dict[str, str]:
-    def of(name: str, column: str = "mean") -> float | None:
-        return float(values.loc[name, column]) if name in values.index else None
-
-    seconds, memory, trained = of("seconds"), of("memory", "max"), of("trained")
-    return {
-        "CPU s": "–" if seconds is None else f"{seconds:,.1f}",
-        "memory (MB)": "–" if memory is None else f"{memory / 2**20:,.0f}",
-        "trained": "–" if trained is None else f"{trained:,.0f}",
-    }
-
-
-def _scored(of: pd.DataFrame) -> str:
-    cells = of.xs("n_scored", level="metric")
-    low, high = int(cells["min"].min()), int(cells["max"].max())
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _default_seconds(results: Results, dataset: str, protocol: str) -> str:
-    """What scvi-tools' default epochs would take, where it was noted."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for record in results.records:
-        seconds = (record.get("notes") or {}).get("default_training_seconds")
-        if (record["dataset"], record["protocol"]) == (dataset, protocol) and seconds is not None:
-            found[named(record["method"])].append(float(seconds))
-    said = [f"`{method}` {np.mean(values):,.0f} s" for method, values in sorted(found.items())]
-    return f" Training at the default epochs of scvi-tools would take: {', '.join(said)}." if said else ""
+COSTS = (
+    ("seconds", "CPU s", "mean", 1, 1), ("memory", "memory (MB)", "max", 2**20, 0), ("trained", "trained", "mean", 1, 0)
+)  # fmt: skip
 
 
 def _included(results_dir: Path) -> str:
     """Reports of other scripts, as they wrote them."""
-    experiments = sorted((results_dir / "experiments").glob("*.md"))
-    files = [*experiments, *(results_dir / f"{name}.md" for name in OTHERS)]
+    files = [*sorted((results_dir / "experiments").glob("*.md")), *(results_dir / f"{name}.md" for name in OTHERS)]
     parts = ["# Experiments and cost", "Written by further scripts in `benchmarks/`, included as they are."]
     for file in (f for f in files if f.exists()):
         path = f"../../benchmarks/results/{file.relative_to(results_dir).as_posix()}"
@@ -343,43 +243,39 @@ def _dropdown(title: str, body: str, opened: bool = False) -> str:
 
 
 def _chosen(results: Results) -> str:
-    names = {"own": [], "LR": []}
-    for method in results.methods:
-        if ":" not in method and method in results.chosen["annotation"]:
-            names[results.chosen["annotation"][method]].append(f"`{named(method)}`")
+    chosen = results.chosen["annotation"]
+    names = {of: [_name(m) for m in results.methods if ":" not in m and chosen.get(m) == of] for of in ("own", "LR")}
     return f"Chosen for macro-F1: *own* for {', '.join(names['own'])}; *LR* for {', '.join(names['LR'])}."
 
 
 def _methods(results: Results) -> str:
     rows = []
     for method in results.methods:
-        role = "control" if method.split(":")[0] in CONTROLS else ("variant" if method in results.variants else "")
-        words = METHODS.get(method, "MoRE, one part changed" if role == "variant" else "")
-        rows.append({"method": f"`{named(method)}`", "what": words, "role": role or ("" if method == OURS else "peer")})
+        variant = method in results.variants
+        role = "control" if method in results.controls else "variant" if variant else "peer" * (method != OURS)
+        words = METHODS.get(method, "MoRE, one part changed" if variant else "")
+        rows.append({"method": _name(method), "what": words, "role": role})
     return markdown(rows)
 
 
 def _datasets(results: Results, sets: list[str]) -> str:
     rows = []
     for name in sets:
-        entry = DATASETS[name]
         cells = max(r["n_cells"] for r in results.records if r["dataset"] == name)
-        rows.append({"data set": f"`{name}`", "what": entry.words, "cells": f"{cells:,}", "types": entry.types})
+        of = DATASETS[name]
+        rows.append({"data set": f"`{name}`", "what": of.words, "cells": f"{cells:,}", "types": of.types})
     shared = ", ".join(f"{name} with {entry.source}" for name, entry in DATASETS.items() if entry.source)
-    table = markdown(rows)
-    return f"{table}\n\nThese share cells and count as one data set in intervals: {shared}."
+    return f"{markdown(rows)}\n\nThese share cells and count as one data set in intervals: {shared}."
 
 
 def _code(results: Results) -> str:
     """Which code the results were made with, as far as they say."""
-    records = results.records
-    unnamed = [record for record in records if not record.get("fingerprint")]
-    said = []
+    unnamed = [record for record in results.records if not record.get("fingerprint")]
+    mine, said = sum(record["method"].split(":")[0] == OURS for record in unnamed), []
     if unnamed:
-        mine = sum(record["method"].split(":")[0] == OURS for record in unnamed)
         said.append(
-            f"{len(unnamed):,} of {len(records):,} results, {mine:,} of them of MoRE and its variants, were measured "
-            "with an earlier version, before results named the code they were made with."
+            f"{len(unnamed):,} of {len(results.records):,} results, {mine:,} of them of MoRE and its variants, were "
+            "measured with an earlier version, before results named the code they were made with."
         )
     if results.older:
         said.append("† in the tables: some results there are of other code than the newest of that method.")
@@ -394,42 +290,28 @@ def _versions(results: Results) -> str:
     listed = ", ".join(f"{package} {' and '.join(sorted(versions))}" for package, versions in sorted(seen.items()))
     commits = {record["commit"] for record in results.records if record.get("fingerprint") and record.get("commit")}
     listed += f"; commits {', '.join(sorted(commits))}" * bool(commits)
-    return (
-        f"{listed}.\n\nCPU seconds are of one thread; memory is the growth of the process, the largest over runs, and "
-        "without the training where a trained scVI, totalVI or MultiVI was taken from the cache.\n\n"
-        "```bash\n"
-        "python benchmarks/run.py --data /path/to/data --cache /tmp/more-cache   # what is missing\n"
-        "python benchmarks/report.py                                             # these pages; what is stale\n"
-        "```"
-    )
+    return f"{listed}.\n\n{TEXTS['commands']}"
 
 
 def stale(records: Iterable[Mapping[str, Any]]) -> list[str]:
     """Methods and how many of their results were made by other code than the present; ``run.py`` runs them again."""
-    found = Counter()
-    prints: dict[str, str | None] = {}
-    for record in records:
-        name = record["method"]
-        if name not in prints:
-            known = name in list_methods()
-            prints[name] = method_fingerprint(get_method(name)) if known else None
-        found[name] += prints[name] is None or record.get("fingerprint") != prints[name]
-    return [f"{name} ({n})" for name, n in sorted(found.items()) if n]
+    records = list(records)
+    names = {record["method"] for record in records} & set(list_methods())
+    prints = {name: method_fingerprint(get_method(name)) for name in names}
+    found = Counter(r["method"] for r in records if r.get("fingerprint") != prints.get(r["method"], ""))
+    return [f"{name} ({n})" for name, n in sorted(found.items())]
 
 
 def main() -> None:
     """Write pages and figures."""
-    options = parser(__doc__, data=False)
-    options.add_argument("--results", type=Path, default=RESULTS, help="default: results beside this file")
-    options.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages (default: docs)")
-    arguments = options.parse_args()
-    results = Results(load(arguments.results))
-    written = pages(results, arguments.results)
+    args = arguments(__doc__, data=False, docs=DOCS)
+    results = Results(load(args.results))
+    written = pages(results, args.results)
     for path, text in written.items():
-        (arguments.docs / path).parent.mkdir(parents=True, exist_ok=True)
-        (arguments.docs / path).write_text(text)
-    draw(results, arguments.docs / "results")
-    print(f"{len(results.records):,} results, {len(written)} pages in {arguments.docs}")
+        (args.docs / path).parent.mkdir(parents=True, exist_ok=True)
+        (args.docs / path).write_text(text)
+    draw(results, args.docs / "results")
+    print(f"{len(results.records):,} results, {len(written)} pages in {args.docs}")
     print(f"made by other code or settings than the present: {', '.join(stale(results.records)) or 'none'}")
 
 
