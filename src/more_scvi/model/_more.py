@@ -30,7 +30,7 @@ from more_scvi.model._paths import get_layer_weights, get_path_weights
 from more_scvi.model._reader import Reader
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
-from more_scvi.model._train import train
+from more_scvi.model._train import History, train
 from more_scvi.module._module import MoREModule
 from more_scvi.train._plan import MoRETrainingPlan
 
@@ -209,6 +209,11 @@ class MoRE(SaveLoadMixin, SetupMixin):
     @adata.setter
     def adata(self, adata: AnnData | MuData) -> None:
         self._attach(adata)
+
+    @property
+    def history(self) -> History | None:
+        """Curves of training by name, a table each; ``None`` before."""
+        return None if self.history_ is None else History(self.history_)
 
     @property
     def modalities(self) -> list[str]:
