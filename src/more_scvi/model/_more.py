@@ -34,6 +34,9 @@ from more_scvi.model._train import History, train
 from more_scvi.module._module import MoREModule
 from more_scvi.train._plan import MoRETrainingPlan
 
+LARGEST = 100_000
+"""Largest size that is believed to be meant. Source: plain value."""
+
 
 @guide_users_of_scvi
 class MoRE(SaveLoadMixin, SetupMixin):
@@ -259,9 +262,9 @@ def _sizes(schema: Schema, frozen: FrozenReader, modality: str, n_components: in
 
 def _check_arguments(arguments: dict[str, Any]) -> None:
     for name in ("n_latent", "n_variable", "n_bottleneck", "refinement_rank", "adapter_layers", "adapter_rank"):
-        check_integer(name, arguments[name], 1)
+        check_integer(name, arguments[name], 1, LARGEST)
     for name in ("n_components", "n_wide", "n_refinement_steps", "n_views"):
-        check_integer(name, arguments[name], 0)
+        check_integer(name, arguments[name], 0, LARGEST)
     check_option("fusion", arguments["fusion"], ("attention", "concatenation", "mean"))
     check_option("adapter", arguments["adapter"], ADAPTERS)
     if not isinstance(arguments["freeze_backbone"], bool):

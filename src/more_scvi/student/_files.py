@@ -21,7 +21,7 @@ from ._network import StudentNetwork
 WEIGHTS, CARD, GENES = "student.safetensors", "student.json", "genes.tsv.gz"
 FILES = (WEIGHTS, GENES)
 FORMAT = "more-scvi student"
-VERSION = 1
+VERSION = 2
 SIZES = (
     "n_genes", "n_variable", "n_components", "n_latent", "n_batch", "n_labels", "n_hidden", "normalised",
 )  # fmt: skip
@@ -77,7 +77,8 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not the card of a student. {_REMEDY}")
     if card.get("version") != VERSION:
         raise ValueError(
-            f"{path} has version {card.get('version')!r}; this more-scvi reads {VERSION}. Install a newer one."
+            f"{path} has version {card.get('version')!r}; this more-scvi reads {VERSION}. Distill the student again, or"
+            " install the version that wrote it."
         )
     missing = [key for key in (*SIZES, *ENTRIES) if key not in card]
     if missing:

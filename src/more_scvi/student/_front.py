@@ -78,6 +78,7 @@ class LinearFront(nn.Module):
     """
 
     gene_share: Tensor
+    detected: Tensor
     variable: Tensor
     mean: Tensor
     std: Tensor
@@ -94,6 +95,7 @@ class LinearFront(nn.Module):
         self.normalised = normalised
         shapes: dict[str, tuple[int, ...]] = {
             "gene_share": (n_genes,),
+            "detected": (n_genes,),
             "mean": (n_variable,),
             "std": (n_variable,),
             "weight": (n_variable, n_latent),
