@@ -1,11 +1,15 @@
 """Tiny backbones with layers that adapters may enter, and counts in their genes."""
 
+import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
+from mudata import MuData
 from torch import nn
 
 import more_scvi as more
+from more_scvi._compat import no_pull
 from more_scvi.backbones import Backbone, MoreMini, MoreMiniSizes, TopLayers, register_backbone
 from more_scvi.data import GeneVocabulary
 
@@ -171,3 +175,25 @@ def make_model(few_genes):
 @pytest.fixture(scope="session")
 def tiny_sizes():
     return {"d": D_MODEL, "layers": N_LAYERS, "features": 8, "tokens": 4}
+
+
+@pytest.fixture(scope="session")
+def make_multi(few_genes):
+    """Builds a model of RNA and twelve antibodies on the same cells; trains it unless ``epochs`` is None."""
+
+    def make(epochs=None, **kwargs):
+        rna = few_genes.copy()
+        adt = ad.AnnData(sp.csr_matrix(np.random.default_rng(1).poisson(few_genes.X[:, :36:3].toarray() * 4 + 1.0)))
+        adt.obs_names, adt.var_names = rna.obs_names, [f"adt{i}" for i in range(adt.n_vars)]
+        with no_pull():
+            mdata = MuData({"rna": rna, "adt": adt[::-1].copy()})
+        for key in ("batch", "label"):
+            mdata.obs[key] = rna.obs[key].reindex(mdata.obs_names).to_numpy()
+            del mdata["rna"].obs[key]
+        more.MoRE.setup_mudata(mdata, {"rna": "rna", "protein": "adt"}, batch_key="batch", labels_key="label")
+        model = more.MoRE(mdata, backbone=None, seed=0, n_variable=60, n_components=10, n_wide=20, **kwargs)
+        if epochs is not None:
+            model.train(max_epochs=epochs, **FIT)
+        return model
+
+    return make

@@ -108,6 +108,8 @@ class GaussianClassifier(_LinearClassifier):
         z = np.asarray(z, dtype=np.float64)
         centres = np.stack([z[code == k].mean(0) for k in range(len(classes))])
         covariance, _ = ledoit_wolf(z - centres[code], assume_centered=True)
+        if np.linalg.matrix_rank(covariance) < len(covariance):  # cells that do not differ
+            return
         weight, bias = np.zeros(self.weight.shape), np.full(len(self.bias), -np.inf)
         weight[classes] = np.linalg.solve(covariance, centres.T).T
         bias[classes] = np.log(n / n.sum()) - 0.5 * (weight[classes] * centres).sum(1)

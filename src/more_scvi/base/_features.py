@@ -14,15 +14,8 @@ from more_scvi.base._arrays import MaskedTargets
 from more_scvi.base._linear import ModalityBase
 from more_scvi.base._path import batch_means
 from more_scvi.data._measured import Measured
+from more_scvi.data._silent import count_features
 from more_scvi.data._spatial import niche_means
-
-COMMON = 0.5
-"""Share of the training cells in which a feature must be seen to be expected in cells of any type. Source: plain
-value, not tuned."""
-
-SILENT_SHARE, SILENT_CELLS = 0.1, 20
-"""Share of common features that may be empty by composition, and cells from which on their absence says something.
-Source: plain value, not tuned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +42,7 @@ def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> Non
             yield base.direct.normalise(x), batch[rows]
 
     base.direct.fit(chunks, base.n_batch)
-    sums, seen = _sums(measured)
+    sums, seen = count_features(measured.reader)
     base.level.copy_(torch.from_numpy((sums / max(sums.sum(), 1e-12)).astype(np.float32)))
     base.detected.copy_(torch.from_numpy((seen / max(len(batch), 1)).astype(np.float32)))
     base.targets.copy_(base.direct.features[: len(base.targets)])
@@ -136,32 +129,6 @@ def gene_values(measured: Measured, base: ModalityBase, links: sp.csr_matrix) ->
     links = sp.csr_matrix(links, dtype=np.float32)
     blocks = [base.direct.normalise(x) @ links for _, x in measured.reader.chunks()]
     return np.concatenate([b.toarray() if sp.issparse(b) else np.asarray(b) for b in blocks]).astype(np.float32)
-
-
-def silent_features(measured: Measured, base: ModalityBase) -> np.ndarray | None:
-    """Features that are empty in all cells as if they had not been measured, bool (features,); None: there are none.
-
-    Padding with zeros is told by features that cells of every type show (:data:`COMMON`): if more than
-    :data:`SILENT_SHARE` of them are empty in all cells, all features are taken as missing that are empty here and were
-    not in training.
-    """
-    detected = base.detected.cpu().numpy().copy()
-    if measured.visible is not None:  # what the data do not hold at all is known to be missing
-        detected[~measured.visible] = 0.0
-    common = detected >= COMMON
-    if len(measured.cells) < SILENT_CELLS or not common.any():
-        return None
-    seen = _sums(measured)[1]
-    return (seen == 0) & (detected > 0) if (seen[common] == 0).mean() > SILENT_SHARE else None
-
-
-def _sums(measured: Measured) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of each feature over all cells, and in how many it was seen, (features,) each."""
-    total, seen = np.zeros((2, measured.reader.shape[1]))
-    for _, x in measured.reader.chunks():
-        total += np.asarray(x.sum(0)).ravel()
-        seen += np.asarray((x != 0).sum(0)).ravel()  # a stored zero is not seen
-    return total, seen
 
 
 def _visible_share(measured: Measured, base: ModalityBase, panels: np.ndarray) -> np.ndarray:

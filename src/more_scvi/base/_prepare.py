@@ -6,7 +6,6 @@ returns follows from its arguments, and it changes none of them.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -24,7 +23,6 @@ from more_scvi.base._features import (
     gene_values,
     read_features,
     read_masked,
-    silent_features,
     wide_view,
 )
 from more_scvi.base._linear import LinearBase
@@ -32,9 +30,8 @@ from more_scvi.base._shared_space import SharedSpace, fit_shared_space
 from more_scvi.base._shares import covered, path_shares
 from more_scvi.data._genes import match_genes
 from more_scvi.data._measured import CellSet, Measured
+from more_scvi.data._silent import say_silent, silent_features
 from more_scvi.modalities._modality import get_modality
-
-logger = logging.getLogger("more_scvi")
 
 MANY_WEIGHTS = 10_000_000
 """Weights of a backbone from which on several threads pay; plain value."""
@@ -170,13 +167,10 @@ def without_silent(cells: CellSet, linear: LinearBase) -> CellSet:
     """Cells in which features that look as if they had not been measured are missing instead of zero; this is said."""
     measured = {}
     for name, part in cells.measured.items():
-        silent = silent_features(part, linear.base(name))
+        detected = linear.base(name).detected.cpu().numpy()
+        silent = silent_features(part.reader, detected if part.visible is None else detected * part.visible)
         if silent is not None:
-            logger.warning(
-                "%d of %d %s are zero in every cell given, though they are common in the training data: they look as if"
-                " they had not been measured, and are taken as missing.",
-                silent.sum(), len(silent), get_modality(name).features,
-            )  # fmt: skip
+            say_silent(silent, get_modality(name).features)
             seen = ~silent if part.visible is None else part.visible & ~silent
             part = replace(part, visible=seen)
         measured[name] = part

@@ -42,12 +42,14 @@ def check_option(name: str, value: Any, legal: Collection[str]) -> str:
     return value
 
 
-def check_integer(name: str, value: Any, minimum: int = 1) -> int:
-    """`value` as int if it is a whole number of at least `minimum`; TypeError or ValueError otherwise."""
+def check_integer(name: str, value: Any, minimum: int = 1, maximum: float = np.inf) -> int:
+    """`value` as int if it is a whole number in [`minimum`, `maximum`]; TypeError or ValueError otherwise."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected an integer of at least {minimum}.")
     if value < minimum:
         raise ValueError(f"{name}={value!r} is too small; expected an integer of at least {minimum}.")
+    if value > maximum:
+        raise ValueError(f"{name}={value!r} is too large; expected an integer from {minimum} to {maximum}.")
     return int(value)
 
 

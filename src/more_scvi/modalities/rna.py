@@ -193,7 +193,8 @@ class BatchMoments:
         stats.loc[alone, "spread"] = stats.loc[alone, "centre"]
         stats.loc[alone, "centre"] = 0.0
         stats = stats.loc[table["bin"]]
-        return (table["dispersion"].to_numpy() - stats["centre"].to_numpy()) / stats["spread"].to_numpy()
+        with np.errstate(invalid="ignore", divide="ignore"):  # genes that are alone in their bin, or do not vary
+            return (table["dispersion"].to_numpy() - stats["centre"].to_numpy()) / stats["spread"].to_numpy()
 
 
 def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:

@@ -30,9 +30,12 @@ from more_scvi.model._paths import get_layer_weights, get_path_weights
 from more_scvi.model._reader import Reader
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
-from more_scvi.model._train import train
+from more_scvi.model._train import History, train
 from more_scvi.module._module import MoREModule
 from more_scvi.train._plan import MoRETrainingPlan
+
+LARGEST = 100_000
+"""Largest size that is believed to be meant. Source: plain value."""
 
 
 @guide_users_of_scvi
@@ -212,6 +215,11 @@ class MoRE(SaveLoadMixin, SetupMixin):
         self._attach(adata)
 
     @property
+    def history(self) -> History | None:
+        """Curves of training by name, a table each; ``None`` before."""
+        return None if self.history_ is None else History(self.history_)
+
+    @property
     def modalities(self) -> list[str]:
         """Names of the modalities, in order."""
         return self.schema.modalities
@@ -255,9 +263,9 @@ def _sizes(schema: Schema, frozen: FrozenReader, modality: str, n_components: in
 
 def _check_arguments(arguments: dict[str, Any]) -> None:
     for name in ("n_latent", "n_variable", "n_bottleneck", "refinement_rank", "adapter_layers", "adapter_rank"):
-        check_integer(name, arguments[name], 1)
+        check_integer(name, arguments[name], 1, LARGEST)
     for name in ("n_components", "n_wide", "n_refinement_steps", "n_views"):
-        check_integer(name, arguments[name], 0)
+        check_integer(name, arguments[name], 0, LARGEST)
     check_option("fusion", arguments["fusion"], ("attention", "concatenation", "mean"))
     check_option("adapter", arguments["adapter"], ADAPTERS)
     if not isinstance(arguments["freeze_backbone"], bool):

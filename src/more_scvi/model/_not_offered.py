@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+
+import lightning
+from scvi.train import Trainer
+
+from more_scvi.data._arguments import listing, nearest
 
 _NO_LIKELIHOOD = (
     "MoRE has no likelihood of a cell; model.history holds its losses, model.diagnose() says what went wrong,"
@@ -87,6 +93,16 @@ REFUSED = {
 }
 """Method → argument (or argument=value) of scvi-tools' models that cannot be ignored, and the next step."""
 
+PASSED_ON = {
+    **dict.fromkeys(("setup_anndata", "setup_mudata"), ("source_registry", "extend_categories")),
+    "train": {
+        *inspect.signature(Trainer).parameters,
+        *inspect.signature(lightning.Trainer).parameters,
+        *("trainer_config", "ckpt_path"),
+    },
+}
+"""Method → arguments that it hands on, beside its own."""
+
 T = TypeVar("T", bound=type)
 
 
@@ -115,6 +131,8 @@ def guide_users_of_scvi(cls: T) -> T:
 def _guided(method: Callable[..., Any], ignored: Mapping[str, str], refused: Mapping[str, str]) -> Callable[..., Any]:
     """``method`` that drops the arguments of ``ignored``, with a warning where they have a value."""
     where = "MoRE" if method.__name__ == "__init__" else method.__name__
+    own = [name for name in inspect.signature(method).parameters if name != "self"]
+    legal = {*own, *PASSED_ON.get(method.__name__, ())}
 
     @functools.wraps(method)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -124,6 +142,8 @@ def _guided(method: Callable[..., Any], ignored: Mapping[str, str], refused: Map
                 raise TypeError(f"{where} has no argument {name} (given {name}={value!r}): {step}.")
             if value is not None:
                 warnings.warn(f"{where} ignores {name}={value!r}: {ignored[name]}.", UserWarning, stacklevel=2)
+        for name in set(kwargs) - legal:
+            raise TypeError(f"{where} has no argument {name!r}.{nearest(name, legal)} It has {listing(own, 30)}.")
         return method(self, *args, **kwargs)
 
     return wrapped

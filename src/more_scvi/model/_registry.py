@@ -12,7 +12,13 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
-from more_scvi._compat import SCVI_UUID_KEY
+from more_scvi._compat import SCVI_UUID_KEY, make_picklable
+
+
+def _forget(managers: dict[str, AnnDataManager], key: str) -> None:
+    """Drop a manager whose data are gone, not one that took its place."""
+    if key in managers and managers[key].adata is None:
+        del managers[key]
 
 
 class RegistryMixin(BaseModelClass):
@@ -22,6 +28,8 @@ class RegistryMixin(BaseModelClass):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the trainer, with the registered data; for pickle, copy and whoever sends models to processes."""
+        if isinstance(self._adata, MuData):
+            make_picklable(self._adata)
         return {**self.__dict__, "trainer": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -30,13 +38,8 @@ class RegistryMixin(BaseModelClass):
         manager = self._adata_manager
         if manager is None:
             return
-        registered, known = manager.adata, self._setup_adata_manager_store
-        key = registered.uns[SCVI_UUID_KEY]
-        if key in known and known[key].adata is not registered:  # a copy must not take the place of what it was made of
-            key = str(uuid4())
-        registered.uns[SCVI_UUID_KEY] = manager.registry[SCVI_UUID_KEY] = key
         if isinstance(self._adata, MuData):
-            self._keep_frame(self._adata, registered)
+            self._keep_frame(self._adata, manager.adata)
         self.register_manager(manager)
         self._register_manager_for_instance(manager)
 
@@ -71,8 +74,13 @@ class RegistryMixin(BaseModelClass):
     @classmethod
     def register_manager(cls, adata_manager: AnnDataManager) -> None:
         """Record the manager of an AnnData until that AnnData is gone."""
+        registered, known = adata_manager.adata, cls._setup_adata_manager_store
+        key = registered.uns[SCVI_UUID_KEY]
+        if key in known and known[key].adata is not registered:  # a copy must not take the place of what it was made of
+            key = str(uuid4())
+        registered.uns[SCVI_UUID_KEY] = adata_manager.registry[SCVI_UUID_KEY] = key
         super().register_manager(adata_manager)
-        weakref.finalize(adata_manager.adata, cls._setup_adata_manager_store.pop, adata_manager.adata_uuid, None)
+        weakref.finalize(registered, _forget, known, key)
 
     def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         new = self.id not in self._per_instance_manager_store

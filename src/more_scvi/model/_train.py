@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from scvi.train import SaveCheckpoint, TrainRunner
 
 from more_scvi._compat import SimpleLogger, parse_device_args
 from more_scvi._threads import one_thread
-from more_scvi.data._arguments import check_integer, check_mapping
+from more_scvi.data._arguments import check_integer, check_mapping, listing, nearest
 from more_scvi.model._checks import registered
 from more_scvi.model._fit import finish, make_training_set
 from more_scvi.module._objective import needs_views
@@ -75,7 +76,8 @@ def train(
     ------
     ValueError, TypeError
         For sets that are empty or overlap, unknown arguments or terms, data that are not what they were at setup, or a
-        loss that is not finite. The model is then as it was before.
+        loss that is not finite. The model is then as it was before; after a
+        :class:`scvi.train.SaveCheckpoint` with ``check_nan_gradients`` it is that of the best checkpoint.
     KeyboardInterrupt
         Of the user; what was learned until then is kept, and the model can be used.
 
@@ -135,20 +137,24 @@ def train(
             )
             self.module.train()  # scvi-tools leaves a trained module in eval mode and Lightning keeps it
             self.is_trained_, self.history_ = False, None
-            interrupted = False
+            stopped: BaseException | None = None
             try:
                 if max_epochs:
                     runner()
             except (KeyboardInterrupt, SystemExit):  # Lightning ends the process; a session wants to go on
+                stopped = KeyboardInterrupt()
                 if not runner.trainer.global_step:
-                    raise KeyboardInterrupt from None
-                interrupted = True
+                    raise stopped from None
+            except Exception as error:
+                if not any(getattr(callback, "has_restored", False) for callback in arguments["callbacks"]):
+                    raise
+                stopped = error
             self.history_ = _joined(earlier, self.history_ or {})
             self.module.eval()
             self.is_trained_ = True
             done()
-    if interrupted:
-        raise KeyboardInterrupt
+    if stopped is not None:
+        raise stopped
 
 
 @contextmanager
@@ -168,12 +174,21 @@ def _restoring(model: MoRE) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out Lightning's remarks on its own settings."""
+    """Leave out Lightning's remarks on its own settings, and its advertisement of another product."""
+
+    def matters(record: logging.LogRecord) -> bool:
+        return "litlogger" not in record.getMessage()
+
+    lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    lightning.addFilter(matters)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*num_workers.*|.*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*number of training batches.*")
         warnings.filterwarnings("ignore", message=".*ambiguous collection.*|.*in eval mode.*")
-        yield
+        try:
+            yield
+        finally:
+            lightning.removeFilter(matters)
 
 
 def _trainer_arguments(
@@ -199,6 +214,13 @@ def _trainer_arguments(
     if validates:
         out.setdefault("check_val_every_n_epoch", 1)
     return out
+
+
+class History(dict[str, pd.DataFrame]):
+    """Curves by name; a name that is not there leads to those that are."""
+
+    def __missing__(self, name: str) -> pd.DataFrame:
+        raise KeyError(f"history holds no curve {name!r}; it holds {listing(self, 30)}.{nearest(name, self)}")
 
 
 def _joined(earlier: dict[str, pd.DataFrame], new: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -20,7 +20,7 @@ from ._network import SIZES, StudentNetwork
 WEIGHTS, CARD, GENES = "student.safetensors", "student.json", "genes.tsv.gz"
 FILES = (WEIGHTS, GENES)
 FORMAT = "more-scvi student"
-VERSION = 1
+VERSION = 2
 ENTRIES = ("data_type", "layer", "batch_key", "gene_key", "batches", "labels", "genes", "fidelity")
 _SIZE_OF = {"genes": "n_variable", "batches": "n_batch", "labels": "n_labels"}
 _REMEDY = "Give a folder written by Student.save, or save the student again."
@@ -80,7 +80,8 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not the card of a student. {_REMEDY}")
     if card.get("version") != VERSION:
         raise ValueError(
-            f"{path} has version {card.get('version')!r}; this more-scvi reads {VERSION}. Install a newer one."
+            f"{path} has version {card.get('version')!r}; this more-scvi reads {VERSION}. Distill the student again, or"
+            " install the version that wrote it."
         )
     if missing := [key for key in (*SIZES, *ENTRIES) if key not in card]:
         raise ValueError(f"{path} lacks the entries {missing}; it was edited. {_REMEDY}")

@@ -143,11 +143,12 @@ def _empty(
 ) -> StudentNetwork:
     """A network with its genes and their scale, weights still to be fitted; sizes: cells, n_latent, batches, labels."""
     n_cells, n_latent, n_batch, n_labels = sizes
-    share = np.full(genes.n_all, 1.0 / genes.n_all)
-    if not normalised:
-        share = np.zeros(genes.n_all)
-        for _, x in _joined(lessons):
-            share += np.asarray((1.0 / np.maximum(np.asarray(x.sum(1)).ravel(), 1e-12)) @ x).ravel()
+    share, seen = np.zeros((2, genes.n_all))
+    for _, x in _joined(lessons):
+        seen += np.bincount(x.indices[x.data != 0], minlength=len(seen))
+        share += np.asarray((1.0 / np.maximum(np.asarray(x.sum(1)).ravel(), 1e-12)) @ x).ravel()
+    if normalised:
+        share[:] = 1.0
     n_components = max(min(settings.n_components, len(genes.variable) - 1, n_cells - 1), 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -156,6 +157,7 @@ def _empty(
         )
     front = network.front
     front.gene_share.copy_(torch.from_numpy(share / max(share.sum(), 1e-12)))
+    front.detected.copy_(torch.from_numpy(seen / n_cells))
     for name in ("variable", "mean", "std"):
         getattr(front, name).copy_(torch.from_numpy(getattr(genes, name)))
     return network

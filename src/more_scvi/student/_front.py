@@ -48,6 +48,7 @@ class LinearFront(nn.Module):
     """Tables of the linear start, buffers only; the components are those of the model for missing genes."""
 
     gene_share: Tensor
+    detected: Tensor
     variable: Tensor
     mean: Tensor
     std: Tensor
@@ -64,6 +65,7 @@ class LinearFront(nn.Module):
         self.normalised = normalised
         shapes: dict[str, tuple[int, ...]] = {
             "gene_share": (n_genes,),
+            "detected": (n_genes,),
             "mean": (n_variable,),
             "std": (n_variable,),
             "weight": (n_variable, n_latent),

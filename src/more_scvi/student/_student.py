@@ -19,6 +19,7 @@ from more_scvi.data._genes import GeneVocabulary, match_genes
 from more_scvi.data._matrix import check_matrix
 from more_scvi.data._objects import check_anndata
 from more_scvi.data._rows import RowReader
+from more_scvi.data._silent import say_silent, silent_features
 
 from ._files import read_student, write_student
 from ._network import StudentNetwork
@@ -207,8 +208,12 @@ class Student:
         chosen = check_indices(indices, adata.n_obs)
         check_matrix(adata, layer=self._card["layer"], data_type=self._card["data_type"], query=True)
         front = self.network.front
-        there = front.visible_map(self._match(adata))
-        reader = RowReader(adata, self._card["layer"])
+        reader, index = RowReader(adata, self._card["layer"]), self._match(adata)
+        silent = silent_features(reader, np.where(index >= 0, front.detected.numpy()[index], 0.0))
+        if silent is not None:
+            say_silent(silent, "genes")
+            index = np.where(silent, -1, index)
+        there = front.visible_map(index)
         raw = np.empty((adata.n_obs, self.n_latent), np.float32)
         codes = batch_codes(adata.obs, self._card["batch_key"], self.batches)
         needed = np.zeros(adata.n_obs, dtype=bool)

@@ -14,6 +14,8 @@ class RestoringCheckpoint(SaveCheckpoint):
 
     _finish: Callable[[], None]
     _restore: Callable[[str], None]
+    has_restored = False
+    """Whether training failed and the best weights took the place of its last ones."""
 
     @classmethod
     def of(
@@ -31,7 +33,7 @@ class RestoringCheckpoint(SaveCheckpoint):
             Puts the weights of a folder into the model.
         """
         own = object.__new__(cls)
-        own.__dict__ = callback.__dict__ | {"_finish": finish, "_restore": restore}
+        own.__dict__ = callback.__dict__ | {"_finish": finish, "_restore": restore, "has_restored": False}
         callback.__dict__ = own.__dict__
         return own
 
@@ -49,3 +51,4 @@ class RestoringCheckpoint(SaveCheckpoint):
         """Restore the best weights if ``check_nan_gradients``; the error is raised all the same."""
         if self.check_nan_gradients and self.best_model_path and not isinstance(exception, KeyboardInterrupt):
             self._restore(self.best_model_path)
+            self.has_restored = True
