@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -115,3 +117,28 @@ def test_files_and_functions_of_the_drawing_exist(architecture):
         assert {f"{folder}/{name}" for name in (file, also) if name} <= set(FILES)
     for word in re.findall(r"\b(?:prepare|fit_base|fit_space|fit_composition|teach|finish)\b", drawing):
         assert any(re.search(rf"def {word}\(", (ROOT / path).read_text()) for path in FILES), word
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if not p.endswith("__init__.py")])
+def test_names_come_from_the_files_that_define_them(path):
+    """Facades are for users: inside the package they would tie files together that know nothing of each other."""
+    facades = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in ROOT.rglob("__init__.py")} - {"."}
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").startswith("more_scvi."):
+            assert node.module.removeprefix("more_scvi.") not in facades, f"{path}:{node.lineno} imports {node.module}"
+
+
+def test_every_file_can_be_imported_first():
+    """No circle of imports: each file, alone in a new process, finds all it needs."""
+    names = ["more_scvi." + p.removesuffix(".py").replace("/", ".") for p in FILES if not p.endswith("__main__.py")]
+    code = f"""if True:
+        import importlib, sys
+        import anndata, lightning, mudata, pandas, scanpy, scipy, sklearn, scvi, torch
+        known = set(sys.modules)
+        for name in {names!r}:
+            for other in [m for m in sys.modules if m.split('.')[0] == 'more_scvi']:
+                del sys.modules[other]
+            importlib.import_module(name)
+    """
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -17,7 +17,9 @@ def adata():
 
 
 @pytest.mark.parametrize(
-    ("objective", "most"), [(None, 2), ("fast", 1), ({"masked": 0.0}, 1), ("paper", 2)], ids=["full", "fast", "0", "paper"]
+    ("objective", "most"),
+    [(None, 2), ("fast", 1), ({"masked": 0.0}, 1), ("paper", 2)],
+    ids=["full", "fast", "0", "paper"],
 )
 def test_every_cell_passes_the_backbone_once_and_once_more_for_a_masked_view(adata, monkeypatch, objective, most):
     model, passed = more.MoRE(adata), []

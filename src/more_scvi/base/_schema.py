@@ -15,14 +15,13 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
-from more_scvi.data import RNA
 from more_scvi.data._arguments import listing
 from more_scvi.data._batches import batch_codes
 from more_scvi.data._cells import Cells, read_cells
 from more_scvi.data._checks import speak_of
 from more_scvi.data._columns import as_batch_array, check_genes
 from more_scvi.data._covariates import CovariateDesign
-from more_scvi.data._fields import LabelsField, features_key, read_links
+from more_scvi.data._fields import RNA, LabelsField, features_key, read_links
 from more_scvi.data._genes import naming_hint
 from more_scvi.data._matrix import check_matrix
 from more_scvi.data._measured import CellSet, Measured

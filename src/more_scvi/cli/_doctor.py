@@ -14,7 +14,7 @@ def doctor(as_json: Json = False) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         import torch
 
-        from more_scvi.backbones import get_backbone, list_backbones
+        from more_scvi.backbones._registry import get_backbone, list_backbones
 
         mini = get_backbone("more-mini")
     packages = ("more-scvi", "scvi-tools", "torch", "lightning", "anndata", "mudata", "scanpy", "numpy", "scib-metrics")

@@ -17,8 +17,8 @@ from more_scvi._files import check_writable
 from ._shared import Json, choose_layer, quiet, read, refusals, show
 
 if TYPE_CHECKING:
-    from more_scvi.evaluation import Task
     from more_scvi.evaluation._data import Data
+    from more_scvi.evaluation._tasks import Task
 
 QUICK_METHODS = ("more", "pca_raw", "pca", "lr_hvg", "random", "onehot-LR")
 SEVERAL_METHODS = ("more", "blocks", "lr_features", "pca", "random", "onehot-LR", "LEAK")
@@ -109,11 +109,14 @@ def _report(
     from mudata import MuData
 
     import more_scvi.model  # noqa: F401 - loads Lightning, so that it can be silenced
-    from more_scvi.evaluation import get_method, load_results, make_tasks, run, run_task
     from more_scvi.evaluation._data import BATCH_KEY, LABELS_KEY, UNLABELED, standardise
-    from more_scvi.evaluation._runner import DEFAULT_METHODS
-    from more_scvi.evaluation._store import result_path, write_json
-    from more_scvi.report import ReportInputs, add_umaps, write_report
+    from more_scvi.evaluation._run_task import run_task
+    from more_scvi.evaluation._runner import DEFAULT_METHODS, run
+    from more_scvi.evaluation._store import load_results, result_path, write_json
+    from more_scvi.evaluation._tasks import make_tasks
+    from more_scvi.evaluation.methods._method import get_method
+    from more_scvi.report._inputs import ReportInputs, add_umaps
+    from more_scvi.report._write import write_report
 
     quiet()
     chosen = methods or (SEVERAL_METHODS if isinstance(data, MuData) else DEFAULT_METHODS)

@@ -15,7 +15,7 @@ from ._shared import Json, Seed, check_written, choose_layer, quiet, read, refus
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from more_scvi.model import MoRE
+    from more_scvi.model._more import MoRE
 
 
 def integrate(
@@ -80,7 +80,7 @@ def integrate(
 def _build(adata: AnnData, setup: dict[str, Any], backbone: str, seed: int) -> MoRE:
     import scvi
 
-    from more_scvi.model import MoRE
+    from more_scvi.model._more import MoRE
 
     quiet()
     scvi.settings.seed = seed

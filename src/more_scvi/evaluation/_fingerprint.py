@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from more_scvi.evaluation.methods._method import Method
+
 from ._data import LABELS_KEY, Data, batches_of, modalities
-from .methods import Method
 from .methods._controls import Stored
 
 PACKAGE = Path(__file__).parents[1]

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from more_scvi.evaluation.methods._method import Given, Method, Result, get_method
+
 from ._evaluate import score_task
 from ._fingerprint import method_fingerprint, settings
 from ._store import commit, split_digest, versions
 from ._tasks import Task
-from .methods import Given, Method, Result, get_method
 
 
 def run_task(

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm.auto import tqdm
 
 from more_scvi._files import atomic_path
+from more_scvi.evaluation.methods._method import Method, get_method
 
 from ._bench_tasks import BENCH_PROTOCOLS
 from ._data import LABELS_KEY, Data, batches_of, standardise, subset
@@ -29,7 +30,6 @@ from ._run_task import run_task
 from ._splits import PROTOCOLS, Split, make_splits
 from ._store import check_name, file_name, load_results, read_json, result_path, split_folder, tidy, write_json
 from ._tasks import Task, make_tasks
-from .methods import Method, get_method
 from .methods._controls import Stored
 
 logger = logging.getLogger(__name__)

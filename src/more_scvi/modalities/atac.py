@@ -37,7 +37,7 @@ from anndata import AnnData
 from torch import Tensor, nn
 
 from more_scvi.data._matrix import ValueRules
-from more_scvi.losses import masked_bernoulli
+from more_scvi.losses._masked import masked_bernoulli
 from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
 from more_scvi.modalities._parts import LowRankMap, array, fill, fix_signs, members, posterior_map
 from more_scvi.modalities._peaks import peak_to_gene

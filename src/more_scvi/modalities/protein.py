@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from more_scvi.data._arguments import check_mapping
 from more_scvi.data._fields import RNA
 from more_scvi.data._matrix import ValueRules
-from more_scvi.losses import masked_negative_binomial_mixture
+from more_scvi.losses._masked import masked_negative_binomial_mixture
 from more_scvi.modalities._antibodies import match_antibodies
 from more_scvi.modalities._modality import Decoder, LinearPath, Modality
 from more_scvi.modalities._parts import LowRankMap, PrincipalComponents, fill

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from more_scvi.data._fields import RNA
 from more_scvi.data._matrix import ValueRules
-from more_scvi.losses import masked_gaussian, masked_negative_binomial
+from more_scvi.losses._masked import masked_gaussian, masked_negative_binomial
 from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
 from more_scvi.modalities._parts import LowRankMap, array, fill, fix_signs, members, posterior_map
 

@@ -16,7 +16,9 @@ from more_scvi.base._arrays import Arrays
 from more_scvi.data._arguments import check_option
 from more_scvi.data._columns import as_batch_array, as_label_array
 from more_scvi.data._fields import LabelsField
-from more_scvi.diagnosis import CHECKS, Diagnosis, Evidence, representative
+from more_scvi.diagnosis._checks import CHECKS
+from more_scvi.diagnosis._evidence import Evidence, representative
+from more_scvi.diagnosis._result import Diagnosis
 from more_scvi.model._checks import check_trained, registered
 from more_scvi.model._forward import forward
 from more_scvi.module._module import MoREModule

@@ -13,17 +13,17 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import ArrayLike
 
-from more_scvi.data import RNA
 from more_scvi.data._arguments import check_indices, check_integer, check_number
 from more_scvi.data._columns import as_batch_array, as_label_array
+from more_scvi.data._fields import RNA
 from more_scvi.metrics._annotation import macro_f1
 from more_scvi.metrics._fidelity import fidelity
 from more_scvi.model._checks import registered
 from more_scvi.model._inference import run
-from more_scvi.student import Student
 from more_scvi.student._fit import FitSettings, fit_student
 from more_scvi.student._lesson import Genes, Lesson
 from more_scvi.student._names import student_vocabulary
+from more_scvi.student._student import Student
 
 if TYPE_CHECKING:
     from more_scvi.model._more import MoRE

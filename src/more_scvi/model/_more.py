@@ -15,8 +15,8 @@ from more_scvi.backbones._registry import list_backbones
 from more_scvi.base._linear import ModalitySizes
 from more_scvi.base._prepare import FrozenReader
 from more_scvi.base._schema import Schema
-from more_scvi.data import RNA
 from more_scvi.data._arguments import check_integer, check_mapping, check_number, check_option
+from more_scvi.data._fields import RNA
 from more_scvi.modalities._modality import get_modality
 from more_scvi.model._backbone import attach_backbone
 from more_scvi.model._diagnose import diagnose

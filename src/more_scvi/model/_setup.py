@@ -22,7 +22,7 @@ from more_scvi.data._covariates import CovariateDesign
 from more_scvi.data._fields import RNA, BatchField, FeaturesField, LabelsField, MatrixField, features_key, read_links
 from more_scvi.data._manager import DataManager
 from more_scvi.data._spatial import niche_weights
-from more_scvi.modalities import get_modality, list_modalities
+from more_scvi.modalities._modality import get_modality, list_modalities
 from more_scvi.model._registry import RegistryMixin
 
 logger = logging.getLogger("more_scvi")

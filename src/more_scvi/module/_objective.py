@@ -10,7 +10,12 @@ import torch
 from scvi.module.base import LossOutput
 from torch import Tensor
 
-from more_scvi import losses
+from more_scvi.losses._align import align_batches
+from more_scvi.losses._align_modality import distil, pair_modalities
+from more_scvi.losses._classify import classify
+from more_scvi.losses._contrast import contrast_labels, contrast_views
+from more_scvi.losses._keep import keep_distances
+from more_scvi.losses._variance import intra_class_variance
 from more_scvi.modalities._modality import Decoder
 
 if TYPE_CHECKING:
@@ -70,25 +75,25 @@ class Objective:
             reconstruction = _reconstruct(module, tensors, view)
             terms["masked"] = reconstruction.mean()
         if self._on("classify") and logits is not None:
-            terms["classify"] = losses.classify(logits, labels)
+            terms["classify"] = classify(logits, labels)
             if partial is not None and module.classifier is not None:
                 fixed = {name: p.detach() for name, p in module.classifier.named_parameters()}
                 again = torch.func.functional_call(module.classifier, fixed, (partial + outputs["offset"][fewer],))
-                terms["classify"] = 0.5 * (terms["classify"] + losses.classify(again, labels[fewer]))
+                terms["classify"] = 0.5 * (terms["classify"] + classify(again, labels[fewer]))
         if self._on("contrast") and logits is not None:
-            terms["contrast"] = losses.contrast_labels(module.projection(z_labels), labels, domain, self.temperature)
+            terms["contrast"] = contrast_labels(module.projection(z_labels), labels, domain, self.temperature)
         elif self._on("contrast") and view is not None:
             first, second = module.projection(z_labels), module.projection(view)
-            terms["contrast"] = losses.contrast_views(first, second, domain, self.temperature)
+            terms["contrast"] = contrast_views(first, second, domain, self.temperature)
         if self._on("align_batch") and module.n_domains > 1 and logits is not None:
-            terms["align_batch"] = losses.align_batches(z, domain, types, module.n_domains, max(module.n_labels, 1))
+            terms["align_batch"] = align_batches(z, domain, types, module.n_domains, max(module.n_labels, 1))
         if self._on("align_modality") and len(module.modalities) > 1:
             terms["align_modality"] = self._align_modalities(module, outputs, present, domain, fewer, partial)
         if self._on("variance") and logits is not None:
-            terms["variance"] = losses.intra_class_variance(z_labels, labels, module.n_labels, self.variance_floor)
+            terms["variance"] = intra_class_variance(z_labels, labels, module.n_labels, self.variance_floor)
         if self._on("keep"):
             groups = domain if logits is None else torch.where(types >= 0, types * module.n_domains + domain, -1)
-            terms["keep"] = losses.keep_distances(z, tensors["base"] * module.kept, groups)
+            terms["keep"] = keep_distances(z, tensors["base"] * module.kept, groups)
         steps = outputs["refinement"]
         spread = z_labels.detach().pow(2).sum(1).mean().clamp_min(1e-8)
         ramp = {"align_batch": self.align_ramp}
@@ -146,18 +151,18 @@ class Objective:
         embeddings, typed = outputs["embeddings"], module.classifier is not None
         terms = []
         if partial is not None:
-            terms.append(losses.distil(partial, outputs["adapted"][fewer]))
+            terms.append(distil(partial, outputs["adapted"][fewer]))
         n = present.shape[1]
         for i in range(n):
             for j in range(i + 1, n):
                 both = present[:, i] & present[:, j]
                 if both.sum() > 1:
                     a, b = (module.projection(embeddings[both, m]) for m in (i, j))
-                    terms.append(0.1 * losses.pair_modalities(a, b, domain[both], self.temperature))
+                    terms.append(0.1 * pair_modalities(a, b, domain[both], self.temperature))
                 elif not typed and present[:, i].any() and present[:, j].any():
                     z = torch.cat([embeddings[present[:, i], i], embeddings[present[:, j], j]])
                     which = torch.cat([torch.full((int(present[:, m].sum()),), k) for k, m in enumerate((i, j))])
-                    terms.append(losses.align_batches(z, which.to(z.device), None, 2))
+                    terms.append(align_batches(z, which.to(z.device), None, 2))
         return torch.stack(terms).sum() if terms else embeddings.sum() * 0.0
 
 

@@ -135,7 +135,9 @@ class CellDataModule(lightning.LightningDataModule):
         steps = [list(range(i, min(i + self.batch_size, self.n_val))) for i in range(0, self.n_val, self.batch_size)]
         return self._loader(self.val_idx, steps)
 
-    def transfer_batch_to_device(self, batch: dict[str, torch.Tensor], device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(
+        self, batch: dict[str, torch.Tensor], device: torch.device, dataloader_idx: int
+    ) -> Any:
         """Move a minibatch; Lightning's general way through nested collections takes as long as a loss term."""
         return {name: tensor.to(device) for name, tensor in batch.items()}
 

@@ -126,9 +126,7 @@ class MoRETrainingPlan(TrainingPlan):
             tuned = list(inside.adapter.parameters())
             known = set(tuned)
             groups = [{"params": [p for p in params if p not in known]}, {"params": tuned, "lr": TUNING * self.lr}]
-        optimizer = torch.optim.AdamW(
-            groups, lr=self.lr, weight_decay=self.weight_decay, eps=self.eps, foreach=True
-        )
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, eps=self.eps, foreach=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._n_steps(), eta_min=0.05 * self.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -14,10 +14,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from more_scvi.backbones import MoreMini, compute_features
-from more_scvi.data import match_genes
+from more_scvi.backbones._cache import compute_features
+from more_scvi.backbones._more_mini import MoreMini
+from more_scvi.data._genes import match_genes
 from more_scvi.evaluation._data import UNLABELED, Data, batches_of, present
-from more_scvi.pretraining import Finetuned, finetune
+from more_scvi.pretraining._finetune import Finetuned, finetune
 
 from ._method import Given, Method, Result, Stopwatch, register_method
 from ._shared import centre as centre_batches

@@ -11,7 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from more_scvi.data import RNA
+from more_scvi.data._fields import RNA
 from more_scvi.evaluation._data import (
     ATAC,
     BATCH_KEY,
@@ -55,7 +55,7 @@ class MoRE(Method):
         ``names`` are the modalities to use (RNA alone goes by way of ``setup_anndata``); ``labelled`` and ``spatial``
         whether it is given labels and coordinates; ``weights`` those of the frozen backbone.
         """
-        from more_scvi.model import MoRE as Model
+        from more_scvi.model._more import MoRE as Model
 
         used = tuple(names or modalities(given.data))
         keys: dict[str, Any] = {"batch_key": BATCH_KEY, **(setup_kwargs or {})}
