@@ -7,13 +7,15 @@ returns follows from its arguments, and it changes none of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from more_scvi.backbones._base import Backbone
 from more_scvi.backbones._cache import FeatureCache, compute_features, make_panels
+from more_scvi.backbones._threads import torch_threads
 from more_scvi.base._arrays import Arrays, MaskedTargets, MaskedViews, scatter, scatter_rows
 from more_scvi.base._bridge import MIN_PAIRS
 from more_scvi.base._features import (
@@ -35,6 +37,9 @@ from more_scvi.modalities._modality import get_modality
 N_LINKED_GENES = 2000
 """Genes at most that link modalities which share no cell. Source: plain value."""
 
+SMALL = 5_000_000
+"""Weights up to which a backbone is as fast on one thread. Source: plain value."""
+
 
 @dataclass(frozen=True)
 class FrozenReader:
@@ -50,12 +55,15 @@ class FrozenReader:
         Per modality, share of its genes that the backbone knows.
     cache_dir
         Where features are kept; None: in memory.
+    threads
+        Of torch, for backbones that gain by them.
     """
 
     backbone: Backbone | None
     modalities: tuple[str, ...]
     overlaps: Mapping[str, float]
     cache_dir: str | None
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def read(self, measured: Measured, panels: np.ndarray | None, device: str) -> FeatureCache | None:
         """Features of a modality, or None where the backbone does not read it; the heavy step.
@@ -64,15 +72,17 @@ class FrozenReader:
         """
         if self.backbone is None or measured.modality not in self.modalities:
             return None
-        return compute_features(
-            self.backbone,
-            measured.source,
-            measured.source_genes,
-            panels=panels,
-            normalised=measured.normalised,
-            cache_dir=self.cache_dir,
-            device=device,
-        )
+        large = sum(p.numel() for p in self.backbone.parameters()) > SMALL
+        with torch_threads(self.threads if large else 1):  # several wait for each other, beside others for long
+            return compute_features(
+                self.backbone,
+                measured.source,
+                measured.source_genes,
+                panels=panels,
+                normalised=measured.normalised,
+                cache_dir=self.cache_dir,
+                device=device,
+            )
 
     def identities(self, names: list[str]) -> list[str]:
         """One name per gene, the same for symbols and Ensembl ids that the backbone knows."""

@@ -15,6 +15,7 @@ from scvi.train import SaveCheckpoint, TrainRunner
 from threadpoolctl import threadpool_limits
 
 from more_scvi._compat import SimpleLogger, parse_device_args
+from more_scvi.backbones._threads import torch_threads
 from more_scvi.data._arguments import check_integer, check_mapping, listing, nearest
 from more_scvi.model._checks import registered
 from more_scvi.model._fit import finish, make_training_set
@@ -176,13 +177,8 @@ def _one_thread(small: bool) -> Iterator[None]:
     if not small:
         yield
         return
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(n)
+    with torch_threads(1), threadpool_limits(1):
+        yield
 
 
 @contextmanager
