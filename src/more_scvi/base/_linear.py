@@ -153,7 +153,7 @@ class ModalityBase(nn.Module):
         self.wide_offset.copy_(torch.from_numpy(batch_means(wide, batch, self.n_batch)))
 
     def centre_wide(self, wide: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Wide view freed of its batch means if the modality asks for it, (cells, n_wide); new ones on the mean of the known."""
+        """Wide view freed of its batch means if the modality asks for it, (cells, n_wide); new ones of the mean one."""
         if not self.centres_wide:
             return wide
         return wide - batch_offsets(batch, self.wide_offset.cpu().numpy())

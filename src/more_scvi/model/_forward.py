@@ -33,8 +33,8 @@ def forward(
     arrays
         Cells.
     read
-        Takes what :meth:`more_scvi.module.MoREModule.inference` returns, with ``log_probs`` (of the answer; None without
-        labels), ``embedding`` and ``present``; returns one row per cell.
+        Takes what :meth:`more_scvi.module.MoREModule.inference` returns, with ``log_probs`` (of the answer; None
+        without labels), ``embedding`` and ``present``; returns one row per cell.
     rows
         Cells to pass, in order; None: all.
     size

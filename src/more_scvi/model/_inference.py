@@ -33,8 +33,8 @@ def get_latent_representation(
     Parameters
     ----------
     adata
-        ``None``: the registered data. Otherwise an AnnData with the genes of the model in any order, or a MuData with any
-        of the model's modalities; it is not registered. Its batch column may be absent or hold new batches,
+        ``None``: the registered data. Otherwise an AnnData with the genes of the model in any order, or a MuData with
+        any of the model's modalities; it is not registered. Its batch column may be absent or hold new batches,
         which lie where the known ones do in the mean. Genes
         that are not there are taken as missing. An AnnData given to a model of a MuData is its RNA.
     indices

@@ -195,7 +195,8 @@ class MoRE(SaveLoadMixin, SetupMixin):
         depth = 0 if inside is None or inside.adapter is None else inside_depth(frozen, arguments)
         self.reader = Reader(schema, frozen, self.module, attached.given, depth)
         sizes = ", ".join(
-            f"{len(schema.features[name])} {get_modality(name).features} ({attached.overlaps[name]:.0%} known to the backbone)"
+            f"{len(schema.features[name])} {get_modality(name).features}"
+            f" ({attached.overlaps[name]:.0%} known to the backbone)"
             for name in schema.modalities
         )
         self._model_summary_string = (
