@@ -196,7 +196,7 @@ def neighbours(arguments) -> None:
 
 def main() -> None:
     what = {"methods": methods, "speed": speed, "peaks": peaks, "neighbours": neighbours}
-    options = parser(__doc__, data="peaks" not in sys.argv)
+    options = parser(__doc__, data=not {"peaks", "neighbours"} & set(sys.argv))
     options.add_argument("what", choices=what)
     options.add_argument("--dataset", default="bm_vangalen")
     options.add_argument("--cells", type=int, default=4096)
