@@ -3,7 +3,6 @@
 Every name has a test of its own in ``tests/test_compat.py``.
 """
 
-import weakref
 from contextlib import AbstractContextManager, nullcontext
 
 import mudata
@@ -30,12 +29,6 @@ def no_pull() -> AbstractContextManager[object]:
     return mudata.set_options(pull_on_update=False) if hasattr(mudata, "set_options") else nullcontext()
 
 
-def make_picklable(mdata: mudata.MuData) -> None:
-    """Mend the file manager of a MuData, which points at an AnnData that is gone; unpickling fails on that."""
-    if hasattr(mdata.file, "_adata_ref") and mdata.file._adata_ref() is None:
-        mdata.file._adata_ref = weakref.ref(mdata)
-
-
 __all__ = [
     "FIELD_REGISTRIES_KEY",
     "MANAGER_UUID_KEY",
@@ -45,7 +38,6 @@ __all__ = [
     "SimpleLogger",
     "STATE_REGISTRY_KEY",
     "compute_and_log_metrics",
-    "make_picklable",
     "no_pull",
     "parse_device_args",
 ]

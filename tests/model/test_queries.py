@@ -81,7 +81,7 @@ def test_too_few_genes_are_refused(either, query):
 
 
 def test_cells_of_one_type_and_single_cells_are_read_as_they_are(either, query, caplog):
-    """Genes that a type does not express are measured zeros: alone the cells get the answers that they get among all."""
+    """Genes that a type does not express are measured zeros: alone its cells get the same answers."""
     whole = either.predict(query, soft=True)
     with caplog.at_level(logging.WARNING, "more_scvi"):
         for name, rows in query.obs.groupby("truth", observed=True).indices.items():

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from scvi.train import SaveCheckpoint
 
 import more_scvi as more
+from more_scvi.base import _prepare
 
 FIT = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 80}
 
@@ -209,3 +210,32 @@ def test_lightning_advertises_nothing(make, capfd, caplog):
     model = make(epochs=1)
     said = "".join(capfd.readouterr()) + caplog.text
     assert model.is_trained and "litlogger" not in said and "Tip" not in said
+
+
+# ---- threads
+
+
+@pytest.mark.parametrize(("bound", "threads"), [(5_000_000, 1), (0, 3)], ids=["small", "large"])
+def test_only_large_backbones_are_read_with_several_threads(make_model, monkeypatch, bound, threads):
+    """Small networks gain nothing by threads and suffer from other processes; training runs on one in any case."""
+    seen = {}
+
+    class Look(Callback):
+        def on_train_batch_start(self, *args):
+            seen["step"] = torch.get_num_threads()
+
+    def read(*args, **kwargs):
+        seen["features"] = torch.get_num_threads()
+        return compute(*args, **kwargs)
+
+    compute = _prepare.compute_features
+    monkeypatch.setattr(_prepare, "compute_features", read)
+    monkeypatch.setattr(_prepare, "MANY_WEIGHTS", bound)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        make_model().train(max_epochs=1, callbacks=[Look()], **FIT)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {"features": threads, "step": 1}

@@ -34,7 +34,7 @@ from more_scvi.data._silent import say_silent, silent_features
 from more_scvi.modalities._modality import get_modality
 
 MANY_WEIGHTS = 10_000_000
-"""Weights of a backbone from which on several threads pay; plain value."""
+"""Weights of a backbone from which on several threads pay. Source: plain value, not tuned."""
 
 N_LINKED_GENES = 2000
 """Genes at most that link modalities which share no cell."""

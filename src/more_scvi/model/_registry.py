@@ -12,7 +12,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
-from more_scvi._compat import SCVI_UUID_KEY, make_picklable
+from more_scvi._compat import SCVI_UUID_KEY
 
 
 def _forget(managers: dict[str, AnnDataManager], key: str) -> None:
@@ -28,8 +28,9 @@ class RegistryMixin(BaseModelClass):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the trainer, with the registered data; for pickle, copy and whoever sends models to processes."""
-        if isinstance(self._adata, MuData):
-            make_picklable(self._adata)
+        file = getattr(self._adata, "file", None)
+        if isinstance(self._adata, MuData) and getattr(file, "_adata_ref", object)() is None:
+            file._adata_ref = weakref.ref(self._adata)  # mudata's points at an AnnData that is gone: not to be pickled
         return {**self.__dict__, "trainer": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -159,7 +159,7 @@ class SaveLoadMixin(BaseModelClass):
             adata = read(check_regular(data))
         try:
             model = cls(registry=registry, **arguments)
-        except (TypeError, LookupError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
             raise ValueError(
                 f"{path} makes no model ({error}); it was edited, or what it names is not here."
             ) from error
