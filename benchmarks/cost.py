@@ -189,7 +189,8 @@ def neighbours(args: Namespace) -> None:
 def main() -> None:
     what = {"methods": methods, "speed": speed, "peaks": peaks, "neighbours": neighbours}
     args = arguments(
-        __doc__, {"what": what}, data=not {"peaks", "neighbours"} & set(sys.argv), dataset="bm_vangalen", methods=list(METHODS), cells=4096,
+        __doc__, {"what": what}, data=not {"peaks", "neighbours"} & set(sys.argv), dataset="bm_vangalen",
+        methods=list(METHODS), cells=4096,
         peaks=120_000, repeats=5,
     )  # fmt: skip
     what[args.what](args)

@@ -13,7 +13,7 @@ APART = ("cli", "diagnosis", "evaluation", "metrics", "pl", "pretraining", "repo
 """Folders whose constants do not touch what a model computes."""
 STEERS_NOTHING = {
     *("FORMAT", "VERSION", "SEED", "SIZE", "N_PCS", "N_CONTEXT"),  # definitions
-    *("BLOCK", "BLOCK_VALUES", "CHUNK", "CELLS_PER_PASS", "CHECK_EVERY", "N_KEPT"),  # speed
+    *("BLOCK", "MANY_WEIGHTS", "BLOCK_VALUES", "CHUNK", "CELLS_PER_PASS", "CHECK_EVERY", "N_KEPT"),  # speed
     *("MAX_CELLS", "MOST_CELLS", "N_HELD_SECTIONS", "N_LINKED_GENES", "N_BATCH_AXES"),  # most that is looked at or kept
     *("OVERSAMPLING", "N_PASSES", "TIE", "LEAST_OPEN", "LARGEST", "MIN_LINKED"),  # numerics
     *("PENALTIES", "N_FOLDS"),  # what cross-validation chooses among
@@ -32,7 +32,7 @@ SPECIAL = {
     "Chromatin": ("modalities.atac",),
     "Tissue": ("base._shares.NICHE_SHARE", "data._spatial", "module._module.CLOSED_GATE"),
     "Training inside the backbone": ("module._inside", "train._plan.TUNING"),
-    "Other data": ("base._features",),
+    "Other data": ("data._silent",),
     "Student": ("student",),
 }
 """Heading → files or constants that count only there; all others count in every model."""

@@ -19,7 +19,7 @@ class Arrays:
     present
         Boolean (cells, modalities): which were measured.
     wide
-        Wide features that the closed-form experts read, (cells, n_wide) float16.
+        Wide view that the closed-form experts read, (cells, n_wide) float16.
     batch
         Codes of batches, (cells,); negative: a batch that the model does not know.
     domain

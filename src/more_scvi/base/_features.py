@@ -27,7 +27,7 @@ class Features:
     paths
         Path → (rows, features), in the order of the base.
     wide
-        Wide features of the direct path, (rows, n_wide) float32.
+        Wide view of the direct path, (rows, n_wide) float32.
     """
 
     paths: dict[str, np.ndarray]
@@ -69,7 +69,7 @@ def read_features(measured: Measured, base: ModalityBase, frozen: np.ndarray | N
 
 
 def wide_view(base: ModalityBase, features: Features, own: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    """Wide features of a modality: that of its direct path, and of spatial data the niche's part of the base ``own``."""
+    """Wide view of a modality: that of its direct path, and of spatial data the niche's part of the base ``own``."""
     wide = base.centre_wide(features.wide, batch)
     return wide if base.niche_columns is None else np.concatenate([wide, own[:, base.niche_columns]], 1)
 

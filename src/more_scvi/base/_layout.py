@@ -16,7 +16,7 @@ class Layout:
     widths
         Columns of each in the base.
     wide_widths
-        Columns of each in the wide features; coordinates that modalities share through genes follow after all of them.
+        Columns of each in the wide view; coordinates that modalities share through genes follow after all of them.
     """
 
     modalities: tuple[str, ...]
@@ -37,7 +37,7 @@ class Layout:
         return _span(self.widths, self.at(modality))
 
     def wide_columns(self, modality: str) -> slice:
-        """Columns of a modality in the wide features."""
+        """Columns of a modality in the wide view."""
         return _span(self.wide_widths, self.at(modality))
 
 

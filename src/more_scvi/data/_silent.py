@@ -12,11 +12,11 @@ logger = logging.getLogger("more_scvi")
 
 COMMON = 0.5
 """Share of the training cells in which a feature must be seen to be expected in cells of any type. Source: plain
-value."""
+value, not tuned."""
 
 SILENT_SHARE, SILENT_CELLS = 0.1, 20
 """Share of common features that may be empty by composition, and cells from which on their absence says something.
-Source: plain value."""
+Source: plain value, not tuned."""
 
 
 def count_features(reader: RowReader) -> tuple[np.ndarray, np.ndarray]:
