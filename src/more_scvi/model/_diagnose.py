@@ -143,7 +143,7 @@ def _evidence(model: MoRE, arrays: Arrays, batches: np.ndarray, visible: np.ndar
         types=types,
         views={role: scaled[:, module.layout.columns(role)] for role in model.modalities},
         present={role: present[:, at] for at, role in enumerate(model.modalities)},
-        effects=_effects(module, arrays, rows, domains),
+        effects=_effects(module, arrays, rows, domains, model.seed),
         # a modality without any gene is not read by the backbone, and is not meant to be
         overlaps={r: model.reader.frozen.overlaps[r] for r in model.modalities if len(model.schema.gene_names[r])}
         if reads_genes
@@ -163,13 +163,13 @@ def _chance(model: MoRE) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def _effects(module: MoREModule, arrays: Arrays, rows: np.ndarray, domains: np.ndarray) -> dict[str, float]:
+def _effects(module: MoREModule, arrays: Arrays, rows: np.ndarray, domains: np.ndarray, seed: int) -> dict[str, float]:
     """Share of the embedding's variance within domains that hangs on each modality, by shuffling it there."""
     if len(module.modalities) == 1:
         return {}
     base, present = arrays.base[rows], arrays.present[rows]
     some = Arrays(base, present, arrays.wide[rows], arrays.batch[rows], arrays.domain[rows])
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     effects = {}
     for at, role in enumerate(module.modalities):
         several = present[:, at] & (present.sum(1) > 1)
