@@ -1,5 +1,7 @@
 """Several models of one object, and covariates far outside what was trained on."""
 
+import copy
+
 import numpy as np
 import pytest
 from mudata import MuData
@@ -26,9 +28,11 @@ def test_a_second_setup_of_the_same_anndata_leaves_the_first_model_trainable():
     first = fitted(adata)
     second = fitted(adata, batch_key="other", labels_key="half")
     z = second.get_latent_representation()
-    for model in (first, alone):
+    twin = copy.deepcopy(first)
+    for model in (first, alone, twin):
         model.train(max_epochs=1, **QUIET)
     np.testing.assert_array_equal(first.get_latent_representation(), alone.get_latent_representation())
+    np.testing.assert_array_equal(twin.get_latent_representation(), alone.get_latent_representation())
     np.testing.assert_array_equal(second.get_latent_representation(), z)
     adata.obs["batch"] = adata.obs["other"].to_numpy()
     with pytest.raises(ValueError, match="'batch'.*changed after setup"):
