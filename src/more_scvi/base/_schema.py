@@ -181,14 +181,15 @@ class Schema:
                     " model.get_latent_representation(data)."
                 )
 
-    def check_unchanged(self, data: AnnData | MuData, frame: AnnData) -> None:
+    def check_unchanged(self, data: AnnData | MuData, recorded: pd.DataFrame) -> None:
         """Refuse to train on columns that are not what they were at setup.
 
-        ``frame`` holds the codes that setup recorded: the registered AnnData itself, or the columns of a MuData.
+        ``recorded``: the codes that setup wrote, by cell.
         """
         self.check_complete(data)
         obs = self.cells(data).obs
-        if not obs.index.equals(frame.obs_names) and not obs.index.isin(frame.obs_names).all():
+        then_names = recorded.index
+        if not obs.index.equals(then_names) and not (then_names.is_unique and obs.index.isin(then_names).all()):
             raise ValueError(
                 "The data hold cells that were not there at setup; register the data again (setup_anndata or"
                 " setup_mudata) and make a new model."
@@ -197,9 +198,9 @@ class Schema:
         if len(self.labels):
             now["labels"] = (self.setup["labels_key"], "_scvi_labels", self.label_codes(data))
         for word, (key, column, codes) in now.items():
-            if column not in frame.obs:
+            if column not in recorded:
                 continue
-            then = frame.obs[column].reindex(obs.index).to_numpy()
+            then = recorded[column].reindex(obs.index).to_numpy()
             if word == "labels":
                 then = np.where(then < len(self.labels), then, -1)
             if not np.array_equal(then, codes):
@@ -239,8 +240,9 @@ class Schema:
         """One modality of the cells, its features in the order of the model."""
         adata, rows, kind = cells.adatas[modality], cells.rows[modality], self.data_type(modality)
         where = "adata" if cells.obs is adata.obs else f"mdata[{self.names[modality]!r}]"
-        order = speak_of(where, check_genes, adata.var_names, self.features[modality].tolist())
-        rules = get_modality(modality).values
+        entry = get_modality(modality)
+        order = speak_of(where, check_genes, adata.var_names, self.features[modality].tolist(), entry.features)
+        rules = entry.values
         what = {"layer": self.layer(modality), "data_type": kind, "rules": rules}
         speak_of(where, check_matrix, adata, role=modality, query=True, **what)
         here = np.flatnonzero(rows >= 0)

@@ -142,8 +142,8 @@ def _refuse_continuous(column: pd.Series, key: str) -> None:
             )
 
 
-def check_genes(names: Sequence[str], registered: Sequence[str]) -> np.ndarray | None:
-    """Where each of the genes `registered` with a model is in `names`, those of other data; None if nothing moves.
+def check_genes(names: Sequence[str], registered: Sequence[str], kind: str = "genes") -> np.ndarray | None:
+    """Where each of the `registered` genes (or other `kind`) is in `names`, those of other data; None if nothing moves.
 
     int64 (len(registered),), -1 where one is missing, which is said; further genes are left out. ValueError if fewer
     than :data:`LEAST_SHARE` of them are there, or `names` repeat.
@@ -157,13 +157,13 @@ def check_genes(names: Sequence[str], registered: Sequence[str]) -> np.ndarray |
     if len(missing) > (1 - LEAST_SHARE) * len(wanted):
         hint = naming_hint(given, wanted) or nearest(missing[0], given)
         raise ValueError(
-            f"adata lacks {len(missing)} of the {len(wanted)} genes the model was set up with:"
+            f"adata lacks {len(missing)} of the {len(wanted)} {kind} the model was set up with:"
             f" {listing(missing, 5)}.{hint} adata.var_names starts with {listing(given, 3)};"
             f" at least {LEAST_SHARE:.0%} are needed, under the same names (order is free)."
         )
     if len(missing):
         warn(
-            f"adata lacks {len(missing)} of the {len(wanted)} genes the model was set up with ({listing(missing, 3)});"
+            f"adata lacks {len(missing)} of the {len(wanted)} {kind} the model was set up with ({listing(missing, 3)});"
             f" they are taken as missing, not as zero: {1 - len(missing) / len(wanted):.0%} are read."
             f"{naming_hint(given, wanted) or nearest(missing[0], given)}"
         )

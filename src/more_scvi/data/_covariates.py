@@ -9,6 +9,10 @@ from anndata import AnnData
 
 from more_scvi.data._columns import as_batch_array, check_categories, check_continuous
 
+FARTHEST = 1e6
+"""Standard deviations from the mean beyond which a value is not believed: its effect would be all there is. Source:
+plain value."""
+
 
 @dataclass
 class CovariateDesign:
@@ -49,5 +53,12 @@ class CovariateDesign:
         for key, (mean, std) in self.moments.items():
             check_continuous(adata.obs[key], key)
             centred = adata.obs[key].to_numpy(dtype=float) - mean  # in float64: float32 cannot hold a date in seconds
+            far = np.flatnonzero(np.abs(centred / std) > FARTHEST)
+            if len(far):
+                raise ValueError(
+                    f"adata.obs[{key!r}] is {adata.obs[key].iloc[far[0]]:g} in {adata.obs_names[far[0]]!r}:"
+                    f" {len(far)} of {adata.n_obs} cells lie more than {FARTHEST:g} standard deviations from the mean"
+                    f" of the training data ({mean:g}). Give values in the unit of the training data."
+                )
             columns.append((centred / std)[:, None].astype(np.float32))
         return np.concatenate(columns, 1).astype(np.float32) if columns else np.zeros((adata.n_obs, 0), np.float32)

@@ -158,6 +158,8 @@ class MoRE(SaveLoadMixin, SetupMixin):
         _check_arguments(arguments)
         super().__init__(None if adata is None else self._frame_of(adata), registry)
         self._adata = adata
+        if adata is not None:
+            self._hold_frame()
         if seed is None:
             arguments["seed"] = settings.seed if settings.seed is not None else 0
         self.init_arguments, self.seed = arguments, int(arguments["seed"])

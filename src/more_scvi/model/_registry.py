@@ -6,6 +6,7 @@ import weakref
 from typing import Any, ClassVar
 from uuid import uuid4
 
+import pandas as pd
 import rich.pretty  # noqa: F401 scvi-tools prints with it and does not import it
 from anndata import AnnData
 from mudata import MuData
@@ -31,6 +32,8 @@ class RegistryMixin(BaseModelClass):
         file = getattr(self._adata, "file", None)
         if isinstance(self._adata, MuData) and getattr(file, "_adata_ref", object)() is None:
             file._adata_ref = weakref.ref(self._adata)  # mudata's points at an AnnData that is gone: not to be pickled
+        if self._adata is not None:
+            self._recorded_columns()  # a copy is registered anew, but holds the columns of the latest setup
         return {**self.__dict__, "trainer": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -82,6 +85,16 @@ class RegistryMixin(BaseModelClass):
         registered.uns[SCVI_UUID_KEY] = adata_manager.registry[SCVI_UUID_KEY] = key
         super().register_manager(adata_manager)
         weakref.finalize(registered, _forget, known, key)
+
+    def _hold_frame(self) -> None:
+        """Keep what setup recorded, which another setup of the same object replaces."""
+        self._frame, self._replaced = self._adata_manager.adata, False
+        self._recorded = self._frame.obs.filter(regex="^_scvi_(batch|labels)$").copy()
+
+    def _recorded_columns(self) -> pd.DataFrame:
+        """Codes of batches and labels that the setup of this model recorded, by cell."""
+        self._replaced |= self._get_most_recent_anndata_manager(self._adata) is not self._adata_manager
+        return self._recorded if self._replaced else self._frame.obs
 
     def _register_manager_for_instance(self, adata_manager: AnnDataManager) -> None:
         new = self.id not in self._per_instance_manager_store

@@ -202,6 +202,7 @@ class SaveLoadMixin(BaseModelClass):
         setup(adata, source_registry=self.registry_, **args)
         self._adata, self._adata_manager = adata, self._get_most_recent_anndata_manager(adata, required=True)
         self._register_manager_for_instance(self._adata_manager)
+        self._hold_frame()
         self.reader.forget()
 
     def load_weights(self, dir_path: str | os.PathLike, prefix: str | None = None) -> None:

@@ -110,7 +110,7 @@ def train(
         raise ValueError(
             "early_stopping=True needs validation cells; lower train_size (e.g. 0.9) or raise validation_size."
         )
-    self.schema.check_unchanged(data, self.adata_manager.adata)
+    self.schema.check_unchanged(data, self._recorded_columns())
     _, _, device = parse_device_args(accelerator=accelerator, devices=devices, return_device="torch")
     views = self.init_arguments["n_views"] if needs_views(plan.loss_kwargs["weights"], bool(len(self.labels))) else 0
     earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}
