@@ -97,6 +97,7 @@ TRAIN = [
     pytest.param({"loss_weights": [1, 2]}, TypeError, ["loss_weights", "list"], id="terms-list"),
     pytest.param({"max_epochs": -1}, ValueError, ["max_epochs=-1", "at least 0"], id="negative-epochs"),
     pytest.param({"max_epochs": 1.5}, TypeError, ["max_epochs=1.5"], id="half-epochs"),
+    pytest.param({"devices": 9999}, ValueError, ["devices=9999", "cores"], id="more-devices-than-cores"),
     pytest.param({"batch_size": 1}, ValueError, ["batch_size", "1", "at least 2"], id="batch-size-one"),
     pytest.param({"batch_size": "64"}, TypeError, ["batch_size", "'64'"], id="batch-size-text"),
     pytest.param({"train_size": 0}, ValueError, ["train_size", "0"], id="train-size-zero"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,6 +113,8 @@ def train(
         )
     self.schema.check_unchanged(data, self._recorded_columns())
     _, _, device = parse_device_args(accelerator=accelerator, devices=devices, return_device="torch")
+    if str(device) == "cpu" and isinstance(devices, int) and devices > (os.cpu_count() or 1):
+        raise ValueError(f"devices={devices}, but this machine has {os.cpu_count()} cores; give at most as many, or 1.")
     views = self.init_arguments["n_views"] if needs_views(plan.loss_kwargs["weights"], bool(len(self.labels))) else 0
     earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}
     with _restoring(self), torch.random.fork_rng(), _quiet():
