@@ -94,7 +94,7 @@ def check_pickle(handle: IO[bytes]) -> None:
         if op.name.startswith("TUPLE"):
             size = 1 + sum(sizes)
         elif op.name.endswith("GET"):
-            size = memo.get(int(argument), 1)
+            size = memo.get(int(argument or 0), 1)
         else:
             size = max(sizes, default=1)
         stack += [None] if op.name == "MARK" else [size] * n_left

@@ -177,7 +177,7 @@ class Schema:
                 raise ValueError(
                     f"{where} lacks {len(missing)} of the {len(wanted)} {get_modality(modality).features} that the"
                     f" model was set up with: {listing(missing, 3)}; it starts with {listing(adata.var_names, 3)}."
-                    f"{naming_hint(adata.var_names, wanted)} Give data with all of them, or only embed these:"
+                    f"{naming_hint(adata.var_names, list(wanted))} Give data with all of them, or only embed these:"
                     " model.get_latent_representation(data)."
                 )
 

@@ -48,7 +48,7 @@ def check_integer(name: str, value: Any, minimum: int = 1, maximum: float = np.i
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected an integer of at least {minimum}.")
     if value < minimum:
         raise ValueError(f"{name}={value!r} is too small; expected an integer of at least {minimum}.")
-    if value > maximum:
+    if int(value) > maximum:
         raise ValueError(f"{name}={value!r} is too large; expected an integer from {minimum} to {maximum}.")
     return int(value)
 

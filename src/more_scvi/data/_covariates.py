@@ -11,7 +11,7 @@ from more_scvi.data._columns import as_batch_array, check_categories, check_cont
 
 FARTHEST = 1e6
 """Standard deviations from the mean beyond which a value is not believed: its effect would be all there is. Source:
-plain value."""
+plain value, not tuned."""
 
 
 @dataclass

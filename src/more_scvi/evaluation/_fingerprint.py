@@ -68,7 +68,7 @@ def method_fingerprint(method: Method, data: Data | None = None) -> str:
     parts: list[object] = [method.name, method.sees_hidden, settings(method)]
     if isinstance(method, Stored) and data is not None:
         embedding = np.ascontiguousarray(data.obsm[method.options["key"]])
-        parts.append(hashlib.sha256(embedding).hexdigest())
+        parts.append(hashlib.sha256(embedding.tobytes()).hexdigest())
     for cls in (c for c in type(method).__mro__ if issubclass(c, Method) and c is not Method):
         own = cls.__module__.startswith(f"{Method.__module__.rpartition('.')[0]}.")
         text = _source(cls)

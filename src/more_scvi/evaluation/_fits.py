@@ -51,5 +51,5 @@ def cached(path: Path | None, fit: Callable[[], Fit], use: Callable[[dict[str, N
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as beside:
-            np.savez(beside, record=json.dumps(record), **arrays)
+            np.savez(beside, record=json.dumps(record), **arrays)  # type: ignore[arg-type]
     return use(arrays, record)

@@ -282,8 +282,8 @@ def _chosen(
         raise TypeError(f"protocols holds {wrong[0]!r}; give names such as {', '.join(PROTOCOLS[:3])}.")
     if not len(protocols) or not len(seeds):
         raise ValueError(f"{'seeds' if len(protocols) else 'protocols'} is empty, so nothing would be run.")
-    if wrong := [s for s in seeds if isinstance(s, bool) or not isinstance(s, Integral) or s < 0]:
-        raise ValueError(f"seeds holds {wrong[0]!r}; give whole numbers from 0.")
+    if bad := [s for s in seeds if isinstance(s, bool) or not isinstance(s, Integral) or s < 0]:
+        raise ValueError(f"seeds holds {bad[0]!r}; give whole numbers from 0.")
     if isinstance(max_rotations, bool) or not isinstance(max_rotations, Integral) or max_rotations < 1:
         raise ValueError(f"max_rotations is {max_rotations!r}; give a whole number from 1.")
     if results_dir is not None and Path(results_dir).exists() and not Path(results_dir).is_dir():

@@ -79,9 +79,12 @@ class _GaussianMixture(torch.autograd.Function):
     def forward(ctx: Any, d: Tensor, rates: list[float]) -> Tensor:
         """Mean of ``exp(-rate * d)`` over the rates."""
         kernels = [torch.exp(-rate * d) for rate in rates]
-        slope = sum(-rate * kernel for rate, kernel in zip(rates, kernels, strict=True))
-        ctx.save_for_backward(slope / len(rates))
-        return sum(kernels) / len(rates)
+        mean, slope = torch.zeros_like(d), torch.zeros_like(d)
+        for rate, kernel in zip(rates, kernels, strict=True):
+            mean += kernel / len(rates)
+            slope -= kernel * (rate / len(rates))
+        ctx.save_for_backward(slope)
+        return mean
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:

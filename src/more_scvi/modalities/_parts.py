@@ -106,7 +106,7 @@ class PrincipalComponents(nn.Module):
 
         ``share`` is that of a cell's total that is visible; values that do not depend on a total have no use for it.
         """
-        out = self.values(x.toarray() if sp.issparse(x) else np.asarray(x))
+        out = self.values(x.toarray() if sp.issparse(x) else np.asarray(x))  # type: ignore[union-attr]
         return out if visible is None else np.where(visible, out, np.float32(0.0))
 
     def fit(self, chunks: Chunks, n_batch: int) -> None:

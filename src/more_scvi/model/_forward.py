@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,7 @@ def forward(
                 torch.from_numpy(array[at]).to(device)
                 for array in (arrays.base, arrays.present, arrays.wide, arrays.domain)
             )
-            out = module.inference(base, present, domain)
+            out: dict[str, Any] = module.inference(base, present, domain)
             out["log_probs"], out["present"] = None, present
             if module.annotator is not None:
                 out["log_probs"] = module.annotate(out["z_labels"], *module.annotator.hear(wide, present), present)

@@ -31,7 +31,7 @@ class RegistryMixin(BaseModelClass):
         """All but the trainer, with the registered data; for pickle, copy and whoever sends models to processes."""
         file = getattr(self._adata, "file", None)
         if isinstance(self._adata, MuData) and getattr(file, "_adata_ref", object)() is None:
-            file._adata_ref = weakref.ref(self._adata)  # mudata's points at an AnnData that is gone: not to be pickled
+            file._adata_ref = weakref.ref(self._adata)  # type: ignore[union-attr]  # mudata's points at an AnnData that is gone: not to be pickled
         if self._adata is not None:
             self._recorded_columns()  # a copy is registered anew, but holds the columns of the latest setup
         return {**self.__dict__, "trainer": None}

@@ -194,7 +194,7 @@ class MoREModule(BaseModuleClass):
 
     def embeddings(self, base: Tensor) -> Tensor:
         """Embedding of each modality in the shared space: (cells, width) -> (cells, modalities, n_latent)."""
-        parts = dict(zip(self.modalities, torch.split(base, self.layout.widths, dim=1), strict=True))
+        parts = dict(zip(self.modalities, torch.split(base, list(self.layout.widths), dim=1), strict=True))
         embeddings = {name: self.adapters[name](part) for name, part in parts.items()}
         for name, soft in self.soft_tokens.items():
             embeddings[name] = embeddings[name] + soft(parts[name])

@@ -62,7 +62,7 @@ def diagnosis(result: Diagnosis | Any, *, ax: Axes | None = None) -> Axes:
         ax.hlines(row, 0, at, color=MISSING, linewidth=2, zorder=1)
         ax.scatter(at, row, s=45, color=color, marker=marker, zorder=2)
         sign = "≥" if check.healthy == "above" else "≤"
-        ax.text(1.08, row, f"{check.value:.2g} ({sign} {check.limit:g})", va="center", fontsize="small")
+        ax.text(1.08, float(row), f"{check.value:.2g} ({sign} {check.limit:g})", va="center", fontsize="small")
     ax.set_yticks(rows, names)
     ax.invert_yaxis()
     ax.set(xlim=(-1.05, 1.05))

@@ -49,7 +49,7 @@ def tidy(ax: Axes, *sides: str, grid: str | None = None) -> None:
     """Axes without these sides of their frame, with a light grid along ``grid`` behind what is drawn."""
     ax.spines[list(sides)].set_visible(False)
     if grid is not None:
-        ax.grid(axis=grid, color="#E6E6E6", linewidth=0.8)
+        ax.grid(axis=grid, color="#E6E6E6", linewidth=0.8)  # type: ignore[arg-type]
         ax.set_axisbelow(True)
 
 

@@ -62,7 +62,7 @@ def split_cells(
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool_) and 0 <= value <= 1
+    return isinstance(value, Real) and not isinstance(value, bool | np.bool_) and 0 <= float(value) <= 1
 
 
 def _given(n: int, given: Any) -> Sets:
