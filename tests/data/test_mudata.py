@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from more_scvi._compat import no_pull
 from more_scvi.data import check_mudata
 from more_scvi.data._cells import read_cells
 from more_scvi.modalities import get_modality, list_modalities
@@ -225,8 +226,11 @@ def with_columns(pull, rna=None, prot=None, rna_cells=(0, 1, 2, 3), prot_cells=(
     """RNA and proteins of overlapping cells with a column "batch" each, copied to mdata.obs by mudata if `pull`."""
     one = modality("rna", names(*rna_cells), **({} if rna is None else {"batch": rna}))
     two = modality("prot", names(*prot_cells), **({} if prot is None else {"batch": prot}))
-    with mudata.set_options(pull_on_update=pull):
-        return mudata.MuData({"rna": one, "prot": two})
+    with no_pull():
+        mdata = mudata.MuData({"rna": one, "prot": two})
+    if pull:
+        mdata.pull_obs()
+    return mdata
 
 
 def batches(mdata, **kwargs):
