@@ -77,7 +77,7 @@ def test_every_plot_is_here():
 
 
 @pytest.mark.parametrize("name", PLOTS)
-@pytest.mark.filterwarnings("error", "ignore:.*infer_string")  # the first is anndata's own, with pandas 3.1
+@pytest.mark.filterwarnings("error", "ignore:.*(infer_string|chained_assignment)")  # anndata's own
 def test_any_name_is_shown_and_leaves_the_plot_its_size(name):
     named, sizes = [], []
     for names in (PLAIN, UGLY):
