@@ -215,7 +215,9 @@ def test_written_and_read_again(tmp_path):
 def test_no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".*(infer_string|chained_assignment|inplace)")  # anndata with pandas 3.1
+        warnings.filterwarnings(
+            "ignore", message=".*(infer_string|chained_assignment|inplace)"
+        )  # anndata with pandas 3.1
         simulate_multiomics(n_cells=20, pattern={"batch1": ("rna",)}, return_full=True)
 
 
