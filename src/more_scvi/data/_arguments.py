@@ -77,6 +77,12 @@ def check_mapping(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(given or {})
 
 
+def check_obsm_key(obsm_key: Any) -> None:
+    """TypeError unless `obsm_key` is text or None."""
+    if obsm_key is not None and not isinstance(obsm_key, str):
+        raise TypeError(f"obsm_key is {obsm_key!r}; give a key of adata.obsm as text, or None to write nothing.")
+
+
 def check_indices(indices: Any, n: int) -> np.ndarray:
     """Positions in [0, `n`), int64, from what selects cells; TypeError or ValueError for what does not.
 

@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from more_scvi.data._arguments import check_indices, check_integer, check_option
+from more_scvi.data._arguments import check_indices, check_integer, check_obsm_key, check_option
 from more_scvi.model._checks import check_trained, registered
 from more_scvi.model._forward import BLOCK, Outputs, forward
 
@@ -61,8 +61,7 @@ def get_latent_representation(
     >>> z = model.get_latent_representation()
     >>> z_query = model.get_latent_representation(query, obsm_key=None)
     """
-    if obsm_key is not None and not isinstance(obsm_key, str):
-        raise TypeError(f"obsm_key is {obsm_key!r}; give a key of adata.obsm as text, or None to write nothing.")
+    check_obsm_key(obsm_key)
     if modality is not None:
         check_option("modality", modality, self.modalities)
         obsm_key = None if obsm_key is None else f"{obsm_key}_{modality}"

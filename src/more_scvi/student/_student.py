@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from more_scvi.data._arguments import check_indices, check_integer
+from more_scvi.data._arguments import check_indices, check_integer, check_obsm_key
 from more_scvi.data._batches import batch_codes, batch_offsets
 from more_scvi.data._genes import GeneVocabulary, match_genes
 from more_scvi.data._matrix import check_matrix
@@ -127,8 +127,7 @@ class Student:
             For anything but an AnnData, a missing layer, values that are not finite, negative or of another kind, too
             few known genes, missing values in the batch column, or illegal indices.
         """
-        if obsm_key is not None and not isinstance(obsm_key, str):
-            raise TypeError(f"obsm_key is {obsm_key!r}; give a key of adata.obsm as text, or None to write nothing.")
+        check_obsm_key(obsm_key)
         z = self._run(adata, indices, batch_size)[0]
         if indices is None and obsm_key is not None and not adata.is_view:
             adata.obsm[obsm_key] = z
