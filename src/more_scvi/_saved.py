@@ -99,17 +99,18 @@ def check_tensors(
 ) -> None:
     """Raise a ValueError that names what is missing, unexpected, of another shape than expected or not ``finite``."""
     missing, unexpected = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
+    wrong = []
     if missing or unexpected:
-        raise ValueError(
-            f"{path}: {len(missing)} tensors are missing ({_some(missing)}) and {len(unexpected)} unexpected"
-            f" ({_some(unexpected)}). {remedy}"
-        )
-    for name, tensor in expected.items():
-        found, wanted = tuple(tensors[name].shape), tuple(tensor.shape)
+        lost, more = _some(missing), _some(unexpected)
+        wrong.append(f"{len(missing)} tensors are missing ({lost}) and {len(unexpected)} unexpected ({more})")
+    for name in [name for name in expected if name in tensors]:
+        found, wanted = tuple(tensors[name].shape), tuple(expected[name].shape)
         if found != wanted:
-            raise ValueError(f"{path}: tensor {name!r} has shape {found}, the config implies {wanted}. {remedy}")
-        if finite and not torch.isfinite(tensors[name]).all():
-            raise ValueError(f"{path}: tensor {name!r} holds NaN or infinite values. {remedy}")
+            wrong.append(f"tensor {name!r} has shape {found}, the config implies {wanted}")
+        elif finite and not torch.isfinite(tensors[name]).all():
+            wrong.append(f"tensor {name!r} holds NaN or infinite values")
+    if wrong:
+        raise ValueError(f"{path}: {'; '.join(wrong[:5])}. {remedy}")
 
 
 def _some(names: Sequence[str]) -> str:
