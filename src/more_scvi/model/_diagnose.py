@@ -160,6 +160,7 @@ def _effects(module: MoREModule, arrays: Arrays, rows: np.ndarray, domains: np.n
         cells = cells[cells.groupby(group).transform("size") > 1]
         if cells.empty:
             continue
+        # within domains: what differs between batches is not what a modality says of a cell
         group, shuffled, columns = domains[cells], base.copy(), module.layout.columns(role)
         shuffled[cells, columns] = base[cells.groupby(group).transform(rng.permutation), columns]
         z, moved = (

@@ -1,4 +1,4 @@
-"""Regressions from the embedding to every modality, fitted after training and read by ``impute``."""
+"""Regressions from the embedding to every modality, fitted after training, and ``impute``, which reads them."""
 
 from __future__ import annotations
 

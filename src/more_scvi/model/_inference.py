@@ -1,4 +1,4 @@
-"""What a trained model answers: embedding, predictions, weights of modalities, parameter counts."""
+"""What a trained model answers: embedding, predictions, novelty, parameters, weights of modalities, paths, layers."""
 
 from __future__ import annotations
 

@@ -187,9 +187,7 @@ class MoRE(SaveLoadMixin, SetupMixin):
             for name in soft:
                 if self.backbone is not None and self.backbone.token_width:
                     self.module.add_soft_tokens(name, self.backbone.read_tokens, self.backbone.token_width)
-            inside = make_inside(frozen, arguments)
-            if inside is not None:
-                self.module.add_inside(inside)
+            self.module.inside = make_inside(frozen, arguments)
         self.reader = Reader(schema, frozen, self.module, given)
         sizes = ", ".join(
             f"{len(schema.features[name])} {get_modality(name).features} ({overlap:.0%} known to the backbone)"
