@@ -246,7 +246,7 @@ class SetupMixin(RegistryMixin):
 
 def _design(frame: AnnData, arguments: Mapping[str, Any]) -> dict[str, Any]:
     categorical, continuous = arguments["categorical_covariate_keys"], arguments["continuous_covariate_keys"]
-    return asdict(CovariateDesign.fit(frame, categorical, continuous))
+    return asdict(CovariateDesign.fit(frame.obs, categorical, continuous))
 
 
 def find_domains(cells: Cells, batch: np.ndarray) -> tuple[list[list[Any]], list[list[str]]]:
