@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from more_scvi.data import RowReader, _values, check_matrix
+from more_scvi.data import RowReader, _matrix, check_matrix
 from more_scvi.data._covariates import CovariateDesign
 from more_scvi.data._fields import BatchField, LabelsField
 
@@ -65,7 +65,7 @@ def test_any_matrix_is_read_as_the_canonical_one(case, backed, size, block):
     adata = ad.AnnData(obs=pd.DataFrame(index=pd.Index([f"c{i}" for i in range(x.shape[0])])), shape=x.shape)
     adata.layers["x"] = x
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_values, "BLOCK_VALUES", block)
+        patch.setattr(_matrix, "BLOCK_VALUES", block)
         if backed:
             whole = ad.AnnData(x, obs=adata.obs, var=adata.var)
             whole.write_h5ad(Path(folder) / "a.h5ad")
@@ -74,7 +74,7 @@ def test_any_matrix_is_read_as_the_canonical_one(case, backed, size, block):
         genes = np.arange(x.shape[1])[::-2]
         got = sp.vstack([rows for _, rows in RowReader(adata, layer).chunks(size)])
         some = RowReader(adata, layer, genes)[:]
-        scan = _values.scan_values(adata.X if backed else adata.layers["x"])
+        scan = _matrix.scan_values(adata.X if backed else adata.layers["x"])
         if backed:
             adata.file.close()
     assert got.dtype == some.dtype == np.float32

@@ -1,7 +1,5 @@
 """What stages hand over: arrays with one row per cell, columns of all modalities side by side."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 import numpy as np

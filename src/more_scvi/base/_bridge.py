@@ -11,8 +11,6 @@ cells × cells matrix is needed.
 Nothing here sees labels.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """From the matrix of one modality to the features of its paths, block by block; every function only reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Where each modality stands in arrays that hold all of them side by side."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

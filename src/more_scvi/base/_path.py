@@ -14,8 +14,6 @@ each and averaged; the mean takes the place of :math:`h`.
 Nothing here sees labels.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import nn

@@ -1,13 +1,11 @@
 """What a model knows of the data it was set up with, and how it reads these and other data by that."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -18,7 +16,7 @@ from scvi import REGISTRY_KEYS
 
 from more_scvi.data._arguments import listing
 from more_scvi.data._batches import batch_codes
-from more_scvi.data._cells import Cells, read_cells
+from more_scvi.data._cells import Cells, cells_of, read_cells
 from more_scvi.data._checks import speak_of
 from more_scvi.data._columns import as_label_array, check_genes
 from more_scvi.data._covariates import CovariateDesign
@@ -48,7 +46,7 @@ class Schema:
     patterns: np.ndarray  # bool (patterns, modalities): combinations of measured modalities that occur
 
     @classmethod
-    def of(cls, registry: Mapping[str, Any]) -> Schema:
+    def of(cls, registry: Mapping[str, Any]) -> Self:
         """Read a registry as scvi-tools keeps it."""
         setup = registry["setup_args"]
         state = {key: field["state_registry"] for key, field in registry["field_registries"].items()}
@@ -103,8 +101,7 @@ class Schema:
             if self.modalities[0] != RNA:
                 known = ", ".join(self.names.values())
                 raise TypeError(f"The model has no RNA modality; give a MuData with one of {known}, not an AnnData.")
-            rows = {RNA: np.arange(data.n_obs, dtype=np.int64)}
-            return Cells(data.obs_names, {RNA: data}, rows, data.obs, {})
+            return cells_of(data, data.obs)
         here = {modality: name for modality, name in self.names.items() if name in data.mod}
         if not here:
             raise ValueError(

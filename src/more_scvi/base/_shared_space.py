@@ -9,8 +9,6 @@ principal components, one with fewer near where it would be.
 With one modality this is the rotation to its principal axes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

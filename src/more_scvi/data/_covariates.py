@@ -1,8 +1,7 @@
 """Covariates as a numeric design: one-hot categories beside standardised continuous columns."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ class CovariateDesign:
     moments: dict[str, tuple[float, float]] = field(default_factory=dict)  # continuous key -> mean, standard deviation
 
     @classmethod
-    def fit(cls, obs: pd.DataFrame, categorical: list[str], continuous: list[str]) -> CovariateDesign:
+    def fit(cls, obs: pd.DataFrame, categorical: list[str], continuous: list[str]) -> Self:
         """Read levels, means and standard deviations."""
         levels = {key: sorted(set(as_batch_array(obs[key], key))) for key in categorical}
         values = {key: obs[key].to_numpy(dtype=float) for key in continuous}
