@@ -18,7 +18,7 @@ from sklearn.linear_model import RidgeCV
 from torch import nn
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Ridge penalties that cross-validation chooses among, in units of the variance of all inputs in the mean."""
+"""Ridge penalties that cross-validation chooses among, in units of the mean variance of the inputs."""
 
 
 class Imputer(nn.Module):
