@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from more_scvi.evaluation import load_results, run, summarise
-from more_scvi.evaluation._report import choose, with_chosen
+from more_scvi.evaluation._compare import choose, with_chosen
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = ["dataset", "protocol", "seed", "rotation", "method", "metric", "value"]

@@ -1,12 +1,10 @@
 """Leakage-free evaluation: splits that hide labels, methods behind one interface, a resumable runner, its tables."""
 
-from ._compare import Comparison, compare
+from ._compare import Comparison, compare, summarise
 from ._data import prepare
 from ._datasets import DATASETS, load_dataset
-from ._evaluate import evaluate
+from ._evaluate import evaluate, run_task
 from ._prefilter import prefilter
-from ._report import summarise
-from ._run_task import run_task
 from ._runner import run, run_benchmark
 from ._splits import PROTOCOLS, Split, inner_split, make_splits
 from ._store import load_results, load_splits, tidy

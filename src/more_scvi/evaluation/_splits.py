@@ -327,6 +327,11 @@ def split_visible(
     return replace(split, hidden=split.hidden | inner, held_out=held_out), inner & free
 
 
+def drawn(protocol: str) -> bool:
+    """Whether the splits of a protocol differ between seeds."""
+    return protocol in ("S6-half", "S6-third") or protocol.split("-")[0] in ("S1", "S3", "S4", "S5", "S5b")
+
+
 def about_type(split: Split) -> bool:
     """Whether the split is about one type, which it names."""
     return split.protocol.split("-")[0] in ("S3", "S5", "S5b")

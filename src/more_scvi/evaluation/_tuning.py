@@ -15,8 +15,7 @@ from more_scvi.evaluation.methods._method import Method
 
 from ._data import BATCH_KEY, LABELS_KEY, Data, batches_of, standardise
 from ._datasets import DATASETS, load_dataset
-from ._report import METRICS
-from ._runner import run_task
+from ._evaluate import METRICS, run_task
 from ._splits import MIN_TYPE, Split, make_splits, split_visible
 from ._tasks import make_tasks
 
