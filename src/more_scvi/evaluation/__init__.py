@@ -1,5 +1,6 @@
 """Leakage-free evaluation: splits that hide labels, methods behind one interface, a resumable runner, its tables."""
 
+from . import methods  # noqa: F401 - registers them
 from ._compare import Comparison, compare, summarise
 from ._data import prepare
 from ._datasets import DATASETS, load_dataset
@@ -10,7 +11,7 @@ from ._splits import PROTOCOLS, Split, inner_split, make_splits
 from ._store import load_results, load_splits, tidy
 from ._tasks import Task, make_tasks
 from ._tuning import tune
-from .methods import Given, Method, Result, get_method, leak, list_methods, register_method
+from .methods._method import Given, Method, Result, get_method, leak, list_methods, register_method
 
 __all__ = [
     "DATASETS",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,6 +39,22 @@ ALIASES = {
 
 ATAC, PROTEIN = "atac", "prot"
 """What tasks and peers call the modalities beside the RNA."""
+
+
+class Stopwatch:
+    """CPU and wall seconds per stage: ``with watch("training"): ...``."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.cpu: dict[str, float] = dict(seconds)
+        self.wall: dict[str, float] = dict(seconds)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to ``stage``."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        yield
+        self.cpu[stage] = self.cpu.get(stage, 0.0) + time.process_time() - cpu
+        self.wall[stage] = self.wall.get(stage, 0.0) + time.perf_counter() - wall
 
 
 def standardise(
@@ -250,9 +267,10 @@ def prepare(data: Data, n_genes: int = N_GENES, n_pcs: int = N_PCS) -> Data:
         if name == RNA:
             _prepare_rna(adata, data.obs.loc[adata.obs_names, BATCH_KEY].to_numpy(), n_genes, n_pcs)
         else:
-            start = time.process_time()
-            adata.obsm["view"] = lsi(adata.X) if name == ATAC else clr(adata.X)
-            adata.uns["prepare_seconds"] = {"view": time.process_time() - start}
+            watch = Stopwatch()
+            with watch("view"):
+                adata.obsm["view"] = lsi(adata.X) if name == ATAC else clr(adata.X)
+            adata.uns["prepare_seconds"] = watch.cpu
     return data
 
 
@@ -270,33 +288,27 @@ def project(query: Data, data: Data) -> Data:
 
 
 def _prepare_rna(adata: AnnData, batches: NDArray, n_genes: int, n_pcs: int) -> None:
-    seconds: dict[str, float] = {}
-    start = time.process_time()
-    lognorm = _lognorm(adata, batches)
-    adata.layers["lognorm"] = lognorm.X
-    seconds["normalise"] = time.process_time() - start
-
-    start = time.process_time()
-    adata.var["highly_variable"] = True
-    if adata.n_vars > n_genes:
-        table = sc.pp.highly_variable_genes(
-            lognorm, flavor="seurat", n_top_genes=n_genes, batch_key=BATCH_KEY, inplace=False
-        )
-        adata.var["highly_variable"] = table["highly_variable"].to_numpy()
-    seconds["genes"] = time.process_time() - start
-
-    start = time.process_time()
-    x = dense(lognorm.X[:, adata.var["highly_variable"].to_numpy()])
-    mean = x.mean(axis=0)
-    x -= mean
-    scale = x.std(axis=0) + 1e-8
-    x /= scale
-    np.clip(x, -10, 10, out=x)
-    pca = PCA(min(n_pcs, *(d - 1 for d in x.shape)), svd_solver="covariance_eigh")  # exact: it is a reference
-    adata.obsm["view"] = pca.fit_transform(x).astype(np.float32)
-    adata.uns["pca"] = {"mean": mean, "scale": scale, "centre": pca.mean_, "components": pca.components_}
-    seconds["pca"] = time.process_time() - start
-    adata.uns["prepare_seconds"] = seconds
+    watch = Stopwatch()
+    with watch("normalise"):
+        lognorm = _lognorm(adata, batches)
+        adata.layers["lognorm"] = lognorm.X
+    with watch("genes"):
+        adata.var["highly_variable"] = True
+        if adata.n_vars > n_genes:
+            options = {"flavor": "seurat", "n_top_genes": n_genes, "batch_key": BATCH_KEY, "inplace": False}
+            table = sc.pp.highly_variable_genes(lognorm, **options)
+            adata.var["highly_variable"] = table["highly_variable"].to_numpy()
+    with watch("pca"):
+        x = dense(lognorm.X[:, adata.var["highly_variable"].to_numpy()])
+        mean = x.mean(axis=0)
+        x -= mean
+        scale = x.std(axis=0) + 1e-8
+        x /= scale
+        np.clip(x, -10, 10, out=x)
+        pca = PCA(min(n_pcs, *(d - 1 for d in x.shape)), svd_solver="covariance_eigh")  # exact: it is a reference
+        adata.obsm["view"] = pca.fit_transform(x).astype(np.float32)
+        adata.uns["pca"] = {"mean": mean, "scale": scale, "centre": pca.mean_, "components": pca.components_}
+    adata.uns["prepare_seconds"] = watch.cpu
 
 
 def _lognorm(adata: AnnData, batches: NDArray | None) -> AnnData:

@@ -141,7 +141,7 @@ def evaluate(
         z, probability = embeddings.get(name), probabilities.get(name)
         prediction = np.asarray(predictions[name]) if name in predictions else None
         if prediction is None and probability is not None:
-            prediction = _most_probable(probability)
+            prediction = probability.idxmax(axis=1).to_numpy()
         result = Result(None if z is None else np.asarray(z), prediction, probability)
         rows[name] = score_task(task, result, with_scib)[0]
     table = pd.DataFrame.from_dict(rows, orient="index").astype(float)
@@ -280,13 +280,9 @@ def _annotate(result: Result, labels: NDArray, hidden: NDArray[np.bool_]) -> tup
         probabilities["own"] = result.probability
     if result.z is not None:
         probabilities["LR"] = probe_probabilities(result.z, labels, hidden)
-        predictions["LR"] = _most_probable(probabilities["LR"])
+        predictions["LR"] = probabilities["LR"].idxmax(axis=1).to_numpy()
         predictions["kNN"] = knn_predict(result.z, labels, hidden)
     return predictions, probabilities
-
-
-def _most_probable(probability: pd.DataFrame) -> NDArray:
-    return np.asarray(probability.columns).astype(str)[probability.to_numpy().argmax(axis=1)]
 
 
 def _rare(

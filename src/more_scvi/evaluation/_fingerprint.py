@@ -20,7 +20,7 @@ from scipy import sparse
 from more_scvi.evaluation.methods._method import Method
 
 from ._data import LABELS_KEY, Data, batches_of, modalities
-from .methods._controls import Stored
+from .methods._baselines import Stored
 
 PACKAGE = Path(__file__).parents[1]
 METHODS = PACKAGE / "evaluation" / "methods"

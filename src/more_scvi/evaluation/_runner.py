@@ -29,7 +29,7 @@ from ._prefilter import prefilter as find_doublets
 from ._splits import PROTOCOLS, Split, drawn, make_splits
 from ._store import check_name, file_name, load_results, read_json, result_path, split_folder, tidy, write_json
 from ._tasks import BENCH_PROTOCOLS, Task, make_tasks
-from .methods._controls import Stored
+from .methods._baselines import Stored
 
 logger = logging.getLogger(__name__)
 

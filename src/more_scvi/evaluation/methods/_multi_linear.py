@@ -29,14 +29,8 @@ from more_scvi.evaluation._data import (
 )
 
 from ._links import cca, linked_features, transfer_by_anchors
-from ._method import Given, Method, Result, Stopwatch, register_method
-from ._shared import centre, labels_of, probabilities
-
-
-def _watch(data: Data, names: tuple[str, ...] | None = None) -> Stopwatch:
-    """Stopwatch that has counted the shared views."""
-    used = [adata for name, adata in modalities(data).items() if names is None or name in names]
-    return Stopwatch(features=float(sum(sum(adata.uns["prepare_seconds"].values()) for adata in used)))
+from ._method import Given, Method, Result, register_method
+from ._shared import centre, labels_of, probabilities, shared_watch, variable_genes
 
 
 def _view(data: Data, name: str, centred: bool) -> NDArray[np.float32]:
@@ -47,9 +41,8 @@ def _view(data: Data, name: str, centred: bool) -> NDArray[np.float32]:
 
 def _wide(data: Data, name: str, centred: bool = False) -> Any:
     """What a logistic regression reads of a modality: log-normalised HVGs, z-scored CLR, LSI scaled as a whole."""
-    adata = modalities(data)[name]
     if name == RNA:
-        return adata.layers["lognorm"][:, adata.var["highly_variable"].to_numpy()]
+        return variable_genes(data)
     view = _view(data, name, centred)
     return view / (view.std() if name == ATAC else view.std(axis=0) + 1e-8)
 
@@ -61,11 +54,11 @@ class Blocks(Method):
     name = "blocks"
 
     def run(self, given: Given, centred: bool = False, names: tuple[str, ...] | None = None) -> Result:
-        """Scale and stack the views."""
         data = given.data
-        watch, blocks = _watch(data, names), []
+        names = names or tuple(modalities(data))
+        watch, blocks = shared_watch(data, names), []
         with watch("embedding"):
-            for name in names or modalities(data):
+            for name in names:
                 view = _view(data, name, centred)
                 block = np.zeros((data.n_obs, view.shape[1]), dtype=np.float32)
                 block[present(data, name)] = view / np.sqrt(view.var(axis=0).sum())
@@ -81,9 +74,8 @@ class Niche(Method):
     needs = ("rna",)
 
     def run(self, given: Given, centred: bool = True, n_neighbors: int = 6) -> Result:
-        """Average the neighbours' components."""
         data = given.data
-        watch, view, batches = _watch(data), _view(data, "rna", centred), batches_of(data)
+        watch, view, batches = shared_watch(data), _view(data, "rna", centred), batches_of(data)
         mean = np.zeros_like(view)
         with watch("embedding"):
             for name in np.unique(batches):
@@ -101,9 +93,8 @@ class AllFeatures(Method):
     whole = True
 
     def run(self, given: Given) -> Result:
-        """Fit on the visible labels."""
         data = given.data
-        watch, (labels, visible) = _watch(data), labels_of(data)
+        watch, (labels, visible) = shared_watch(data, modalities(data)), labels_of(data)
         with watch("training"):
             x = sparse.csr_matrix(sparse.hstack([sparse.csr_matrix(_wide(data, name)) for name in modalities(data)]))
             model = LogisticRegression(C=1.0, max_iter=300).fit(x[visible], labels[visible])
@@ -126,9 +117,8 @@ class Shared(Method):
     name = "lr_shared"
 
     def run(self, given: Given, kind: str = "lr", centred: bool = True, rounds: int = 1) -> Result:
-        """Fit on the visible labels."""
         data = given.data
-        watch, (labels, visible) = _watch(data), labels_of(data)
+        watch, (labels, visible) = shared_watch(data, modalities(data)), labels_of(data)
         prediction = labels.astype(object)
         with watch("training"):
             for _ in range(rounds):
@@ -162,9 +152,8 @@ class Ceiling(Method):
     sees_hidden = True
 
     def run(self, given: Given) -> Result:
-        """Predict each half from the other."""
         data = given.data
-        watch, (labels, _), kinds = _watch(data), labels_of(data), pattern(data)
+        watch, (labels, _), kinds = shared_watch(data, modalities(data)), labels_of(data), pattern(data)
         prediction = np.full(data.n_obs, UNLABELED, dtype=object)
         with watch("training"):
             for name in modalities(data):
@@ -189,9 +178,8 @@ class Linked(Method):
     needs = ("rna",)
 
     def run(self, given: Given, canonical: bool = True) -> Result:
-        """Link the modalities by genes."""
         data, counterparts = given.data, given.counterparts
-        watch, (labels, visible) = _watch(data), labels_of(data)
+        watch, (labels, visible) = shared_watch(data, modalities(data)), labels_of(data)
         names = [RNA, next(name for name in data.mod if name != RNA)]
         of = {name: present(data, name) for name in names}
         prediction = None
@@ -222,9 +210,8 @@ class Impute(Method):
     needs = ("rna", "prot")
 
     def run(self, given: Given, kind: str = "ridge") -> Result:
-        """Fit on paired cells, impute all."""
         data = given.data
-        watch = _watch(data, ("rna",))
+        watch = shared_watch(data)
         has_rna, has_prot, batches = present(data, "rna"), present(data, "prot"), batches_of(data)
         with watch("training"):
             x = np.zeros((data.n_obs, data.mod["rna"].obsm["view"].shape[1]), dtype=np.float32)

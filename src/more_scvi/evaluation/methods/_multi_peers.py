@@ -28,11 +28,11 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from more_scvi.evaluation._data import ATAC, RNA, Data, batches_of, dense, frequent, padded, prepare
+from more_scvi.evaluation._data import ATAC, RNA, Data, Stopwatch, batches_of, dense, frequent, padded, prepare
 from more_scvi.evaluation._fits import Fit, cached, fit_path
 
-from ._method import Given, Method, Result, Stopwatch, register_method
-from ._shared import prepared_seconds
+from ._method import Given, Method, Result, register_method
+from ._shared import shared_watch
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class _Peer(Method):
         path = fit_path(given.cache_dir, counts, batches_of(data), settings)
 
         def use(arrays: dict[str, NDArray], record: dict[str, Any]) -> tuple[dict[str, NDArray], Result]:
-            seconds = {"features": prepared_seconds(data, "normalise", "genes"), **record["seconds"]}
+            seconds = shared_watch(data, steps=("normalise", "genes")).cpu | record["seconds"]
             parameters = {"trained": record["parameters"], "frozen": 0}
             return arrays, Result(arrays["z"], None, None, seconds, seconds, parameters, notes=record["notes"])
 
@@ -124,11 +124,9 @@ class TotalVI(_Peer):
         return result
 
     def default_epochs(self, n_cells: int) -> int:
-        """400 up to 20,000 cells."""
         return min(round(20000 / n_cells * 400), 400)
 
     def set_up(self, counts: Counts, batches: NDArray) -> Any:
-        """Proteins beside the RNA."""
         import scvi
 
         adata = _adata(counts["rna"], batches)
@@ -156,22 +154,18 @@ class MultiVI(_Peer):
     needs = ("rna",)
 
     def suits(self, data: Data, has_query: bool = False) -> bool:
-        """Any MuData with RNA."""
         return isinstance(data, mudata.MuData) and super().suits(data, has_query)
 
     def run(self, given: Given, minibatches: int | None = MINIBATCHES) -> Result:
-        """Train or take from the cache."""
         arrays, result = self.result(given, given.data.mod, minibatches)
         names = given.data.mod if given.counterparts is not None else ()
         result.unimodal = {name: arrays[f"z_{name}"] for name in names}
         return result
 
     def default_epochs(self, n_cells: int) -> int:
-        """500."""
         return 500
 
     def set_up(self, counts: Counts, batches: NDArray) -> Any:
-        """Modalities side by side."""
         import scvi
 
         layers = {_LAYERS[name]: name for name in counts} | {"batch_key": next(iter(counts))}

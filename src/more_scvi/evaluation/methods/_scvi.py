@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scvi
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from more_scvi.evaluation._data import BATCH_KEY, LABELS_KEY, UNLABELED, Data, batches_of
+from more_scvi.evaluation._data import BATCH_KEY, LABELS_KEY, UNLABELED, Data, Stopwatch, batches_of
 from more_scvi.evaluation._fits import Fit, cached, fit_path
 
-from ._method import Given, Method, Result, Stopwatch, register_method
-from ._shared import prepared_seconds, probabilities, rna
+from ._method import Given, Method, Result, register_method
+from ._shared import rna, shared_watch
 
 ARCHITECTURE = {"n_layers": 2, "n_latent": 30}
 BATCH_SIZE = 128
@@ -42,16 +43,11 @@ class SCVI(Method):
     maps_queries = True
 
     def run(self, given: Given, minibatches: int | None = 2500) -> Result:
-        """Train or take from the cache."""
         with warnings.catch_warnings(action="ignore"):
             model, watch = _trained(given.data, minibatches, given.cache_dir)
             with watch("embedding"):
-                z = [model.get_latent_representation()]
-            if given.query is not None:
-                with watch("embedding"):
-                    query = _mapped(scvi.model.SCVI, model, given)
-                    z.append(query.get_latent_representation())
-        return Result(np.concatenate(z), None, None, watch.cpu, watch.wall, _parameters(model))
+                z = np.concatenate([each.get_latent_representation() for each in _with_query(model, given)])
+        return Result(z, None, None, watch.cpu, watch.wall, _parameters(model))
 
 
 @register_method
@@ -67,7 +63,6 @@ class SCANVI(Method):
     def run(
         self, given: Given, minibatches: int | None = 2500, epochs: int = 20, n_samples_per_label: int = 100
     ) -> Result:
-        """Go on from scVI with the visible labels."""
         with warnings.catch_warnings(action="ignore"):
             base, watch = _trained(given.data, minibatches, given.cache_dir)
             scvi.settings.seed = given.seed
@@ -78,15 +73,11 @@ class SCANVI(Method):
                     max_epochs=epochs, n_samples_per_label=n_samples_per_label, batch_size=BATCH_SIZE, **TRAINER
                 )
             with watch("embedding"):
-                z, soft = [model.get_latent_representation()], [model.predict(soft=True)]
-            if given.query is not None:
-                with watch("embedding"):
-                    query = _mapped(scvi.model.SCANVI, model, given)
-                    z.append(query.get_latent_representation())
-                    soft.append(query.predict(soft=True)[soft[0].columns])
-        probability = probabilities(np.concatenate([frame.to_numpy() for frame in soft]), soft[0].columns)
-        prediction = probability.columns.to_numpy()[probability.to_numpy().argmax(axis=1)]
-        return Result(np.concatenate(z), prediction, probability, watch.cpu, watch.wall, _parameters(model))
+                models = _with_query(model, given)
+                z = np.concatenate([each.get_latent_representation() for each in models])
+                probability = pd.concat([each.predict(soft=True) for each in models], ignore_index=True)
+        prediction = probability.idxmax(axis=1).to_numpy()
+        return Result(z, prediction, probability, watch.cpu, watch.wall, _parameters(model))
 
 
 def _genes(data: Data) -> AnnData:
@@ -99,7 +90,7 @@ def _genes(data: Data) -> AnnData:
 
 
 def _trained(data: Data, minibatches: int | None, cache_dir: Path | None) -> tuple[scvi.model.SCVI, Stopwatch]:
-    genes, watch = _genes(data), Stopwatch(features=prepared_seconds(data, "normalise", "genes"))
+    genes, watch = _genes(data), shared_watch(data, steps=("normalise", "genes"))
     settings = {"model": "scvi", "minibatches": minibatches, "batch_size": BATCH_SIZE, **ARCHITECTURE}
     path = fit_path(cache_dir, {"rna": genes.X}, batches_of(data), settings)
     scvi.settings.seed = 0
@@ -124,12 +115,13 @@ def _trained(data: Data, minibatches: int | None, cache_dir: Path | None) -> tup
     return cached(path, fit, use)
 
 
-def _mapped(cls: Any, model: Any, given: Given) -> Any:
-    """Model of the query alone, its other weights frozen (scArches, Lotfollahi et al. 2022)."""
-    assert given.query is not None
-    mapped = cls.load_query_data(_genes(given.query), model, accelerator="cpu")
+def _with_query(model: Any, given: Given) -> list[Any]:
+    """The model, and one of the query alone, its other weights frozen (scArches, Lotfollahi et al. 2022)."""
+    if given.query is None:
+        return [model]
+    mapped = type(model).load_query_data(_genes(given.query), model, accelerator="cpu")
     mapped.train(**SURGERY)
-    return mapped
+    return [model, mapped]
 
 
 def _parameters(model: Any) -> dict[str, int]:
