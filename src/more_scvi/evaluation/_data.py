@@ -98,11 +98,11 @@ def standardise(
         obsm["spatial"] = _array(data, spatial_key)
     if isinstance(data, AnnData):
         obs.index = pd.Index([f"cell{i}" for i in range(data.n_obs)]) if not obs.index.is_unique else obs.index
-        return AnnData(_counts(data, layer, "data"), obs=obs, var=_features(data), obsm=obsm), known
+        return AnnData(counts_of(data, layer, "data"), obs=obs, var=_features(data), obsm=obsm), known
     mods = {}
     for role, name in _roles(data, modalities).items():
         part = data.mod[name]
-        matrix = _counts(part, layer, f"modality {name!r}")
+        matrix = counts_of(part, layer, f"modality {name!r}")
         mods[role] = AnnData(matrix, obs=pd.DataFrame(index=part.obs_names), var=_features(part))
     return assemble(mods, obs, obsm), known
 
@@ -139,7 +139,7 @@ def _roles(mdata: MuData, given: Mapping[str, str] | None) -> dict[str, str]:
     return dict(given)
 
 
-def _counts(adata: AnnData, layer: str | None, what: str) -> sparse.csr_matrix:
+def counts_of(adata: AnnData, layer: str | None, what: str) -> sparse.csr_matrix:
     if layer is not None and layer not in (layers := named_layers(adata)):
         raise KeyError(f"layer: {what} has no layer {layer!r}; it has {', '.join(layers) or 'none'}.")
     x = RowReader(adata, layer)[:]
@@ -147,7 +147,7 @@ def _counts(adata: AnnData, layer: str | None, what: str) -> sparse.csr_matrix:
     if wrong.size:
         raise ValueError(
             f"{'X' if layer is None else f'layers[{layer!r}]'} of {what} holds values that are not counts, e.g."
-            f" {wrong[0]:.3g}; name the layer that holds raw counts."
+            f" {wrong[0]:.3g}; put raw counts there, or name the layer that holds them."
         )
     return x
 

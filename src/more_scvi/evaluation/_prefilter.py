@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from more_scvi.data._fields import RNA
-from more_scvi.data._rows import RowReader
 
-from ._data import BATCH_KEY, Data, modalities, present
+from ._data import BATCH_KEY, Data, counts_of, modalities, present
 
 KINDS = ("scrublet",)
 MIN_CELLS = 100
@@ -113,11 +112,9 @@ def _counts(data: Data) -> tuple[csr_matrix, NDArray[np.int64]]:
         raise ValueError(f"prefilter: the data have no modality 'rna', only {', '.join(modalities(data))}.")
     adata = modalities(data)[RNA]
     rows = np.flatnonzero(present(data, RNA))
-    counts = RowReader(adata)[:]
+    counts = counts_of(adata, None, "data")
     if adata.n_obs and not np.array_equal(adata.obs_names, data.obs_names[rows]):
         counts = counts[adata.obs_names.get_indexer(data.obs_names[rows])]
-    if not np.isfinite(counts.data).all() or (counts.data < 0).any() or (counts.data % 1).any():
-        raise ValueError("prefilter: X holds negative, fractional or non-finite values; put raw counts there.")
     return counts, rows
 
 

@@ -178,8 +178,8 @@ def make_splits(
     if not isinstance(protocol, str):
         raise ValueError(f"protocol {protocol!r} is a {type(protocol).__name__}; use one of {', '.join(PROTOCOLS)}.")
     kind, _, rest = protocol.partition("-")
-    draw = _DRAWS.get(kind)
-    if draw is None or protocol.endswith("-") or not re.fullmatch(_SUFFIX[kind], rest):
+    draw, suffix = _DRAWS.get(kind, (None, ""))
+    if draw is None or protocol.endswith("-") or not re.fullmatch(suffix, rest):
         raise ValueError(f"protocol {protocol!r} is unknown; use one of {', '.join(PROTOCOLS)}.")
     base = Split(dataset, protocol, seed, 0, ~has_label)
     made = draw(base, y, b, has_label, rest, max_rotations)
@@ -247,19 +247,18 @@ def _rare(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
     return out
 
 
-_DRAWS: dict[str, Callable[..., list[Split]]] = {
-    "S1": _half,
-    "S2a": _batch,
-    "S2b": _batch,
-    "S3": _type,
-    "S4": _few,
-    "S5": _rare,
-    "S5b": _rare,
-    "S6": _batch,
-}
 _NUMBER, _PERCENT = r"[1-9]\d*", r"(?!0+(\.0*)?$)\d{1,2}(\.\d+)?"
-_SUFFIX = {"S1": rf"({_NUMBER})?", "S4": _NUMBER, "S5": _PERCENT, "S5b": _PERCENT, "S6": ".+"}
-_SUFFIX |= dict.fromkeys(("S2a", "S2b", "S3"), "")
+_DRAWS: dict[str, tuple[Callable[..., list[Split]], str]] = {
+    "S1": (_half, rf"({_NUMBER})?"),
+    "S2a": (_batch, ""),
+    "S2b": (_batch, ""),
+    "S3": (_type, ""),
+    "S4": (_few, _NUMBER),
+    "S5": (_rare, _PERCENT),
+    "S5b": (_rare, _PERCENT),
+    "S6": (_batch, ".+"),
+}
+"""Kind of protocol → what draws its splits, and what may follow after the dash."""
 
 
 def inner_split(split: Split, labels: ArrayLike, batches: ArrayLike, seed: int = 0) -> tuple[Split, NDArray[np.bool_]]:

@@ -9,15 +9,6 @@ from ._scores import scores, tradeoff
 from ._types import confusion, per_type_f1
 
 __all__ = [
-    "compare",
-    "confusion",
-    "diagnosis",
-    "embedding",
-    "history",
-    "modality_weights",
-    "per_type_f1",
-    "regimes",
-    "scores",
-    "sensitivity",
-    "tradeoff",
-]
+    "compare", "confusion", "diagnosis", "embedding", "history", "modality_weights", "per_type_f1", "regimes",
+    "scores", "sensitivity", "tradeoff",
+]  # fmt: skip

@@ -7,8 +7,7 @@ from matplotlib.axes import Axes
 
 from more_scvi.diagnosis._result import Check, Diagnosis
 
-from ._labels import new_axes, shown, tidy
-from ._palette import COLORS, MISSING
+from ._labels import COLORS, MISSING, new_axes, shown, tidy
 
 LOOKS = {"ok": (COLORS[2], "o"), "warning": (COLORS[3], "X")}
 

@@ -6,8 +6,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from ._labels import legend_beside, new_axes, shown
-from ._palette import MISSING, style
+from ._labels import MISSING, legend_beside, new_axes, shown, style
 
 
 def embedding(

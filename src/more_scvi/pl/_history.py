@@ -5,8 +5,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._labels import legend_beside, new_axes, shown, tidy
-from ._palette import style
+from ._labels import legend_beside, new_axes, shown, style, tidy
 
 SPLITS = {"train": "-", "validation": "--"}
 CURVE = re.compile(r"loss_(.*)_(train|validation)", re.DOTALL)

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 
 from more_scvi.modalities._modality import list_modalities
 
-from ._labels import legend_beside, new_axes, shown, tidy
-from ._palette import style
+from ._labels import legend_beside, new_axes, shown, style, tidy
 
 
 def modality_weights(model: Any, groupby: str | pd.Series | None = None, *, ax: Axes | None = None) -> Axes:

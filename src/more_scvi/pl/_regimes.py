@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ._labels import legend_beside, new_axes, shown, tidy
-from ._palette import COLORS, MARKERS, style
+from ._labels import COLORS, MARKERS, legend_beside, new_axes, shown, style, tidy
 from ._table import CONTROL, is_control, over_seeds, positions, ranked, select, words
 
 AXES = {

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ._labels import label_points, legend_beside, new_axes, shown, tidy
-from ._palette import MARKERS, style
+from ._labels import MARKERS, label_points, legend_beside, new_axes, shown, style, tidy
 from ._table import (
     CONTROL,
     check_table,

@@ -13,9 +13,7 @@ up over more steps than a short fit takes (totalVI over 0.75 steps per cell, Mul
 
 from __future__ import annotations
 
-import logging
 import math
-import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -33,8 +31,6 @@ from more_scvi.evaluation._fits import Fit, cached, fit_path
 
 from ._method import Given, Method, Result, register_method
 from ._shared import shared_watch
-
-logger = logging.getLogger(__name__)
 
 BATCH_SIZE, MINIBATCHES, MAX_MINUTES = 128, 2500, 25
 _TRAINER: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -90,17 +86,17 @@ class _Peer(Method):
         length: dict[str, Any] = {}
         if epochs is not None:
             length = {"max_epochs": epochs, "batch_size": BATCH_SIZE, "max_time": timedelta(minutes=MAX_MINUTES)}
-        steps = _steps()
         with watch("training"):
-            model.train(callbacks=[steps], **length, **_TRAINER)
+            model.train(**length, **_TRAINER)
+        steps = model.trainer.fit_loop.total_batch_idx + 1  # fewer than planned where the time limit ended training
         with watch("embedding"):
             arrays = {"z": model.get_latent_representation()}
         arrays |= self.outputs(model, full, batches, watch)
         by_default = watch.cpu["training"]
         if epochs is not None:  # an upper bound where default batches are larger or training stops early
-            by_default *= int(0.9 * len(batches)) * self.default_epochs(len(batches)) / (steps.taken * BATCH_SIZE)
+            by_default *= int(0.9 * len(batches)) * self.default_epochs(len(batches)) / (steps * BATCH_SIZE)
         notes = {
-            "minibatches": steps.taken,  # fewer than planned where the time limit ended training
+            "minibatches": steps,
             "planned_minibatches": None if epochs is None else epochs * per_epoch,
             "default_training_seconds": round(by_default, 1),
             "default_is": "measured" if epochs is None else "extrapolated from the seconds per cell seen",
@@ -192,22 +188,6 @@ def _mdata(counts: Counts, batches: NDArray) -> mudata.MuData:
     mdata = mudata.MuData({name: _adata(x, batches, name) for name, x in counts.items()})
     mdata.obs["_indices"] = np.arange(len(batches))  # set-up writes it, but embedding other data expects it
     return mdata
-
-
-def _steps() -> Any:
-    """Callback that counts the steps of training in ``taken``."""
-    from lightning.pytorch.callbacks import Callback
-
-    class Steps(Callback):
-        taken, start = 0, time.process_time()
-
-        def on_train_batch_end(self, *_: Any) -> None:
-            self.taken += 1
-            if self.taken % 100 == 0:
-                seconds = (time.process_time() - self.start) / self.taken
-                logger.info("%d steps, %.3f CPU s per step", self.taken, seconds)
-
-    return Steps()
 
 
 def _features(mdata: mudata.MuData) -> dict[str, NDArray[np.bool_]]:
