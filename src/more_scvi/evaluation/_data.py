@@ -71,7 +71,6 @@ def standardise(
 
     Holds counts, ``obs["batch"]``, ``obs["cell_type"]``, modalities ``rna``, ``atac``, ``prot``, coordinates as
     ``obsm["spatial"]`` and the arrays in ``obsm_keys``; nothing else, as any other column may give labels away.
-
     """
     if not isinstance(data, AnnData | MuData):
         raise TypeError(f"data is a {type(data).__name__}; give an AnnData with RNA counts or a MuData.")
@@ -189,16 +188,12 @@ def hide_modalities(mdata: MuData, hidden: Mapping[str, ArrayLike]) -> MuData:
     """Copy in which the cells marked in ``hidden[modality]`` ``(n_cells,)`` are no longer in that modality.
 
     Nothing derived (views, layers) is taken along, as it may have been computed from the hidden values.
-
     """
-    mods, covered = {}, np.zeros(mdata.n_obs, dtype=bool)
-    for name, adata in mdata.mod.items():
-        lost = mdata.obs_names[np.asarray(hidden.get(name, np.zeros(mdata.n_obs)), dtype=bool)]
-        kept = ~adata.obs_names.isin(lost)
-        mods[name] = _bare(adata, kept)
-        covered |= mdata.obs_names.isin(mods[name].obs_names)
-    if not covered.all():
-        raise ValueError(f"{int((~covered).sum())} cells would be left without a modality; hide fewer.")
+    lost = {name: mdata.obs_names[np.asarray(mask, dtype=bool)] for name, mask in hidden.items()}
+    mods = {name: _bare(adata, ~adata.obs_names.isin(lost.get(name, ()))) for name, adata in mdata.mod.items()}
+    gone = ~np.any([mdata.obs_names.isin(adata.obs_names) for adata in mods.values()], axis=0)
+    if gone.any():
+        raise ValueError(f"{int(gone.sum())} cells would be left without a modality; hide fewer.")
     return assemble(mods, mdata.obs[[BATCH_KEY, LABELS_KEY]], own_obsm(mdata))
 
 

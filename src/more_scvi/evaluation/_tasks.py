@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import anndata
 import numpy as np
@@ -120,15 +121,11 @@ class Task:
 
     def given_query(self) -> Data | None:
         """The cells to map, without labels."""
-        return None if self.query is None else give_labels(self.query, np.full(self.query.n_obs, UNLABELED))
+        return None if self.query is None else _without_labels(self.query)
 
     def counterparts(self) -> MuData | None:
         """Nothing hidden but all labels: shown to a method after training, one modality at a time."""
-        if self.full is None:
-            return None
-        unlabelled = give_labels(self.full, np.full(self.full.n_obs, UNLABELED))
-        assert isinstance(unlabelled, MuData)
-        return unlabelled
+        return None if self.full is None else _without_labels(self.full)
 
     def views(self) -> dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         """Per modality the yardstick of structure, and which cells ``(n_cells,)`` have it."""
@@ -192,6 +189,10 @@ def make_tasks(
             yield _labels_only(part, split, split.hidden[kept], known[kept])
         else:
             yield _labels_only(data, split, split.hidden, known)
+
+
+def _without_labels(data: Any) -> Any:
+    return give_labels(data, np.full(data.n_obs, UNLABELED))
 
 
 def _labels_only(data: Data, split: Split, hidden: NDArray[np.bool_], known: NDArray[np.bool_]) -> Task:

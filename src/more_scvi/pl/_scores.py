@@ -9,18 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ._labels import MARKERS, label_points, legend_beside, new_axes, shown, style, tidy
-from ._table import (
-    CONTROL,
-    check_table,
-    is_control,
-    natural,
-    only_protocol,
-    over_seeds,
-    positions,
-    ranked,
-    select,
-    words,
-)
+from ._table import CONTROL, is_control, natural, only_protocol, over_seeds, positions, ranked, select, words
 
 MIN_SPAN = 0.1
 """Smallest range of the axis, so that differences of no importance do not look large."""
@@ -143,7 +132,6 @@ def tradeoff(
     >>> sorted(text.get_text() for text in ax.texts)
     ['more', 'pca']
     """
-    check_table(table)
     rows = only_protocol(table, protocol)
     one, other = (over_seeds(select(rows, metric)).groupby(level="method").mean() for metric in (x, y))
     methods = [m for m in ranked(one["mean"]) if m in other.index]
