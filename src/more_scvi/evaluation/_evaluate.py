@@ -237,7 +237,9 @@ def score_task(task: Task, result: Result, with_scib: bool = False) -> tuple[Sco
         scores |= _embedding(task, np.asarray(result.z), with_scib)
     if task.full is not None:
         scores |= _hidden_modalities(task, result)
-    return scores, {name: _by_type(y[on], predictions[name][on]) for name in ("own", "LR") if name in predictions}
+    named = [name for name in ("own", "LR") if name in predictions]
+    types = {name: per_type_f1(y[on], predictions[name][on])[["n", "f1"]].round(4).to_dict("index") for name in named}
+    return scores, types
 
 
 def _novel(task: Task, result: Result, probabilities: dict[str, pd.DataFrame], target: NDArray[np.bool_]) -> Scores:
@@ -297,11 +299,6 @@ def _rare(
         if name in frame:
             scores[f"target_AP_{classifier}"] = average_precision(target[on], frame[name].to_numpy()[on])
     return scores
-
-
-def _by_type(true: NDArray, predicted: NDArray) -> dict[str, dict[str, float]]:
-    rows = per_type_f1(true, predicted).iterrows()
-    return {str(name): {"n": int(row["n"]), "f1": round(float(row["f1"]), 4)} for name, row in rows}
 
 
 def _hidden_modalities(task: Task, result: Result) -> dict[str, Any]:

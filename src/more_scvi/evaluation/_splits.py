@@ -199,21 +199,21 @@ def _half(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
 
 
 def _batch(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
-    names, sizes = np.unique(b, return_counts=True)
+    names = _largest_first(b)
     if names.size < 2:
         only = str(names[0])
         raise ValueError(f"{split.protocol} holds out a batch, but there is only one ({only!r}). Use S1, S3 or S4.")
-    largest = [name for name in names[np.argsort(-sizes, kind="stable")] if name in b[known]][:most]
+    largest = [name for name in names if name in b[known]][:most]
     absent = split.protocol == "S2b"
     return [replace(split, hidden=b == n, held_out=str(n), absent=(b == n) if absent else None) for n in largest]
 
 
 def _type(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
-    names, sizes = np.unique(y[known], return_counts=True)
+    names = np.unique(y[known])
     if names.size < 3:
         raise ValueError(f"S3 hides a type and needs two others; the labels are {', '.join(names)}. Use S1 or S4.")
     half = random_half(y.size, np.random.default_rng(split.seed))
-    chosen = _spread(names[np.argsort(-sizes, kind="stable")], np.sort(sizes)[::-1], MIN_TYPE, most)
+    chosen = _spread(y[known], MIN_TYPE, most)
     return [replace(split, hidden=half | (y == name), held_out=str(name)) for name in chosen]
 
 
@@ -227,17 +227,14 @@ def _few(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: 
 
 def _rare(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
     share, single = float(rest) / 100, split.protocol.startswith("S5b")
-    names, sizes = np.unique(y[known], return_counts=True)
-    order = np.argsort(-sizes, kind="stable")
     out = []
-    for name in _spread(names[order], sizes[order], 2 * MIN_TYPE, most):
+    for name in _spread(y[known], 2 * MIN_TYPE, most):
         member = (y == name) & known
         rng = np.random.default_rng([split.seed, int(round(share * 1e5))])
         n = max(4, round(share / (1 - share) * int((~member).sum())))
         available = np.flatnonzero(member)
         if single:
-            homes, counts = np.unique(b[member], return_counts=True)
-            available = np.flatnonzero(member & (b == homes[np.argmax(counts)]))
+            available = np.flatnonzero(member & (b == _largest_first(b[member])[0]))
         if available.size < n:
             continue
         rows = rng.permutation(available)[:n]
@@ -316,8 +313,8 @@ def split_visible(
         if np.unique(batches[~split.hidden]).size < 2:
             only = str(batches[~split.hidden][0])
             raise ValueError(f"{split.name}: only batch {only!r} has visible labels; no second one can be hidden.")
-        names, sizes = np.unique(batches[free], return_counts=True)
-        name = names[np.argsort(-sizes, kind="stable")][seed % names.size]
+        names = _largest_first(batches[free])
+        name = names[seed % names.size]
         inner = ~split.hidden & (batches == name)
         held_out = f"{split.held_out}+{name}"
     else:
@@ -356,9 +353,15 @@ def random_half(n: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     return mask
 
 
-def _spread(names: NDArray, sizes: NDArray, least: int, most: int) -> NDArray:
+def _largest_first(values: NDArray, least: int = 1) -> NDArray:
+    """Values that occur ``least`` times or more, the most frequent first."""
+    names, sizes = np.unique(values, return_counts=True)
+    return names[np.argsort(-sizes, kind="stable")][: np.count_nonzero(sizes >= least)]
+
+
+def _spread(types: NDArray, least: int, most: int) -> NDArray:
     """At most ``most`` of the types with ``least`` cells or more, evenly over the range of abundances."""
-    names = names[sizes >= least]
+    names = _largest_first(types, least)
     return names[np.unique(np.linspace(0, names.size - 1, min(most, names.size)).round().astype(int))]
 
 

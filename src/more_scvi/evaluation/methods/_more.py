@@ -35,6 +35,7 @@ from more_scvi.evaluation._data import (
     modalities,
     present,
 )
+from more_scvi.model._more import MoRE as Model
 from more_scvi.pretraining._finetune import finetune
 
 from ._method import Given, Method, Result, register_method
@@ -70,8 +71,6 @@ class MoRE(Method):
         ``names`` are the modalities to use (RNA alone goes by way of ``setup_anndata``); ``labelled`` and ``spatial``
         whether it is given labels and coordinates; ``weights`` those of the frozen backbone.
         """
-        from more_scvi.model._more import MoRE as Model
-
         used = tuple(names or modalities(given.data))
         keys: dict[str, Any] = {"batch_key": BATCH_KEY, **(setup_kwargs or {})}
         if labelled:

@@ -17,11 +17,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import mudata
 import numpy as np
 import pandas as pd
+import scvi
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
@@ -44,9 +45,10 @@ Counts = Mapping[str, sparse.csr_matrix]
 class _Peer(Method):
     """A model of scvi-tools that never sees a label."""
 
-    @abstractmethod
-    def default_epochs(self, n_cells: int) -> int:
-        """Most epochs of default training."""
+    default_epochs: ClassVar[int]
+    """Most epochs of default training."""
+    fewer_beyond: ClassVar[float] = math.inf
+    """Number of cells from which on default training takes fewer, so that the cells it sees stay as many."""
 
     @abstractmethod
     def set_up(self, counts: Counts, batches: NDArray) -> Any:
@@ -75,8 +77,6 @@ class _Peer(Method):
 
     def fit(self, counts: Counts, batches: NDArray, full: Counts, minibatches: int | None) -> Fit:
         """Train, embed, and note the length of training."""
-        import scvi
-
         watch = Stopwatch()
         scvi.settings.seed = 0
         with watch("setup"):
@@ -94,7 +94,8 @@ class _Peer(Method):
         arrays |= self.outputs(model, full, batches, watch)
         by_default = watch.cpu["training"]
         if epochs is not None:  # an upper bound where default batches are larger or training stops early
-            by_default *= int(0.9 * len(batches)) * self.default_epochs(len(batches)) / (steps * BATCH_SIZE)
+            most = round(min(1, self.fewer_beyond / len(batches)) * self.default_epochs)
+            by_default *= int(0.9 * len(batches)) * most / (steps * BATCH_SIZE)
         notes = {
             "minibatches": steps,
             "planned_minibatches": None if epochs is None else epochs * per_epoch,
@@ -112,6 +113,7 @@ class TotalVI(_Peer):
 
     name = "totalvi"
     needs = ("rna", "prot")
+    default_epochs, fewer_beyond = 400, 20_000
 
     def run(self, given: Given, background: bool = False, minibatches: int | None = MINIBATCHES) -> Result:
         """Train or take from the cache; with ``background`` imputed proteins hold it, as observed counts do."""
@@ -119,12 +121,7 @@ class TotalVI(_Peer):
         result.imputed = {"prot": arrays["imputed_prot_background" if background else "imputed_prot"]}
         return result
 
-    def default_epochs(self, n_cells: int) -> int:
-        return min(round(20000 / n_cells * 400), 400)
-
     def set_up(self, counts: Counts, batches: NDArray) -> Any:
-        import scvi
-
         adata = _adata(counts["rna"], batches)
         adata.obsm["proteins"] = dense(counts["prot"])
         scvi.model.TOTALVI.setup_anndata(adata, "proteins", batch_key="batch")
@@ -148,6 +145,7 @@ class MultiVI(_Peer):
 
     name = "multivi"
     needs = ("rna",)
+    default_epochs = 500
 
     def suits(self, data: Data, has_query: bool = False) -> bool:
         return isinstance(data, mudata.MuData) and super().suits(data, has_query)
@@ -158,12 +156,7 @@ class MultiVI(_Peer):
         result.unimodal = {name: arrays[f"z_{name}"] for name in names}
         return result
 
-    def default_epochs(self, n_cells: int) -> int:
-        return 500
-
     def set_up(self, counts: Counts, batches: NDArray) -> Any:
-        import scvi
-
         layers = {_LAYERS[name]: name for name in counts} | {"batch_key": next(iter(counts))}
         mdata = _mdata(counts, batches)
         scvi.model.MULTIVI.setup_mudata(mdata, batch_key="batch", modalities=layers)
