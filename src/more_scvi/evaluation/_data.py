@@ -75,10 +75,8 @@ def standardise(
     if not isinstance(data, AnnData | MuData):
         raise TypeError(f"data is a {type(data).__name__}; give an AnnData with RNA counts or a MuData.")
     batch = _column(data, batch_key, "batch_key")
-    if batch.isna().any():
-        raise ValueError(
-            f"obs[{batch_key!r}] is missing for {int(batch.isna().sum())} cells; every cell needs a batch."
-        )
+    if missing := int(batch.isna().sum()):
+        raise ValueError(f"obs[{batch_key!r}] is missing for {missing} cells; every cell needs a batch.")
     labels = _column(data, labels_key, "labels_key")
     known = (labels.notna() & (labels.astype(str) != unlabeled_category)).to_numpy()
     warn_of_unlabeled(labels[known].astype(str).to_numpy(), labels_key, unlabeled_category)

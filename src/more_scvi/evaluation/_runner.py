@@ -130,10 +130,7 @@ def run(
     check_name("dataset", dataset)
     seeds = [int(seed) for seed in seeds]
     stored = [str(m.options["key"]) for m in chosen if isinstance(m, Stored)]
-    keys = {"batch_key": batch_key, "labels_key": labels_key, "unlabeled_category": unlabeled_category}
-    bare, known = standardise(
-        data, **keys, layer=layer, modalities=modalities, spatial_key=spatial_key, obsm_keys=stored
-    )
+    bare, known = standardise(data, batch_key, labels_key, unlabeled_category, layer, modalities, spatial_key, stored)
     if prefilter is not None:
         kept, removed = find_doublets(bare, labels=bare.obs[LABELS_KEY], kind=prefilter)
         logger.info("%s removed %d of %d cells: %s", prefilter, int((~kept).sum()), kept.size, json.dumps(removed))

@@ -183,23 +183,13 @@ def benchmarker(
         obs=adata.obs[[batch_key, labels_key]].astype(str),
         obsm={key: check_matrix(adata.obsm[key], f"obsm[{key!r}]").astype(np.float32) for key in keys},
     )
-    kwargs.setdefault(
-        "bio_conservation_metrics",
-        BioConservation(
-            isolated_labels=False,
-            nmi_ari_cluster_labels_leiden=True,
-            nmi_ari_cluster_labels_kmeans=False,
-            silhouette_label=False,
-        ),
-    )
-    out = Benchmarker(
-        light,
-        batch_key=batch_key,
-        label_key=labels_key,
-        embedding_obsm_keys=list(embeddings),
-        pre_integrated_embedding_obsm_key=pre_integrated_embedding_obsm_key,
+    off = dict.fromkeys(("isolated_labels", "nmi_ari_cluster_labels_kmeans", "silhouette_label"), False)
+    options = {
+        "bio_conservation_metrics": BioConservation(nmi_ari_cluster_labels_leiden=True, **off),
+        "pre_integrated_embedding_obsm_key": pre_integrated_embedding_obsm_key,
         **kwargs,
-    )
+    }
+    out = Benchmarker(light, batch_key, labels_key, list(embeddings), **options)
     with _quiet():
         out.prepare(neighbor_computer)
         out.benchmark()
@@ -212,9 +202,7 @@ def import_scib_metrics() -> Any:
     try:
         import scib_metrics
     except ImportError as error:
-        raise ImportError(
-            'scib-metrics is needed for this and not installed: pip install "more-scvi[benchmark]".'
-        ) from error
+        raise ImportError('scib-metrics is needed for this: pip install "more-scvi[benchmark]".') from error
     numbers = tuple(int(part) for part in re.findall(r"\d+", scib_metrics.__version__)[:3])
     low, high = _COMPARABLE
     if not low <= numbers < high:

@@ -42,14 +42,11 @@ def diagnosis(result: Diagnosis | Any, *, ax: Axes | None = None) -> Axes:
     """
     if not isinstance(result, Diagnosis):
         if not hasattr(result, "diagnose"):
-            raise TypeError(
-                f"diagnosis draws what model.diagnose() returns, or a model, not a {type(result).__name__}."
-            )
+            raise TypeError(f"diagnosis draws model.diagnose(), or a model, not a {type(result).__name__}.")
         result = result.diagnose()
     checks = result.checks
     names = shown(check.check.replace("_", " ") for check in checks)
-    if ax is None:
-        ax = new_axes(6.5, 0.9 + 0.3 * len(checks), names)
+    ax = ax or new_axes(6.5, 0.9 + 0.3 * len(checks), names)
     rows = np.arange(len(checks))
     ax.axvspan(-1, 0, color=COLORS[3], alpha=0.08, linewidth=0)
     ax.axvline(0, color="black", linewidth=0.8)

@@ -54,8 +54,7 @@ def history(model: Any, terms: Sequence[str] | None = None, *, ax: Axes | None =
     if not chosen:
         raise ValueError(f"terms is empty; give some of {known}, or None for all.")
     names = shown(chosen)
-    if ax is None:
-        ax = new_axes(5, 3.2, names)
+    ax = ax or new_axes(5, 3.2, names)
     for position, (term, name) in enumerate(zip(chosen, names, strict=True)):
         for split, line in SPLITS.items():
             if (curve := curves.get(f"loss_{term}_{split}")) is not None:

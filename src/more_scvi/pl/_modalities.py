@@ -60,8 +60,7 @@ def modality_weights(model: Any, groupby: str | pd.Series | None = None, *, ax: 
     colors = {role: style(at)[0] for at, role in enumerate(stacked) if role in means.columns}
     bars = shown(means.index)
     names = shown(colors)
-    if ax is None:
-        ax = new_axes(5, 0.9 + 0.32 * len(means), bars, names)
+    ax = ax or new_axes(5, 0.9 + 0.32 * len(means), bars, names)
     rows, left = np.arange(len(means)), np.zeros(len(means))
     for (role, color), name in zip(colors.items(), names, strict=True):
         ax.barh(rows, means[role], left=left, height=0.75, color=color, edgecolor="white", linewidth=0.8, label=name)
@@ -81,10 +80,8 @@ def _weights(model: Any) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     if isinstance(model, pd.DataFrame):
         return model, None
     if not hasattr(model, "get_modality_weights"):
-        raise TypeError(
-            f"modality_weights draws a MoRE model or the DataFrame of its get_modality_weights(), not a"
-            f" {type(model).__name__}."
-        )
+        found = type(model).__name__
+        raise TypeError(f"modality_weights draws a model or the DataFrame of get_modality_weights(), not a {found}.")
     return model.get_modality_weights(), model.adata.obs
 
 

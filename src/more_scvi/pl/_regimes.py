@@ -57,16 +57,15 @@ def regimes(table: pd.DataFrame, metric: str = "own", x: str = "S4", *, ax: Axes
     ['1', '3', '10']
     """
     rows = select(table, metric)
+    known = set(rows["protocol"])
     label, end, whole = AXES.get(x, (*shown([x]), None, None))
-    found = {p: float(m[1]) for p in set(rows["protocol"]) if (m := re.fullmatch(rf"{re.escape(x)}-(\d+\.?\d*)", p))}
+    found = {p: float(m[1]) for p in known if (m := re.fullmatch(rf"{re.escape(x)}-(\d+\.?\d*)", p))}
     if not found:
-        raise ValueError(
-            f"table has no protocol {x}-<number> with metric {metric!r}; with it are {sorted(set(rows['protocol']))}."
-        )
+        raise ValueError(f"table has no protocol {x}-<number> with metric {metric!r}; with it are {sorted(known)}.")
     protocols = sorted(found, key=found.__getitem__)
     at = {protocol: float(np.log10(found[protocol])) for protocol in protocols}
     names = [f"{found[protocol]:,g}" for protocol in protocols]
-    if whole in set(rows["protocol"]):
+    if whole in known:
         steps = np.diff(list(at.values()))
         at[str(whole)] = at[protocols[-1]] + (float(np.median(steps)) if len(steps) else 0.5)
         protocols, names = [*protocols, str(whole)], [*names, str(end)]
@@ -75,8 +74,7 @@ def regimes(table: pd.DataFrame, metric: str = "own", x: str = "S4", *, ax: Axes
     color_of = positions(table)
     methods = ranked(last)
     curves = shown(methods)
-    if ax is None:
-        ax = new_axes(5.5, 3.6, curves)
+    ax = ax or new_axes(5.5, 3.6, curves)
     for method, name in zip(methods, curves, strict=True):
         of = points.loc[method].reindex([p for p in protocols if p in points.loc[method].index])
         place = [at[protocol] for protocol in of.index]

@@ -61,8 +61,7 @@ def scores(
         only_protocol(rows, protocol)
     points = over_seeds(rows[rows["protocol"].isin(chosen)])
     methods = ranked(points["mean"].groupby(level="method").mean())
-    if ax is None:
-        ax = new_axes(5.5, 1 + 0.14 * len(methods) * (1.5 + len(chosen)), shown(methods), shown(chosen))
+    ax = ax or new_axes(5.5, 1 + 0.14 * len(methods) * (1.5 + len(chosen)), shown(methods), shown(chosen))
     for shift, protocol in zip(np.linspace(-0.3, 0.3, len(chosen) + 2)[1:-1], chosen, strict=True):
         color, marker = style(chosen.index(protocol))[0], MARKERS[chosen.index(protocol) % len(MARKERS)]
         of = points.xs(protocol, level="protocol").reindex(methods)
@@ -138,8 +137,7 @@ def tradeoff(
     if not methods:
         raise ValueError(f"No method has both {x!r} and {y!r}: {sorted(one.index)} and {sorted(other.index)}.")
     one, other = one.loc[methods], other.loc[methods]
-    if ax is None:
-        ax = new_axes(5, 4.2)
+    ax = ax or new_axes(5, 4.2)
     place = positions(table)
     colors = [CONTROL if is_control(method) else style(place[method])[0] for method in methods]
     for i, color in enumerate(colors):

@@ -56,8 +56,7 @@ def per_type_f1(
     """
     frame = _per_type(scores, classifier).sort_values(["f1", "n"], ascending=False, kind="stable")
     types = shown(frame.index)
-    if ax is None:
-        ax = new_axes(5, 0.9 + 0.26 * len(frame), types)
+    ax = ax or new_axes(5, 0.9 + 0.26 * len(frame), types)
     few = frame["n"].to_numpy() < rare
     bars = ax.barh(np.arange(len(frame)), frame["f1"], height=0.72, color=COLORS[0])
     for bar, is_rare, f1, n in zip(bars, few, frame["f1"], frame["n"], strict=True):

@@ -123,9 +123,8 @@ class MoRE(Method):
             result.imputed[PROTEIN] = np.log1p(values.to_numpy(dtype=np.float32))
         if given.counterparts is not None and len(used) == 2:
             for name in used:
-                result.unimodal[name] = model.get_latent_representation(
-                    given.counterparts, obsm_key=None, modality=ROLES[name]
-                )
+                options = {"obsm_key": None, "modality": ROLES[name]}
+                result.unimodal[name] = model.get_latent_representation(given.counterparts, **options)
 
 
 def _of_rna(data: Data, spatial: bool, keys: dict[str, Any]) -> AnnData:

@@ -18,7 +18,7 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize, scale
 
 from more_scvi.evaluation._data import (
     ATAC,
@@ -105,10 +105,8 @@ class AllFeatures(Method):
             model = LogisticRegression(C=1.0, max_iter=300).fit(x[visible], labels[visible])
         with watch("embedding"):
             probability = probabilities(model.predict_proba(x), model.classes_)
-            prediction = model.predict(x)
-        return Result(
-            None, prediction, probability, watch.cpu, watch.wall, {"trained": int(model.coef_.size), "frozen": 0}
-        )
+        parameters = {"trained": int(model.coef_.size), "frozen": 0}
+        return Result(None, model.predict(x), probability, watch.cpu, watch.wall, parameters)
 
 
 @register_method
@@ -202,10 +200,10 @@ def cca(left: NDArray, right: NDArray, n_components: int = 30) -> tuple[NDArray,
     Cells are standardised over features first; scores are the singular vectors, scaled to unit length per cell. The
     small SVD of the triangular factors gives the same vectors without the cells × cells matrix.
     """
-    (q1, r1), (q2, r2) = (np.linalg.qr(_standard_rows(x)) for x in (left, right))
+    (q1, r1), (q2, r2) = (np.linalg.qr(scale(x, axis=1)) for x in (left, right))
     u, _, v = np.linalg.svd(r1 @ r2.T, full_matrices=False)
     k = min(n_components, u.shape[1] - 1)
-    return _unit_rows(q1 @ u[:, :k]).astype(np.float32), _unit_rows(q2 @ v[:k].T).astype(np.float32)
+    return normalize(q1 @ u[:, :k]).astype(np.float32), normalize(q2 @ v[:k].T).astype(np.float32)
 
 
 def transfer_by_anchors(
@@ -218,42 +216,26 @@ def transfer_by_anchors(
     """
     y = np.asarray(labels).astype(str)
     k = min(k_score, len(reference) - 1, len(query) - 1)
-    to_query, to_reference = _neighbours(query, reference, k), _neighbours(reference, query, k)
-    within_reference, within_query = _neighbours(reference, reference, k), _neighbours(query, query, k)
-    mutual = [(i, j) for i in range(len(reference)) for j in to_query[i, :k_anchor] if i in to_reference[j, :k_anchor]]
-    anchors = np.array(mutual).reshape(-1, 2)
-    if len(anchors) == 0:
-        return y[to_reference[:, 0]].astype(object)
-    shared = np.array(
-        [
-            np.isin(within_reference[i], to_reference[j]).sum() + np.isin(to_query[i], within_query[j]).sum()
-            for i, j in anchors
-        ],
-        dtype=float,
-    )
+    few = min(k_anchor, k)
+    left, right = _near(query, reference, few).multiply(_near(reference, query, few).T).nonzero()
+    if not left.size:
+        return y[_near(reference, query, 1).indices].astype(object)
+    pairs = [(_near(of, reference, k)[left], _near(of, query, k)[right]) for of in (reference, query)]
+    shared = np.sum([one.multiply(other).sum(axis=1) for one, other in pairs], axis=0).ravel()
     low, high = np.quantile(shared, [0.01, 0.90])
     scores = np.clip((shared - low) / max(high - low, 1e-12), 0, 1)
-    search = NearestNeighbors(n_neighbors=min(k_weight, len(anchors))).fit(query[anchors[:, 1]])
+    search = NearestNeighbors(n_neighbors=min(k_weight, left.size)).fit(query[right])
     distance, nearest = search.kneighbors(query)
     weight = (1 - distance / np.maximum(distance[:, -1:], 1e-12)) * scores[nearest]
     weight = 1 - np.exp(-weight / 4) + 1e-12  # Gaussian kernel of bandwidth 1: exp(-w / (2 / sd)²)
-    types, code = np.unique(y[anchors[:, 0]], return_inverse=True)
+    types, code = np.unique(y[left], return_inverse=True)
     votes = np.stack([(weight * (code[nearest] == t)).sum(axis=1) for t in range(types.size)], axis=1)
     return types[votes.argmax(axis=1)].astype(object)
 
 
-def _neighbours(of: NDArray, among: NDArray, k: int) -> NDArray[np.int64]:
-    """Positions in ``of`` of the ``k`` nearest to every row of ``among``, nearest first."""
-    return NearestNeighbors(n_neighbors=k).fit(of).kneighbors(among, return_distance=False)
-
-
-def _standard_rows(x: NDArray) -> NDArray:
-    x = x - x.mean(axis=1, keepdims=True)
-    return x / np.maximum(x.std(axis=1, keepdims=True), 1e-12)
-
-
-def _unit_rows(x: NDArray) -> NDArray:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+def _near(of: NDArray, among: NDArray, k: int) -> sparse.csr_matrix:
+    """Ones ``(n_among, n_of)`` where a row of ``of`` is among the ``k`` nearest to a row of ``among``."""
+    return NearestNeighbors(n_neighbors=k).fit(of).kneighbors_graph(among)
 
 
 @register_method

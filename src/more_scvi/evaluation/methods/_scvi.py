@@ -69,9 +69,8 @@ class SCANVI(Method):
             with watch("setup"):
                 model = scvi.model.SCANVI.from_scvi_model(base, unlabeled_category=UNLABELED, labels_key=LABELS_KEY)
             with watch("training"):
-                model.train(
-                    max_epochs=epochs, n_samples_per_label=n_samples_per_label, batch_size=BATCH_SIZE, **TRAINER
-                )
+                length = {"max_epochs": epochs, "n_samples_per_label": n_samples_per_label}
+                model.train(batch_size=BATCH_SIZE, **length, **TRAINER)
             with watch("embedding"):
                 models = _with_query(model, given)
                 z = np.concatenate([each.get_latent_representation() for each in models])
