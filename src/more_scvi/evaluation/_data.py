@@ -144,7 +144,7 @@ def counts_of(adata: AnnData, layer: str | None, what: str) -> sparse.csr_matrix
     if wrong.size:
         raise ValueError(
             f"{'X' if layer is None else f'layers[{layer!r}]'} of {what} holds values that are not counts, e.g."
-            f" {wrong[0]:.3g}; put raw counts there, or name the layer that holds them."
+            f" {wrong[0]:.3g}; name the layer that holds raw counts."
         )
     return x
 
