@@ -27,8 +27,7 @@ from more_scvi.metrics._annotation import (
     scorable,
 )
 from more_scvi.metrics._check import check_matrix
-from more_scvi.metrics._imputation import imputation
-from more_scvi.metrics._matching import foscttm, recall_at
+from more_scvi.metrics._matching import foscttm, imputation, recall_at
 from more_scvi.metrics._mixing import cilisi
 from more_scvi.metrics._novelty import knn_novelty, neighbour_novelty, novelty_auroc, purity
 from more_scvi.metrics._scib import scib

@@ -220,7 +220,8 @@ def run_data(
                 f"{folder} holds results of other data, be it only other counts (fingerprint {found}, now"
                 f" {print_of_data}). Name another results_dir or dataset."
             )
-        same = "" if drawn(split.protocol) else f"{split.protocol}_r{split.rotation}_s*"  # splits of other seeds
+        # where nothing is drawn, a method without randomness gives every seed the same result: one is enough
+        same = "" if drawn(split.protocol) else f"{split.protocol}_r{split.rotation}_s*"
         of_split = []
         for method in methods:
             path = result_path(results_dir, split, method.name)

@@ -230,7 +230,7 @@ def _rare(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
     out = []
     for name in _spread(y[known], 2 * MIN_TYPE, most):
         member = (y == name) & known
-        rng = np.random.default_rng([split.seed, int(round(share * 1e5))])
+        rng = np.random.default_rng([split.seed, int(round(share * 1e5))])  # shares do not share their cells
         n = max(4, round(share / (1 - share) * int((~member).sum())))
         available = np.flatnonzero(member)
         if single:

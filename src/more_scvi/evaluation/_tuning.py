@@ -89,6 +89,7 @@ def tune(
             for protocol in protocols
             for outer in make_splits(labels, batches, protocol, seed, max_rotations, dataset, known)
         ]
+        # what any outer split hides is reported, so that no inner split may be scored on it
         elsewhere = np.any([outer.hidden for outer in outers], axis=0)
         for outer in outers:
             inner, scored = _inner(outer, batches, elsewhere)

@@ -44,8 +44,7 @@ from ._annotation import (
     scorable,
 )
 from ._fidelity import fidelity, knn_overlap
-from ._imputation import imputation
-from ._matching import foscttm, recall_at
+from ._matching import foscttm, imputation, recall_at
 from ._mixing import cilisi
 from ._novelty import knn_novelty, neighbour_novelty, novelty_auroc, purity
 from ._sc_graph import sc_graph

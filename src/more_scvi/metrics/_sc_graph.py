@@ -85,6 +85,7 @@ def sc_graph(
     known = np.isfinite(per_batch)
     consensus = np.where(known, per_batch, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
     found = _distances(z, y, types, trim, min_cells)
+    # what differs by less is rounding: one-hot labels are equidistant and must not correlate by chance
     flat = 1e-9 * (np.abs(z - z.mean(axis=0)).max() or 1.0)
     scores = np.array([_correlate(found[:, t], consensus[:, t], correlation, flat) for t in range(types.size)])
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")

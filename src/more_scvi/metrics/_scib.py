@@ -300,10 +300,11 @@ def kbet(graph: sparse.spmatrix, labels: NDArray, batches: NDArray, alpha: float
         counts = np.unique(batches[rows], return_counts=True)[1]
         if rows.size < min_cells or counts.size < 2:
             continue
-        k = int(min(70, max(10, counts.mean() // 4)))
+        k = int(min(70, max(10, counts.mean() // 4)))  # as scib-metrics chooses it
         part = graph[rows][:, rows]
         member = connected_components(part)[1]
         kept = np.flatnonzero((np.bincount(member) >= 3 * k)[member]) if member.any() else np.arange(rows.size)
+        # in a piece of fewer than three neighbourhoods, a neighbourhood is the piece and not a sample of it
         testable = kept.size >= 0.75 * rows.size
         scores.append(_accepted(part[kept][:, kept], batches[rows][kept], k, alpha) if testable else 0.0)
     return float(np.mean(scores)) if scores else float("nan")
