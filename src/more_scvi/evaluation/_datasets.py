@@ -1,7 +1,5 @@
 """Data sets of the benchmark, and of development."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fingerprints: of data, and of a method, so that results of others are not mistaken for theirs."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import inspect

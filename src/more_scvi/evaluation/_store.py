@@ -9,8 +9,6 @@ Files are written beside and renamed: a reader never sees half a result, and a r
 stopped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,4 +1,4 @@
-"""Across modalities: do the two halves of a cell match, do imputed values follow the observed ones?"""
+"""Across modalities: whether the halves of a cell match, and imputed values follow the observed ones."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """What figures share: colours; names that can be read, with room for them, placed so that none hides another."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Linear methods on RNA; and controls: what metrics give to nothing, to the class alone, or to the hidden labels."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

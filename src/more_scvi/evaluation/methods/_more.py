@@ -5,8 +5,6 @@ transformer; ``random`` the same with a transformer of random weights; ``finetun
 trained on the visible labels.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping
 from functools import partial

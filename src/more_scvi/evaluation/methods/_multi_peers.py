@@ -11,8 +11,6 @@ minutes), or ``None`` for the default batch size, epochs and early stopping. The
 up over more steps than a short fit takes (totalVI over 0.75 steps per cell, MultiVI over 50 epochs).
 """
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Harmony (Korsunsky et al. 2019) and Scanorama (Hie et al. 2019)."""
 
-from __future__ import annotations
-
 import io
 import logging
 import random

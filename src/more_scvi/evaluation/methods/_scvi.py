@@ -7,8 +7,6 @@ once per data set and kept in ``cache_dir``; its seconds are counted for every r
 mapped afterwards (``S2b``) gets weights of its own as scArches does: 100 epochs without weight decay.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What several methods do with the shared features."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 
