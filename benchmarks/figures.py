@@ -11,10 +11,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 from catalogue import BACKBONES, REGIMES, family, named, rows_of
-from gathered import OURS, Results
+from gathered import OURS, Results, shared_splits
 
 from more_scvi import pl
-from more_scvi.evaluation._compare import shared_splits
 
 DRAWN = (OURS, "scanvi", "scvi", "harmony", "scanorama", "pca", "pca_raw", "lr_hvg", "lda", "onehot-LR", "LEAK")
 MINE = (OURS, *BACKBONES)

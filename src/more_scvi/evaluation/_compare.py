@@ -173,16 +173,6 @@ def split_values(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return rows.pivot_table("value", SPLIT, "method", aggfunc="mean", observed=True)
 
 
-def shared_splits(table: pd.DataFrame, methods: list[str], metric: str) -> pd.DataFrame:
-    """Rows of ``metric`` of these methods on the splits that all of them have, several runs of a split averaged.
-
-    Tidy again; the ``seed`` is that of the draw, 0 where nothing is drawn.
-    """
-    values = split_values(table[table["method"].isin(methods)], metric).reindex(columns=methods).dropna()
-    long = values.rename_axis(columns="method").stack().rename("value").reset_index()
-    return long.rename(columns={"draw": "seed"}).assign(metric=metric)
-
-
 def cluster_interval(
     values: NDArray, clusters: NDArray, level: float = 0.95, draws: int = DRAWS
 ) -> tuple[float, float] | None:
