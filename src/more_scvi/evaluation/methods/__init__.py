@@ -1,3 +1,3 @@
 """Methods behind one interface; importing this folder makes them known by name."""
 
-from . import _baselines, _more, _multi_linear, _multi_peers, _rna_peers, _scvi  # noqa: F401 - register
+from . import _baselines, _more, _multi_linear, _rna_peers, _scvi  # noqa: F401 - register
