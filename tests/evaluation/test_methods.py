@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from more_scvi.evaluation import Given, Method, Result, get_method, leak, list_methods, make_tasks, run_task
-from more_scvi.evaluation.methods._scvi import cached
+from more_scvi.evaluation._fits import cached
 
 SMALL = {
     "more-small": {"base": "more", "model_kwargs": {"backbone": None}, "train_kwargs": {"max_epochs": 2}},

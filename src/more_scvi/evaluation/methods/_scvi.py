@@ -16,21 +16,15 @@ scvi-tools but for the length of training: ``minibatches`` of 128 cells (at leas
 minutes), or ``None`` for the default batch size, epochs and early stopping. The seconds of default training (totalVI
 400 epochs at this size, MultiVI up to 500) are extrapolated from a short fit. Mind that both defaults warm the KL term
 up over more steps than a short fit takes (totalVI over 0.75 steps per cell, MultiVI over 50 epochs).
-
-Fits that splits share are kept as arrays and a JSON record, so that reading one runs no code.
 """
 
-import hashlib
-import json
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
-from zipfile import BadZipFile
+from typing import Any, ClassVar
 
 import mudata
 import numpy as np
@@ -41,7 +35,6 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
-from more_scvi._files import atomic_path
 from more_scvi.evaluation._data import (
     ATAC,
     BATCH_KEY,
@@ -56,6 +49,7 @@ from more_scvi.evaluation._data import (
     padded,
     prepare,
 )
+from more_scvi.evaluation._fits import Fit, cached, fit_path
 
 from ._method import Given, Method, Result, register_method
 from ._shared import rna, shared_watch
@@ -69,9 +63,6 @@ _MULTIVI_NAMES = {"rna": "expression", "atac": "accessibility", "prot": "protein
 
 Counts = Mapping[str, sparse.csr_matrix]
 """Modality → padded counts ``(n_cells, n_features)`` of the features that peers are given."""
-Fit = tuple[dict[str, NDArray], dict[str, Any]]
-"""Arrays, and what JSON holds."""
-T = TypeVar("T")
 
 
 @register_method
@@ -316,39 +307,6 @@ def _features(mdata: mudata.MuData) -> dict[str, NDArray[np.bool_]]:
     if ATAC in keep:
         keep[ATAC] = frequent(mdata.mod[ATAC].X)
     return keep
-
-
-def fit_path(
-    cache_dir: Path | None, counts: Mapping[str, sparse.csr_matrix], batches: NDArray, settings: Mapping[str, Any]
-) -> Path | None:
-    """File of a fit, named by what went in: counts of every modality, batches, settings, version of scvi-tools."""
-    if cache_dir is None:
-        return None
-    digest = hashlib.sha256(json.dumps([settings, version("scvi-tools")], sort_keys=True).encode())
-    digest.update("\0".join(np.asarray(batches).astype(str)).encode())
-    for name in sorted(counts):
-        digest.update(f"{name} {counts[name].shape}".encode())
-        for axis in (0, 1):
-            digest.update(np.asarray(counts[name].sum(axis=axis), dtype=np.float64).tobytes())
-    return Path(cache_dir) / f"{settings['model']}_{digest.hexdigest()[:16]}.npz"
-
-
-def cached(path: Path | None, fit: Callable[[], Fit], use: Callable[[dict[str, NDArray], dict[str, Any]], T]) -> T:
-    """``use`` of what ``path`` holds, else of what ``fit`` returns, which is then kept there."""
-    if path is not None and path.is_file():
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                record = json.loads(str(stored["record"]))
-                return use({name: stored[name] for name in stored.files if name != "record"}, record)
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, BadZipFile) as error:
-            raise ValueError(f"{path}: holds no fit of this model ({error}); delete it.") from error
-    with warnings.catch_warnings(action="ignore"):
-        arrays, record = fit()
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as beside:
-            np.savez(beside, record=json.dumps(record), **arrays)  # type: ignore[arg-type]
-    return use(arrays, record)
 
 
 for _variant in (
