@@ -209,7 +209,9 @@ def subset(data: Data, cells: ArrayLike) -> Data:
     kept = np.asarray(cells, dtype=bool)
     given = {key: value[kept] for key, value in own_obsm(data).items()}
     if isinstance(data, AnnData):
-        return AnnData(data.X[kept], obs=data.obs[kept].copy(), var=data.var[plain(data.var)].copy(), obsm=given)
+        part = _bare(data, kept)
+        part.obsm = given
+        return part
     names = data.obs_names[kept]
     mods = {name: _bare(adata, adata.obs_names.isin(names)) for name, adata in data.mod.items()}
     return assemble({name: adata for name, adata in mods.items() if adata.n_obs}, data.obs[kept], given)
@@ -221,13 +223,9 @@ def own_obsm(data: Data) -> dict[str, NDArray]:
     return {key: np.asarray(value) for key, value in data.obsm.items() if key not in computed}
 
 
-def plain(var: pd.DataFrame) -> list[str]:
-    """Columns of ``var`` that came with the data."""
-    return [column for column in var if column != "highly_variable"]
-
-
 def _bare(adata: AnnData, rows: NDArray[np.bool_]) -> AnnData:
-    return AnnData(adata.X[rows], obs=adata.obs[[]][rows], var=adata.var[plain(adata.var)].copy())
+    var = adata.var.drop(columns="highly_variable", errors="ignore")
+    return AnnData(adata.X[rows], obs=adata.obs[rows].copy(), var=var)
 
 
 def padded(mdata: MuData, modality: str) -> sparse.csr_matrix:

@@ -104,16 +104,16 @@ class Split:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-serialisable form; masks are stored as base64 of their packed bits."""
-        record = {name: getattr(self, name) for name in _FIELDS}
+        record = {name: getattr(self, name) for name in _FIELDS} | {"n_cells": int(self.hidden.size)}
         masks = {name: mask for name in _MASKS if (mask := getattr(self, name)) is not None}
-        return record | {"n_cells": int(self.hidden.size)} | {name: _pack(mask) for name, mask in masks.items()}
+        return record | {name: base64.b64encode(np.packbits(mask)).decode("ascii") for name, mask in masks.items()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Split:
         """Inverse of :meth:`to_json`."""
-        fields = {name: record[name] for name in _FIELDS}
-        masks: dict[str, Any] = {name: _unpack(record[name], record["n_cells"]) for name in _MASKS if name in record}
-        return cls(**fields, **masks)
+        packed = {name: np.frombuffer(base64.b64decode(record[name]), np.uint8) for name in _MASKS if name in record}
+        masks = {name: np.unpackbits(bits, count=record["n_cells"]).astype(bool) for name, bits in packed.items()}
+        return cls(**{name: record[name] for name in _FIELDS}, **masks)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Split) and self.to_json() == other.to_json()
@@ -363,11 +363,3 @@ def _spread(types: NDArray, least: int, most: int) -> NDArray:
     """At most ``most`` of the types with ``least`` cells or more, evenly over the range of abundances."""
     names = _largest_first(types, least)
     return names[np.unique(np.linspace(0, names.size - 1, min(most, names.size)).round().astype(int))]
-
-
-def _pack(mask: NDArray[np.bool_]) -> str:
-    return base64.b64encode(np.packbits(mask).tobytes()).decode("ascii")
-
-
-def _unpack(bits: str, n: int) -> NDArray[np.bool_]:
-    return np.unpackbits(np.frombuffer(base64.b64decode(bits), dtype=np.uint8), count=n).astype(bool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -81,7 +81,13 @@ def tune(
             f" data by name, or one of {allowed}."
         )
     rows = []
-    for dataset, data, known in _read(datasets, data_dir):
+    for dataset in datasets:
+        if isinstance(datasets, Mapping):
+            data, known = standardise(datasets[dataset], BATCH_KEY, LABELS_KEY)
+        elif data_dir is None:
+            raise ValueError(f"data_dir is None; give the folder that holds {dataset!r}, or your data by name.")
+        else:
+            data, known = load_dataset(dataset, data_dir)
         labels, batches = data.obs[LABELS_KEY].to_numpy(), batches_of(data)
         outers = [
             outer
@@ -103,18 +109,6 @@ def tune(
                 rows.append(row | {"seconds": sum(record["seconds"].values())})
                 logger.info("%s", rows[-1])
     return pd.DataFrame(rows).astype(dict.fromkeys(METRICS, float))
-
-
-def _read(
-    datasets: Sequence[str] | Mapping[str, Data], data_dir: str | os.PathLike | None
-) -> Iterator[tuple[str, Data, NDArray[np.bool_]]]:
-    for name in datasets:
-        if isinstance(datasets, Mapping):
-            yield name, *standardise(datasets[name], BATCH_KEY, LABELS_KEY)
-        elif data_dir is None:
-            raise ValueError(f"data_dir is None; give the folder that holds {name!r}, or your data by name.")
-        else:
-            yield name, *load_dataset(name, data_dir)
 
 
 def _inner(outer: Split, batches: NDArray[np.str_], elsewhere: NDArray[np.bool_]) -> tuple[Split, NDArray[np.bool_]]:
