@@ -74,10 +74,10 @@ def standardise(
     """
     if not isinstance(data, AnnData | MuData):
         raise TypeError(f"data is a {type(data).__name__}; give an AnnData with RNA counts or a MuData.")
-    batch = _column(data, batch_key, "batch_key")
+    batch = column_of(data, batch_key, "batch_key")
     if missing := int(batch.isna().sum()):
         raise ValueError(f"obs[{batch_key!r}] is missing for {missing} cells; every cell needs a batch.")
-    labels = _column(data, labels_key, "labels_key")
+    labels = column_of(data, labels_key, "labels_key")
     known = (labels.notna() & (labels.astype(str) != unlabeled_category)).to_numpy()
     warn_of_unlabeled(labels[known].astype(str).to_numpy(), labels_key, unlabeled_category)
     types = np.unique(labels[known].astype(str))
@@ -104,7 +104,8 @@ def standardise(
     return assemble(mods, obs, obsm), known
 
 
-def _column(data: Data, key: str, argument: str) -> pd.Series:
+def column_of(data: Data, key: str, argument: str) -> pd.Series:
+    """Column of ``obs``, of a MuData else of its modalities together."""
     if key in data.obs:
         return data.obs[key]
     parts = [part.obs[key].astype(object) for part in modalities(data).values() if key in part.obs]
