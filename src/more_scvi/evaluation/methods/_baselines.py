@@ -13,31 +13,21 @@ from ._shared import centred_view, labels_of, probabilities, rna, shared_watch, 
 
 
 @register_method
-class PCARaw(Method):
-    """No integration: principal components of 2,000 batch-aware genes."""
+class Components(Method):
+    """Principal components of 2,000 batch-aware genes, as they are or with the mean of each batch removed."""
 
     name = "pca_raw"
     maps_queries = True
     needs = ("rna",)
 
-    def run(self, given: Given) -> Result:
-        watch = shared_watch(given.data)
-        return Result(with_query(given, lambda data: rna(data).obsm["view"]), None, None, watch.cpu, watch.wall)
-
-
-@register_method
-class PCACentred(Method):
-    """The same components with the mean of each batch removed."""
-
-    name = "pca"
-    maps_queries = True
-    needs = ("rna",)
-
-    def run(self, given: Given) -> Result:
+    def run(self, given: Given, centred: bool = False) -> Result:
         watch = shared_watch(given.data)
         with watch("embedding"):
-            z = with_query(given, centred_view)
+            z = with_query(given, centred_view if centred else lambda data: rna(data).obsm["view"])
         return Result(z, None, None, watch.cpu, watch.wall)
+
+
+register_method(Components("pca", centred=True))
 
 
 @register_method
