@@ -118,16 +118,6 @@ class Results:
         return float(np.exp(np.log(found.splits["other"] / found.splits["ours"]).mean()))
 
 
-def shared_splits(table: pd.DataFrame, methods: list[str], metric: str) -> pd.DataFrame:
-    """Rows of ``metric`` of these methods on the splits that all of them have, several runs of a split averaged.
-
-    Tidy again; the ``seed`` is that of the draw, 0 where nothing is drawn.
-    """
-    values = split_values(table[table["method"].isin(methods)], metric).reindex(columns=methods).dropna()
-    long = values.rename_axis(columns="method").stack().rename("value").reset_index()
-    return long.rename(columns={"draw": "seed"}).assign(metric=metric)
-
-
 def number(value: float | None, digits: int = 3) -> str:
     """``.754``: no zero before the point, a dash for what does not exist."""
     if value is None or np.isnan(value):
