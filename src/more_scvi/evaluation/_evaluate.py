@@ -236,7 +236,7 @@ def score_task(task: Task, result: Result, with_scib: bool = False) -> tuple[Sco
         scores |= _embedding(task, np.asarray(result.z), with_scib)
     if task.full is not None:
         scores |= _hidden_modalities(task, result)
-    named = [name for name in ("own", "LR") if name in predictions]
+    named: list[str] = [name for name in ("own", "LR") if name in predictions]
     types = {name: per_type_f1(y[on], predictions[name][on])[["n", "f1"]].round(4).to_dict("index") for name in named}
     return scores, types
 

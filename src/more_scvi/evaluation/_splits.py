@@ -106,13 +106,14 @@ class Split:
         """JSON-serialisable form; masks are stored as base64 of their packed bits."""
         record = {name: getattr(self, name) for name in _FIELDS} | {"n_cells": int(self.hidden.size)}
         masks = {name: mask for name in _MASKS if (mask := getattr(self, name)) is not None}
-        return record | {name: base64.b64encode(np.packbits(mask)).decode("ascii") for name, mask in masks.items()}
+        return record | {name: base64.b64encode(np.packbits(mask).tobytes()).decode("ascii") for name, mask in masks.items()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Split:
         """Inverse of :meth:`to_json`."""
         packed = {name: np.frombuffer(base64.b64decode(record[name]), np.uint8) for name in _MASKS if name in record}
-        masks = {name: np.unpackbits(bits, count=record["n_cells"]).astype(bool) for name, bits in packed.items()}
+        n = record["n_cells"]
+        masks: dict[str, Any] = {k: np.unpackbits(bits, count=n).astype(bool) for k, bits in packed.items()}
         return cls(**{name: record[name] for name in _FIELDS}, **masks)
 
     def __eq__(self, other: object) -> bool:

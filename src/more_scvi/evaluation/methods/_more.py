@@ -77,7 +77,7 @@ class MoRE(Method):
         with watch("setup"):
             data = self._set_up(Model, given.data, used, spatial, keys)
         with watch("setup" if weights != "finetuned" else "training"), tempfile.TemporaryDirectory() as folder:
-            name, tuned, notes = "more-mini", 0, {}
+            name, tuned, notes = "more-mini", 0, dict[str, Any]()
             if weights != "pretrained":
                 backbone, tuned, notes = make_backbone(weights, given)
                 backbone.save(name := folder)

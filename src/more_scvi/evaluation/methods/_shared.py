@@ -21,7 +21,7 @@ def rna(data: Data) -> AnnData:
 def shared_watch(data: Data, names: Iterable[str] = ("rna",), steps: Iterable[str] = ()) -> Stopwatch:
     """Stopwatch that has counted these steps (by default all) of the shared features of these modalities."""
     used = [modalities(data)[name].uns["prepare_seconds"] for name in names]
-    return Stopwatch(features=float(sum(sum(of[step] for step in steps or of) for of in used)))
+    return Stopwatch(features=sum((float(of[step]) for of in used for step in steps or of), 0.0))
 
 
 def labels_of(data: Data) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
