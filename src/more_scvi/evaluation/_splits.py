@@ -105,8 +105,8 @@ class Split:
     def to_json(self) -> dict[str, Any]:
         """JSON-serialisable form; masks are stored as base64 of their packed bits."""
         record = {name: getattr(self, name) for name in _FIELDS} | {"n_cells": int(self.hidden.size)}
-        masks = {name: mask for name in _MASKS if (mask := getattr(self, name)) is not None}
-        return record | {name: base64.b64encode(np.packbits(mask).tobytes()).decode("ascii") for name, mask in masks.items()}
+        packed = {k: np.packbits(mask).tobytes() for k in _MASKS if (mask := getattr(self, k)) is not None}
+        return record | {name: base64.b64encode(bits).decode("ascii") for name, bits in packed.items()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Split:
