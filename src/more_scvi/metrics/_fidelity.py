@@ -92,9 +92,8 @@ def fidelity(
     }
     if a.shape == b.shape:
         out["variance_kept"] = float(1 - ((a - b) ** 2).sum() / max(((a - a.mean(0)) ** 2).sum(), 1e-12))
-    true, teacher, student = (
-        None if p is None else np.asarray(p).astype(str) for p in (labels, reference_labels, z_labels)
-    )
+    given = (labels, reference_labels, z_labels)
+    true, teacher, student = (None if names is None else np.asarray(names).astype(str) for names in given)
     if teacher is not None and student is not None:
         out["agreement"] = float((teacher == student).mean())
     types = teacher if true is None else true

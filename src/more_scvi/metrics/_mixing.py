@@ -38,6 +38,7 @@ def cilisi(z: ArrayLike, labels: ArrayLike, batches: ArrayLike, n_neighbors: int
     LISI: Korsunsky et al. 2019; within types: Andreatta et al. 2024 (there weighted by perplexity and over cells).
     """
     points, y, b = check_embedding(z, labels, batches, flags=False)
+    # cells at one place (a collapsed embedding) must not have their own batch, next in the table, as neighbours
     points = points + 1e-9 * (points.std() + 1e-12) * np.random.default_rng(0).standard_normal(points.shape)
     per_type = []
     for name in np.unique(y):

@@ -141,10 +141,8 @@ def purity(z: ArrayLike, of_type: ArrayLike, batches: ArrayLike | None = None, n
     if groups.shape != member.shape:
         raise ValueError(f"batches {groups.shape} must name one batch for each of the {len(points)} cells.")
     points = break_ties(points)
-    scores = [
-        _purity(points[groups == name], member[groups == name], n_neighbors) for name in np.unique(groups[member])
-    ]
-    each = np.concatenate(scores) if scores else np.empty(0)
+    parts = [groups == name for name in np.unique(groups[member])]
+    each = np.concatenate([np.empty(0), *(_purity(points[of], member[of], n_neighbors) for of in parts)])
     return float(each.mean()) if each.size else float("nan")
 
 
