@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from catalogue import BACKBONES, REGIMES, family, named, rows_of
+from catalogue import BACKBONES, REGIMES, Group, family, named
 from gathered import OURS, Results
 
 from more_scvi import pl
@@ -18,7 +18,7 @@ from more_scvi.evaluation._compare import shared_splits
 
 DRAWN = (OURS, "scanvi", "scvi", "harmony", "scanorama", "pca", "pca_raw", "lr_hvg", "lda", "onehot-LR", "LEAK")
 MINE = (OURS, *BACKBONES)
-ACROSS = next(regime.belongs for regime in REGIMES if regime.words == "across modalities")
+ACROSS = next(regime for regime in REGIMES if regime.words == "across modalities")
 FIGURES = {
     "macro_f1": (DRAWN, ("S1", "S2a"), "", "Macro-F1 of hidden labels"),
     "tradeoff": ((*DRAWN, "random"), ("S1", "S2a"), "", "Mixing of batches against structure"),
@@ -35,12 +35,13 @@ def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
     """Name of a figure → the table it is drawn from and its caption; those whose results are there."""
     drawable = {}
     for name, (methods, families, needed, words) in FIGURES.items():
-        of = _complete if families else _across
-        table = of(results, methods, families, needed if name.startswith("backbone") else "", name == "tradeoff")
+        metrics = ("CiLISI", "structure") if name == "tradeoff" else ("annotation",)
+        others = BACKBONES if name.startswith("backbone") else ()
+        table = _shared(results.table, methods, families, metrics, needed if others else "")
         there = set(table["method"])
-        if OURS not in there or (needed and needed not in {family(p) for p in table["protocol"]}):
+        if OURS not in there or (others and not there & set(others)):
             continue
-        if name.startswith("backbone") and not set(BACKBONES) & there:
+        if needed and needed not in {family(p) for p in table["protocol"]}:
             continue
         n_splits = len(table[["dataset", "protocol", "seed", "rotation"]].drop_duplicates())
         sets = ", ".join(sorted(set(table["dataset"])))
@@ -66,31 +67,24 @@ def draw(results: Results, folder: Path) -> None:
         plt.close(ax.figure)
 
 
-def _across(results: Results, methods: Sequence[str], *_) -> pd.DataFrame:
-    """Splits across modalities, of whichever data set, that MoRE and its variants share."""
-    table = results.table
-    table = table[[ACROSS(*key) for key in zip(table["dataset"], table["protocol"], strict=True)]]
-    shown = [method for method in methods if method in set(table["method"])]
-    return shared_splits(table, shown, "annotation") if OURS in shown else table[:0]
-
-
-def _complete(results: Results, methods: Sequence[str], families: Sequence[str], other: str, both: bool):
-    """Results on shared splits: of data sets that have every protocol, and of methods that have all of these.
-
-    ``other``: only data sets on which this family was run with another backbone or none; ``both`` are mixing and
-    structure.
+def _shared(
+    table: pd.DataFrame, methods: Sequence[str], families: Sequence[str], metrics: Sequence[str], needed: str
+) -> pd.DataFrame:
+    """Results on splits that all drawn methods share: of RNA, data sets that have every protocol and methods that have
+    all of these; across modalities every split. ``needed``: only sets with another backbone, or none, in that family.
     """
-    table, belongs = results.table, rows_of("rna", families)
-    keys = table[["dataset", "protocol", "method"]].drop_duplicates().to_numpy()
-    sets = {d for d, p, m in keys if m in BACKBONES and family(p) == other}
-    metrics = ("CiLISI", "structure") if both else ("annotation",)
+    group = Group(kind="rna", families=families) if families else ACROSS
+    table = table[[group.belongs(*key) for key in zip(table["dataset"], table["protocol"], strict=True)]]
+    if needed:
+        other = table["method"].isin(BACKBONES) & (table["protocol"].map(family) == needed)
+        table = table[table["dataset"].isin(table.loc[other, "dataset"])]
     table = table[table["metric"].isin(metrics) & table["method"].isin(methods)]
-    keys = zip(table["dataset"], table["protocol"], strict=True)
-    table = table[[belongs(d, p) and (not other or d in sets) for d, p in keys]]
-    mine = table[table["method"] == OURS]
-    full = [name for name, of in mine.groupby("dataset") if set(of["protocol"]) == set(mine["protocol"])]
-    table = table[table["dataset"].isin(full)]
-    rows = {m: set(map(tuple, of[["dataset", "protocol", "metric"]].to_numpy())) for m, of in table.groupby("method")}
-    kept = [method for method in methods if rows.get(method) == rows.get(OURS, set())]
-    parts = [shared_splits(table, kept, metric) for metric in metrics if (table["metric"] == metric).any()]
+    kept = [method for method in methods if method in set(table["method"])]
+    if families:
+        mine = table[table["method"] == OURS]
+        full = [name for name, of in mine.groupby("dataset") if set(of["protocol"]) == set(mine["protocol"])]
+        table = table[table["dataset"].isin(full)]
+        rows = table.groupby("method")[["dataset", "protocol", "metric"]].apply(lambda of: set(map(tuple, of.values)))
+        kept = [method for method in methods if OURS in rows and rows.get(method) == rows[OURS]]
+    parts = [shared_splits(table, kept, m) for m in metrics if OURS in kept and m in set(table["metric"])]
     return pd.concat(parts, ignore_index=True) if parts else table[:0]

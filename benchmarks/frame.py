@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def start(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
     for noisy in ("lightning.pytorch", "lightning.fabric", "scvi", "jax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

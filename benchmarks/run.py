@@ -17,8 +17,8 @@ from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
+from catalogue import QUICK, QUICK_CELLS, STAGES, Stage
 from frame import HERE, RESULTS, WORK, arguments, start
-from plan import QUICK, QUICK_CELLS, STAGES, Stage
 from records import merge, unpack
 
 OPTIONS = {

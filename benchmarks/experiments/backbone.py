@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catalogue import COLUMNS, TEXTS
+from catalogue import COLUMNS, TEXTS, Stage
 from gathered import Results
-from plan import Stage
 from records import load
 from report import detail, matrix
 from tables import draw, page

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from catalogue import TEXTS
+from catalogue import TEXTS, Stage
 from frame import markdown
 from gathered import Results
-from plan import Stage
 from records import load
 from tables import grid, page
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from catalogue import SHORT, TEXTS, named
+from catalogue import SHORT, TEXTS, Stage, named
 from frame import markdown
 from gathered import Results
-from plan import Stage
 from records import load
 from tables import draw, page
 
