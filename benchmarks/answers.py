@@ -61,7 +61,7 @@ def counted(rows: int) -> str:
 def _backbone(results: Results) -> str:
     lines, rows, missing = [], [], []
     for regime in REGIMES:
-        found = {name: results.compare(name, regime.metric, regime.belongs) for name in BACKBONES}
+        found = {name: results.compare(name, regime.metric, regime) for name in BACKBONES}
         if not any(found.values()):
             missing.append(regime.words)
             continue
@@ -72,7 +72,7 @@ def _backbone(results: Results) -> str:
                 row = {"regime": regime.words, "without": BACKBONES[name], "figure": COLUMNS[regime.metric]}
                 row |= {"rows": of.n_rows, "Δ": signed(of.difference), "95 %": interval(of), "p": probability(of)}
                 row["r"] = number(of.effect, 2)
-                more = {m: results.compare(name, m, regime.belongs) for m in JUDGED[1:]}
+                more = {m: results.compare(name, m, regime) for m in JUDGED[1:]}
                 rows.append(row | {f"Δ {m}": signed(None if c is None else c.difference) for m, c in more.items()})
     lines += [f"- Not measured yet: {'; '.join(missing)}."] if missing else []
     return "\n".join(lines) + (f"\n\n{TEXTS['answers_backbone']}\n\n{markdown(rows)}" if rows else "")

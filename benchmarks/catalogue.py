@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,6 @@ BACKBONES, METHODS, SHORT, COLUMNS, CHOICES, TEXTS = (
 )
 QUICK_CELLS = 2000
 """Most cells of a set of the stages in ``QUICK``, which take minutes."""
-Belongs = Callable[[str, str], bool]
-"""Of a data set and a protocol."""
 
 
 @dataclass(frozen=True)

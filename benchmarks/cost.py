@@ -2,18 +2,16 @@
 
     python benchmarks/cost.py methods [--dataset bm_vangalen]   # seconds and memory, MoRE against scVI + scANVI
     python benchmarks/cost.py speed [--dataset pbmc_4batch]     # how much of feature extraction is matrix products
-    python benchmarks/cost.py neighbours                        # CPU seconds of training beside two busy processes
     python benchmarks/cost.py peaks [--cells 10000]             # memory and time on 120,000 simulated peaks
 
 Each method runs in a fresh process, one after the other. Its seconds count from after the imports and the loading of
 the data; its memory is the peak of the whole process. Writes ``cost.md``, ``speed.md`` and ``atac_memory.md`` into
-``results/``; ``neighbours`` only prints.
+``results/``.
 """
 
 from __future__ import annotations
 
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -114,36 +112,10 @@ def peaks(args: Namespace) -> None:
     write(args.results / "atac_memory.md", "Many peaks", made_by(), text)
 
 
-def neighbours(args: Namespace) -> None:
-    """CPU seconds of ``train`` alone and with two busy neighbours, best of several, and their ratio."""
-    from more_scvi import MoRE
-    from more_scvi.data import load_demo
-
-    adata = load_demo()
-    MoRE.setup_anndata(adata, batch_key="platform", labels_key="cell_type")
-
-    def best() -> float:
-        seconds = []
-        for _ in range(args.repeats):
-            model, begin = MoRE(adata, seed=0), time.process_time()
-            model.train(max_epochs=30, accelerator="cpu", enable_progress_bar=False)
-            seconds.append(time.process_time() - begin)
-        return min(seconds)
-
-    alone = best()
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
-    try:
-        beside = best()
-    finally:
-        for process in busy:
-            process.kill()
-    print(f"alone {alone:.2f} s, beside two busy processes {beside:.2f} s: {beside / alone:.2f} times")
-
-
 def main() -> None:
-    what = {one.__name__: one for one in (methods, speed, peaks, neighbours)}
-    options = {"dataset": "bm_vangalen", "methods": list(METHODS), "cells": 4096, "peaks": 120_000, "repeats": 5}
-    args = arguments(__doc__, {"what": what}, data=not {"peaks", "neighbours"} & set(sys.argv), **options)
+    what = {one.__name__: one for one in (methods, speed, peaks)}
+    options = {"dataset": "bm_vangalen", "methods": list(METHODS), "cells": 4096, "peaks": 120_000}
+    args = arguments(__doc__, {"what": what}, data="peaks" not in sys.argv, **options)
     what[args.what](args)
 
 

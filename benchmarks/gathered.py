@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from catalogue import CHOICES, CLASSIFIERS, CONTROLS, DATASETS, METHODS, SHORT, Belongs
+from catalogue import CHOICES, CLASSIFIERS, CONTROLS, DATASETS, METHODS, SHORT, Group
 
 from more_scvi.evaluation import tidy
 from more_scvi.evaluation._compare import LOWER_IS_BETTER, MIN_ROWS, Comparison, compare_columns, of_rows, split_values
 from more_scvi.evaluation._report import choose, summarise, with_chosen
 
 OURS = "more"
+ALL = Group()
 SOURCES = {name: entry.source for name, entry in DATASETS.items() if entry.source}
 
 
@@ -31,10 +32,9 @@ class Results:
         if not self.records:
             raise ValueError("No results to report. Run benchmarks/run.py first.")
         self.table = tidy(self.records)
-        self.chosen = {
-            name: choose(self.table, of) if self.table["metric"].isin(of).any() else {} for name, of in CHOICES.items()
-        }
+        self.chosen = {}
         for name, candidates in CHOICES.items():
+            self.chosen[name] = choose(self.table, candidates) if self.table["metric"].isin(candidates).any() else {}
             self.table = with_chosen(self.table, name, candidates)
         newest = {r["method"]: r for r in sorted(self.records, key=lambda r: r.get("date", ""))}
         older = [r for r in self.records if r.get("fingerprint") != newest[r["method"]].get("fingerprint")]
@@ -53,26 +53,20 @@ class Results:
     def summary(self) -> pd.DataFrame:
         return summarise(self.table)
 
-    def compare(self, other: str, metric: str, belongs: Belongs | None = None, ours: str = OURS) -> Comparison | None:
+    def compare(self, other: str, metric: str, group: Group = ALL, ours: str = OURS) -> Comparison | None:
         """On shared splits of the rows that belong; ``None`` if there is none."""
-        values = self._of(metric, belongs)
+        values = self._values.get(metric, pd.DataFrame())
         if ours not in values or other not in values:
             return None
-        found = compare_columns(values, ours, other, metric, SOURCES)
+        belongs = [group.belongs(dataset, protocol) for dataset, protocol, *_ in values.index]
+        found = compare_columns(values[belongs], ours, other, metric, SOURCES)
         return found if found.n_rows else None
 
-    def _of(self, metric: str, belongs: Belongs | None) -> pd.DataFrame:
-        """Splits × methods of the rows that belong."""
-        values = self._values.get(metric, pd.DataFrame())
-        if belongs is None or values.empty:
-            return values
-        return values[[belongs(dataset, protocol) for dataset, protocol, *_ in values.index]]
-
     def best_peers(
-        self, metric: str, belongs: Belongs | None = None, ours: str = OURS, among: Iterable[str] | None = None
+        self, metric: str, group: Group = ALL, ours: str = OURS, among: Iterable[str] | None = None
     ) -> pd.DataFrame:
         """Per row the rival that is furthest ahead of ours (or least behind): who wins it against everybody."""
-        found = {m: self.compare(m, metric, belongs, ours) for m in (self.rivals if among is None else among)}
+        found = {m: self.compare(m, metric, group, ours) for m in (self.rivals if among is None else among)}
         parts = [one.rows.assign(best=other).reset_index() for other, one in found.items() if one is not None]
         if not parts:
             return pd.DataFrame()
@@ -90,20 +84,20 @@ class Results:
 
     def values(self, method: str, metric: str) -> pd.Series:
         """Mean per row (data set, protocol) of one method."""
-        values = self._of(metric, None)
+        values = self._values.get(metric, {})
         return values[method].groupby(level=[0, 1]).mean().dropna() if method in values else pd.Series(dtype=float)
 
     def differences(self, metric: str, dataset: str, protocol: str) -> pd.Series:
         """MoRE minus each method in one row, the mean over shared splits."""
-        values = self._values.get(metric, pd.DataFrame(columns=[OURS]))
-        if values.empty or OURS not in values or (dataset, protocol) not in values.index.droplevel([2, 3]):
+        values = self._values.get(metric, {})
+        if OURS not in values or (dataset, protocol) not in values.index.droplevel([2, 3]):
             return pd.Series(dtype=float)
         values = values.loc[(dataset, protocol)]
         return -values.sub(values[OURS], axis=0).mean()
 
-    def times_longer(self, other: str, belongs: Belongs | None = None) -> float | None:
+    def times_longer(self, other: str, group: Group) -> float | None:
         """CPU seconds of another method over those of MoRE on shared splits, geometric mean."""
-        found = self.compare(other, "seconds", belongs)
+        found = self.compare(other, "seconds", group)
         if found is None or (found.splits[["ours", "other"]] <= 0).any(axis=None):
             return None
         return float(np.exp(np.log(found.splits["other"] / found.splits["ours"]).mean()))

@@ -8,21 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from answers import answers, say
-from catalogue import (
-    CLASSIFIERS,
-    COLUMNS,
-    CONTROLS,
-    DATASETS,
-    GROUPS,
-    METHODS,
-    REGIMES,
-    SHORT,
-    TEXTS,
-    Belongs,
-    Group,
-    kind_of,
-    named,
-)
+from catalogue import CLASSIFIERS, COLUMNS, CONTROLS, DATASETS, GROUPS, METHODS, REGIMES, SHORT, TEXTS, Group, named
 from figures import draw, figures
 from frame import RESULTS, arguments, markdown
 from gathered import OURS, Results, interval, marked, number, probability, ranged, signed, tally
@@ -41,6 +27,11 @@ OTHER_FIGURES = ("kNN", "LR", "CiLISI", "structure", "dimension")
 BEST = {"*best peer of each row*": "rivals", "*best that integrates*": "integrating"}
 BESIDE = {"few_labels": "backbone_labels", "few_cells": "backbone_new_batch", "modalities": "backbone_modalities"}
 """Page → figure of what the backbone adds there."""
+ORDINARY = {kind: Group(kind=kind, elsewhere=("S5", "S5b")) for kind in ("rna", "multi", "spatial")}
+"""All rows of a kind of data but those of rare types, which have a figure of their own."""
+COSTS = (
+    ("seconds", "CPU s", "mean", 1, 1), ("memory", "memory (MB)", "max", 2**20, 0), ("trained", "trained", "mean", 1, 0)
+)  # fmt: skip
 
 
 def pages(results: Results, results_dir: Path = RESULTS) -> dict[str, str]:
@@ -59,7 +50,7 @@ def pages(results: Results, results_dir: Path = RESULTS) -> dict[str, str]:
 def _front(results: Results, drawn: dict) -> str:
     there = set(results.table["dataset"])
     sets = [name for name in DATASETS if name in there]
-    rna, all_but_ours = _ordinary("rna"), [*results.peers, *results.controls]
+    rna, all_but_ours = ORDINARY["rna"], [*results.peers, *results.controls]
     parts = [
         "# Results",
         f"{len(results.records):,} results: {len(results.methods)} methods and variants on {len(sets)} data sets, up "
@@ -67,26 +58,22 @@ def _front(results: Results, drawn: dict) -> str:
         _code(results),
         _contents(results),
         "## MoRE against the others, RNA",
-        _headline(results, [name for name in sets if kind_of(name) == "rna"]),
+        _headline(results, [name for name in sets if DATASETS[name].kind == "rna"]),
         _comparisons(results, "annotation", rna),
-        *(_figure(name, drawn, "results/") for name in ("macro_f1", "tradeoff", "few_labels") if name in drawn),
+        *(_figure(name, drawn, "results/") for name in ("macro_f1", "tradeoff", "few_labels")),
         "## Where they differ",
         TEXTS["regimes"],
-        matrix(results, [*BEST, *results.peers], [(one.words, one.metric, one.belongs) for one in REGIMES], True),
+        matrix(results, [*BEST, *results.peers], [(one.words, one.metric, one) for one in REGIMES], True),
         "## Mixing, structure and neighbours, RNA",
         matrix(results, all_but_ours, [(f"Δ {COLUMNS[m]}", m, rna) for m in OTHER_FIGURES]),
     ]
     for kind, title in (("multi", "several modalities"), ("spatial", "spatial sections")):
-        if body := _comparisons(results, "annotation", _ordinary(kind)):
+        if body := _comparisons(results, "annotation", ORDINARY[kind]):
             parts += [f"## MoRE against the others, {title}", body]
     parts += ["## Methods, data and versions", TEXTS["reading"], _chosen(results)]
     parts += [_dropdown("Methods", _methods(results)), _dropdown("Data sets", _datasets(results, sets))]
     parts += [_dropdown("Versions and commands", _versions(results))]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _ordinary(kind: str) -> Belongs:
-    return lambda dataset, protocol: kind_of(dataset) == kind and not protocol.startswith("S5")
 
 
 def _contents(results: Results) -> str:
@@ -106,41 +93,35 @@ def _contents(results: Results) -> str:
 
 
 def _headline(results: Results, sets: list[str]) -> str:
-    belongs, said, rows = _ordinary("rna"), [], 0
-    for words, among in (
-        ("of each row", results.rivals),
-        ("that integrates", results.integrating),
-        ("that only classifies", CLASSIFIERS),
-    ):
-        found = results.against_best("annotation", belongs, among=among)
-        said.append(f"- {say(found, 'MoRE', f'the best peer {words}')}.".replace("- no reliable", "- No reliable"))
-        rows = rows or (0 if found is None else found.n_rows)
-    if not rows:
+    among = {"of each row": results.rivals, "that integrates": results.integrating, "that only classifies": CLASSIFIERS}
+    best = {who: results.against_best("annotation", ORDINARY["rna"], among=names) for who, names in among.items()}
+    if not any(best.values()):
         return "Not measured yet."
+    said = [say(found, "MoRE", f"the best peer {words}") for words, found in best.items()]
     short = ", ".join(named(method) for method in results.peers if method in SHORT and ":" not in method)
-    claims = "\n".join(said)
+    aside = f" Not among these peers, as they were trained for less than their default epochs: {short}." * bool(short)
     return (
-        f"Macro-F1 of hidden labels over {rows} rows (data set × protocol) of {', '.join(sets)}:\n\n"
-        f"{claims}\n\nRare types are not in this table: they have a figure of their own."
-        + f" Not among these peers, as they were trained for less than their default epochs: {short}."
-        * bool(short)
+        f"Macro-F1 of hidden labels over {next(of.n_rows for of in best.values() if of)} rows (data set × protocol) of "
+        f"{', '.join(sets)}:\n\n"
+        + "\n".join(f"- {one[0].upper()}{one[1:]}." for one in said)
+        + f"\n\nRare types are not in this table: they have a figure of their own.{aside}"
     )
 
 
-def _compare(results: Results, other: str, metric: str, belongs: Belongs) -> Comparison | None:
+def _compare(results: Results, other: str, metric: str, group: Group) -> Comparison | None:
     """Against a method, or the best of several in each row."""
     if other in BEST:
-        return results.against_best(metric, belongs, among=getattr(results, BEST[other]))
-    return results.compare(other, metric, belongs)
+        return results.against_best(metric, group, among=getattr(results, BEST[other]))
+    return results.compare(other, metric, group)
 
 
-def _comparisons(results: Results, metric: str, belongs: Belongs) -> str:
+def _comparisons(results: Results, metric: str, group: Group) -> str:
     """MoRE against every peer, the best of them in each row, and the controls."""
     rows = []
     for other in [*BEST, *results.peers, *results.controls]:
-        if (found := _compare(results, other, metric, belongs)) is None:
+        if (found := _compare(results, other, metric, group)) is None:
             continue
-        longer = None if other in BEST else results.times_longer(other, belongs)
+        longer = None if other in BEST else results.times_longer(other, group)
         rows.append({
             "MoRE against": _name(other) + " (control)" * (other.split(":")[0] in CONTROLS),
             "Δ": marked(found),
@@ -162,12 +143,12 @@ def _name(method: str) -> str:
 
 
 def matrix(
-    results: Results, others: Sequence[str], columns: Sequence[tuple[str, str, Belongs]], rows: bool = False
+    results: Results, others: Sequence[str], columns: Sequence[tuple[str, str, Group]], rows: bool = False
 ) -> str:
     """Differences to each of the others, a column per (title, figure, rows); also rows won, level and lost."""
     table = []
     for other in others:
-        found = {title: _compare(results, other, metric, belongs) for title, metric, belongs in columns}
+        found = {title: _compare(results, other, metric, group) for title, metric, group in columns}
         row = {t: marked(of, 1 if of.metric == "dimension" else 3) if of else "–" for t, of in found.items()}
         row |= {title: f"{row[title]} ({tally(of)})" for title, of in found.items() if of and rows}
         table += [{"MoRE against": _name(other)} | row] if any(found.values()) else []
@@ -178,9 +159,9 @@ def matrix(
 def _page(results: Results, group: Group, drawn: dict, records: Sequence[Mapping[str, Any]]) -> str:
     keys = {(r["dataset"], r["protocol"]) for r in records}
     parts = [f"# {group.title}", group.words]
-    parts += [_figure(n, drawn, "") for n in (group.file, BESIDE.get(group.file)) if n in drawn]
+    parts += [_figure(name, drawn, "") for name in (group.file, BESIDE.get(group.file, "")) if name in drawn]
     parts += [f"## MoRE against the others: {COLUMNS[group.metric]}"]
-    parts += [_comparisons(results, group.metric, group.belongs) or "Not measured yet."]
+    parts += [_comparisons(results, group.metric, group) or "Not measured yet."]
     parts += ["[How to read](../results.md#methods-data-and-versions); below, everything that was measured."]
     for dataset in [name for name in DATASETS if name in {d for d, _ in keys}]:
         words = DATASETS[dataset].words
@@ -217,11 +198,6 @@ def detail(results: Results, dataset: str, protocol: str, metric: str) -> str:
     return f"{span} scored cells of {DATASETS[dataset].types} types.\n\n{markdown(rows)}"
 
 
-COSTS = (
-    ("seconds", "CPU s", "mean", 1, 1), ("memory", "memory (MB)", "max", 2**20, 0), ("trained", "trained", "mean", 1, 0)
-)  # fmt: skip
-
-
 def _included(results_dir: Path) -> str:
     """Reports of other scripts, as they wrote them."""
     files = [*sorted((results_dir / "experiments").glob("*.md")), *(results_dir / f"{name}.md" for name in OTHERS)]
@@ -233,8 +209,7 @@ def _included(results_dir: Path) -> str:
 
 
 def _figure(name: str, drawn: dict, folder: str) -> str:
-    caption = drawn[name][1]
-    return f"![{caption}]({folder}{name}.svg)\n\n*{caption}*"
+    return f"![{drawn[name][1]}]({folder}{name}.svg)\n\n*{drawn[name][1]}*" if name in drawn else ""
 
 
 def _dropdown(title: str, body: str, opened: bool = False) -> str:
@@ -261,8 +236,7 @@ def _methods(results: Results) -> str:
 def _datasets(results: Results, sets: list[str]) -> str:
     rows = []
     for name in sets:
-        cells = max(r["n_cells"] for r in results.records if r["dataset"] == name)
-        of = DATASETS[name]
+        cells, of = max(r["n_cells"] for r in results.records if r["dataset"] == name), DATASETS[name]
         rows.append({"data set": f"`{name}`", "what": of.words, "cells": f"{cells:,}", "types": of.types})
     shared = ", ".join(f"{name} with {entry.source}" for name, entry in DATASETS.items() if entry.source)
     return f"{markdown(rows)}\n\nThese share cells and count as one data set in intervals: {shared}."
@@ -283,14 +257,11 @@ def _code(results: Results) -> str:
 
 
 def _versions(results: Results) -> str:
-    seen: dict[str, set[str]] = defaultdict(set)
-    for record in results.records:
-        for package, version in record["versions"].items():
-            seen[package].add(version)
-    listed = ", ".join(f"{package} {' and '.join(sorted(versions))}" for package, versions in sorted(seen.items()))
+    seen = {(package, version) for record in results.records for package, version in record["versions"].items()}
+    listed = {package: " and ".join(sorted(v for p, v in seen if p == package)) for package, _ in sorted(seen)}
     commits = {record["commit"] for record in results.records if record.get("fingerprint") and record.get("commit")}
-    listed += f"; commits {', '.join(sorted(commits))}" * bool(commits)
-    return f"{listed}.\n\n{TEXTS['commands']}"
+    words = ", ".join(f"{package} {versions}" for package, versions in listed.items())
+    return words + f"; commits {', '.join(sorted(commits))}" * bool(commits) + f".\n\n{TEXTS['commands']}"
 
 
 def stale(records: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -2,16 +2,11 @@
 
     python benchmarks/tune.py '{"default": {}, "keep20": {"train_kwargs": {"loss_weights": {"keep": 20}}}}' --quick
 
-A variant is a name and what it changes: ``base`` (a method, default ``more``), options of its ``run``
-(``setup_kwargs``, ``model_kwargs``, ``train_kwargs``), and ``constants``
-(``{"more_scvi.model._prepare.EVIDENCE_CELLS": 3000}``); a file may hold them. What the sets are stands in
-``development.py``; ``--datasets`` takes some of these or files. ``--quick`` (600 cells of each set, seed 0, one
-rotation) takes some 4 CPU minutes per variant; the whole some 40.
-
-Labels that a split hides are scored; sets and protocols count alike. Differences are to the first variant, on the same
-splits; brackets: 95 % interval of the mean when whole data sets are resampled, a star where it excludes zero. Finished
-results are kept in ``--records`` and not computed again, unless code, options or data changed. ``--output`` also writes
-the tables and the command to a file.
+A variant is a name and what it changes: ``base`` (a method, default ``more``), options of its ``run``, and
+``constants``; a file may hold them. Labels that a split hides are scored; sets and protocols count alike. Differences
+are to the first variant, on the same splits; brackets: 95 % interval of the mean when whole data sets are resampled, a
+star where it excludes zero. Finished results are kept in ``--records`` and not computed again, unless code, options or
+data changed. README.md in this folder says more.
 """
 
 from __future__ import annotations

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from catalogue import COLUMNS, TEXTS, Stage
-from gathered import Results
+from gathered import ALL, Results
 from records import load
 from report import detail, matrix
-from tables import draw, page
+from tables import grid, page
+
+from more_scvi.pl import scores
 
 FOLDER = "experiments/backbone"
 NAMES = {
@@ -26,12 +29,11 @@ def report(folder: Path) -> list[Path]:
     """Write ``backbone.md`` and ``backbone.png``."""
     results = Results(record for record in load(folder / "backbone") if record["method"] in NAMES)
     parts = ["![NMI, ARI, macro-F1, structure and seconds per backbone](backbone.png)", "## Frozen minus the others"]
-    columns = [(f"Δ {COLUMNS[name]}", name, lambda *_: True) for name in QUALITY]
+    columns = [(f"Δ {COLUMNS[name]}", name, ALL) for name in QUALITY]
     parts += [TEXTS["backbone_rule"], matrix(results, results.variants, columns, True), "## Means"]
     for key in sorted({(r["dataset"], r["protocol"]) for r in results.records}):
         parts += [f"### {', '.join(key)}", detail(results, *key, "own")]
-    table = results.table[results.table["method"].isin(list(NAMES))]
-    table = table.assign(protocol=table["dataset"], method=table["method"].map(NAMES))
-    drawn = [(COLUMNS.get(m, m), table, m) for m in (*QUALITY[:4], "structure", "seconds")]
-    title, figure = "Frozen, fine-tuned or random backbone", draw(drawn, 3, folder / "backbone.png")
+    table = results.table.assign(protocol=results.table["dataset"], method=results.table["method"].map(NAMES))
+    panels = [(COLUMNS.get(m, m), partial(scores, table, m)) for m in (*QUALITY[:4], "structure", "seconds")]
+    title, figure = "Frozen, fine-tuned or random backbone", grid(panels, 3, 2.6, folder / "backbone.png")
     return [page(folder, "backbone", title, results, *parts, earlier=TEXTS["first"]), figure]

@@ -6,12 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from catalogue import TEXTS
 from frame import write
 from gathered import Results
-
-from more_scvi.pl import scores
 
 EARLIER = "Measured with an earlier version of MoRE, whose code the results do not name."
 
@@ -23,16 +20,16 @@ def page(folder: Path, name: str, title: str, results: Results, *parts: str, ear
     return write(folder / f"{name}.md", title, *said, TEXTS[name], *parts)
 
 
-def grid(n: int, columns: int, width: float, height: float, path: Path, draw: Callable) -> Path:
-    """A figure of ``n`` panels, each drawn by ``draw(number, axes)``, which returns its title; one legend for all."""
-    rows, shared = -(-n // columns), None
-    size = (width * columns, height * rows)
+def grid(panels: Sequence[tuple[str, Callable]], columns: int, height: float, path: Path) -> Path:
+    """A figure of titles and functions that draw on ``ax``; one legend for all."""
+    rows, shared = -(-len(panels) // columns), None
+    size = (3.7 * columns, height * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    for number, ax in enumerate(axes.flat):
-        if number >= n:
-            ax.axis("off")
-            continue
-        ax.set_title(draw(number, ax), fontsize="medium")
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    for (title, draw), ax in zip(panels, axes.flat, strict=False):
+        draw(ax=ax)
+        ax.set_title(title, fontsize="medium")
         if legend := ax.get_legend():
             shared = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
             legend.remove()
@@ -42,13 +39,3 @@ def grid(n: int, columns: int, width: float, height: float, path: Path, draw: Ca
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
-
-
-def draw(panels: Sequence[tuple[str, pd.DataFrame, str]], columns: int, path: Path) -> Path:
-    """A panel per title, tidy table and metric: rows are the methods, colours the protocols."""
-
-    def one(number: int, ax: plt.Axes) -> str:
-        scores(panels[number][1], panels[number][2], ax=ax)
-        return panels[number][0]
-
-    return grid(len(panels), columns, 3.7, 2.6, path, one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,9 @@ from catalogue import SHORT, TEXTS, Stage, named
 from frame import markdown
 from gathered import Results
 from records import load
-from tables import draw, page
+from tables import grid, page
+
+from more_scvi.pl import scores
 
 FOLDER = ""  # the results stand with those of the benchmark, which has the same tasks
 SETTINGS = {
@@ -43,10 +46,11 @@ def report(folder: Path) -> list[Path]:
         row = {"data, protocol": f"{dataset}, {protocol}", "what": words, "paired": paired}
         rows.append(row | {"scored cells": f"{mean['n_scored'].mean():,.0f}"} | _row(mean))
         of = of.assign(method=of["method"].map(named), protocol=of["metric"])
-        both = [(of[of["metric"].isin(["own", "LR"])].assign(metric="macro-F1"), "macro-F1")]
-        both += [(of[of["metric"] == "FOSCTTM"], "FOSCTTM")]
-        panels += [(f"{words}\n{paired}", part, metric) for part, metric in both if len(part)]
-    figure = draw(sorted(panels, key=lambda one: one[2] == "FOSCTTM"), 4, folder / "transfer.png")
+        both = (of[of["metric"].isin(["own", "LR"])].assign(metric="macro-F1"), of[of["metric"] == "FOSCTTM"])
+        for part, metric in zip(both, ("macro-F1", "FOSCTTM"), strict=True):
+            panels += [(metric, f"{words}\n{paired}", partial(scores, part, metric))] if len(part) else []
+    panels.sort(key=lambda one: one[0] == "FOSCTTM")
+    figure = grid([one[1:] for one in panels], 4, 2.6, folder / "transfer.png")
     parts = ["![Macro-F1 per setting and method, and FOSCTTM](transfer.png)", TEXTS["transfer_summary"], markdown(rows)]
     return [page(folder, "transfer", "Labels across modalities", results, *parts), figure]
 
