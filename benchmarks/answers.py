@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from catalogue import BACKBONES, COLUMNS, DATASETS, REGIMES, SHORT, TEXTS, named
+from catalogue import BACKBONES, COLUMNS, DATASETS, REGIMES, SHORT, TEXTS
 from frame import markdown
 from gathered import OURS, Results, interval, marked, number, probability, signed
 
@@ -20,21 +20,15 @@ MUST = {"onehot-LR": {"structure": (0.0, 0.2), "novelty_kNN": (0.5, 0.1)}, "rand
 
 def answers(results: Results) -> str:
     """The whole page."""
-    parts = [
-        "# Answers",
-        TEXTS["answers"],
-        "## Does the pre-trained backbone help?",
-        _backbone(results),
-        "## Which parts of the loss earn their place?",
-        _losses(results),
-        "## Where does MoRE lose, and to whom?",
-        _defeats(results),
-        "## Does it mix batches without bending the data?",
-        _mixing(results),
-        "## Do the controls behave?",
-        "\n".join(_controls(results)),
-    ]
-    return "\n\n".join(parts) + "\n"
+    questions = {
+        "Does the pre-trained backbone help?": _backbone,
+        "Which parts of the loss earn their place?": _losses,
+        "Where does MoRE lose, and to whom?": _defeats,
+        "Does it mix batches without bending the data?": _mixing,
+        "Do the controls behave?": _controls,
+    }
+    parts = [part for question, answer in questions.items() for part in (f"## {question}", answer(results))]
+    return "\n\n".join(["# Answers", TEXTS["answers"], *parts]) + "\n"
 
 
 def say(found: Comparison | None, subject: str, other: str) -> str:
@@ -67,13 +61,12 @@ def _backbone(results: Results) -> str:
             continue
         said = [say(found[name], "pre-training", words) for name, words in BACKBONES.items()]
         lines.append(f"- **{regime.words[0].upper()}{regime.words[1:]}**: {'; '.join(said)}.")
-        for name, of in found.items():
-            if of is not None:
-                row = {"regime": regime.words, "without": BACKBONES[name], "figure": COLUMNS[regime.metric]}
-                row |= {"rows": of.n_rows, "Δ": signed(of.difference), "95 %": interval(of), "p": probability(of)}
-                row["r"] = number(of.effect, 2)
-                more = {m: results.compare(name, m, regime) for m in JUDGED[1:]}
-                rows.append(row | {f"Δ {m}": signed(None if c is None else c.difference) for m, c in more.items()})
+        for name, of in ((name, of) for name, of in found.items() if of):
+            row = {"regime": regime.words, "without": BACKBONES[name], "figure": COLUMNS[regime.metric]}
+            row |= {"rows": of.n_rows, "Δ": signed(of.difference), "95 %": interval(of), "p": probability(of)}
+            more = {m: results.compare(name, m, regime) for m in JUDGED[1:]}
+            row |= {"r": number(of.effect, 2)} | {f"Δ {m}": signed(c and c.difference) for m, c in more.items()}
+            rows.append(row)
     lines += [f"- Not measured yet: {'; '.join(missing)}."] if missing else []
     return "\n".join(lines) + (f"\n\n{TEXTS['answers_backbone']}\n\n{markdown(rows)}" if rows else "")
 
@@ -90,7 +83,7 @@ def _losses(results: Results) -> str:
         rows.append(row | {f"Δ {COLUMNS[m]}": marked(of, 1 if m == "dimension" else 3) for m, of in found.items()})
     if not rows:
         return "Not measured yet."
-    head = "\n".join(lines) if lines else "Terms that are left out one at a time: not measured yet."
+    head = "\n".join(lines) or "Terms that are left out one at a time: not measured yet."
     return f"{head}\n\n{TEXTS['answers_losses']}\n\n{markdown(rows)}"
 
 
@@ -131,31 +124,22 @@ def _defeats(results: Results) -> str:
 
 
 def _mixing(results: Results) -> str:
-    lines, rows = [], []
-    for other in results.peers:
+    means = []
+    for metric, one in (("CiLISI", "as mixed as by chance"), ("structure", "unchanged")):
+        of = results.values(OURS, metric)
+        if of.empty:
+            return "Not measured yet."
+        means.append(f"{metric} {number(of.mean())} ({number(of.min())} to {number(of.max())}; 1 is {one})")
+    both: dict[str, list[str]] = {"better": [], "worse": []}
+    for other in (method for method in results.peers if method not in SHORT):
         found = [results.compare(other, metric) for metric in ("CiLISI", "structure")]
-        if None in found:
-            continue
-        row = {"against": f"`{named(other)}`", "rows": found[0].n_rows}
-        for of in found:
-            row |= {f"Δ {of.metric}": signed(of.difference), f"95 % ({of.metric})": interval(of)}
-        rows.append(row)
-        mixes, keeps = (of.verdict() for of in found)
-        if mixes == keeps and mixes in ("better", "worse") and other not in SHORT:
-            lines.append(f"- `{other}`: MoRE is {mixes} at both.")
-    if not rows:
-        return "Not measured yet."
-    mixed, kept = results.values(OURS, "CiLISI"), results.values(OURS, "structure")
-    head = (
-        f"MoRE reaches a CiLISI of {number(mixed.mean())} (mean of {len(mixed)} rows, {number(mixed.min())} to "
-        f"{number(mixed.max())}; 1 is as mixed as by chance) at a structure of {number(kept.mean())} "
-        f"({number(kept.min())} to {number(kept.max())}; 1 is unchanged)."
-    )
-    sure = "\n".join(lines) or "It is reliably better or worse at both than no other method."
-    return f"{head}\n\n{sure}\n\n{markdown(rows)}"
+        verdicts = {of.verdict() if of else "not measured" for of in found}
+        both.get(verdicts.pop() if len(verdicts) == 1 else "", []).append(f"`{other}`")
+    said = [f"{verdict} at both than {', '.join(names) or 'none'}" for verdict, names in both.items()]
+    return f"MoRE, mean over rows: {' and '.join(means)}. It is reliably {' and '.join(said)} of its peers."
 
 
-def _controls(results: Results) -> list[str]:
+def _controls(results: Results) -> str:
     lines = []
     for name, figures in MUST.items():
         said, fine = [], True
@@ -168,11 +152,11 @@ def _controls(results: Results) -> list[str]:
             fine = fine and not abs(values.mean() - chance) > margin
             words = "macro-F1" if metric == "LR" else COLUMNS[metric]
             said += [f"{words} {number(values.mean())} (chance {number(chance)})"] if len(values) else []
-        lines.append(f"- `{name}`: {'; '.join(said)}; {_as(fine)}." if said else f"- `{name}`: not measured yet.")
+        lines.append(f"- `{name}`: {'; '.join([*said, _as(fine)]) if said else 'not measured yet'}.")
     if (leak := results.against_best("annotation", ours="LEAK")) is None:
-        return [*lines, "- `LEAK`: not measured yet."]
+        return "\n".join([*lines, "- `LEAK`: not measured yet."])
     sure = f"by {number(leak.difference)} ({evidence(leak)}); {_as(leak.rows['difference'].min() > 0)}."
-    return [*lines, f"- `LEAK`, which was given the hidden labels, is ahead of the best peer of each row {sure}"]
+    return "\n".join([*lines, f"- `LEAK`, which was given the hidden labels, is ahead of the best of each row {sure}"])
 
 
 def _as(fine: bool) -> str:

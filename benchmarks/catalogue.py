@@ -44,13 +44,14 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that belong together, as a page or a regime: of a kind of data (empty: any), and of families of protocols
-    (empty: all but those ``elsewhere``).
+    """Rows that belong together, as a page or a regime: of a kind of data, of one data set (empty: any), and of
+    families of protocols (empty: all but those ``elsewhere``).
     """
 
     words: str = ""
     metric: str = ""
     kind: str = ""
+    dataset: str = ""
     families: Sequence[str] = ()
     elsewhere: Sequence[str] = ()
     file: str = ""
@@ -58,9 +59,8 @@ class Group:
 
     def belongs(self, dataset: str, protocol: str) -> bool:
         of = family(protocol)
-        return self.kind in ("", kind_of(dataset)) and (
-            of in self.families if self.families else of not in self.elsewhere
-        )
+        there = of in self.families if self.families else of not in self.elsewhere
+        return there and self.kind in ("", kind_of(dataset)) and self.dataset in ("", dataset)
 
 
 def named(method: str) -> str:

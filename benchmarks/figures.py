@@ -10,25 +10,20 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
-from catalogue import BACKBONES, REGIMES, Group, family, named
+from catalogue import BACKBONES, Group, family, named
 from gathered import OURS, Results
 
 from more_scvi import pl
 from more_scvi.evaluation._compare import shared_splits
 
 DRAWN = (OURS, "scanvi", "scvi", "harmony", "scanorama", "pca", "pca_raw", "lr_hvg", "lda", "onehot-LR", "LEAK")
-MINE = (OURS, *BACKBONES)
-ACROSS = next(regime for regime in REGIMES if regime.words == "across modalities")
 FIGURES = {
     "macro_f1": (DRAWN, ("S1", "S2a"), "", "Macro-F1 of hidden labels"),
     "tradeoff": ((*DRAWN, "random"), ("S1", "S2a"), "", "Mixing of batches against structure"),
     "few_labels": (DRAWN, ("S4", "S1"), "S4", "Macro-F1 by the number of labels per type"),
-    "few_cells": ((*MINE, "pca", "lr_hvg"), ("S1-n", "S1"), "S1-n", "Macro-F1 by the number of cells"),
-    "backbone_labels": (MINE, ("S4", "S1"), "S4", "What the backbone adds, by the number of labels per type"),
-    "backbone_new_batch": (MINE, ("S2b",), "S2b", "What the backbone adds in a new batch, mapped after training"),
-    "backbone_modalities": (MINE, (), "", "What the backbone adds across modalities"),
+    "few_cells": ((OURS, *BACKBONES, "pca", "lr_hvg"), ("S1-n", "S1"), "S1-n", "Macro-F1 by the number of cells"),
 }
-"""Name → methods, families of protocols (none: all across modalities), the family that must be there, caption."""
+"""Name → methods, families of protocols, the family that must be there, caption."""
 
 
 def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
@@ -36,10 +31,8 @@ def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
     drawable = {}
     for name, (methods, families, needed, words) in FIGURES.items():
         metrics = ("CiLISI", "structure") if name == "tradeoff" else ("annotation",)
-        others = BACKBONES if name.startswith("backbone") else ()
-        table = _shared(results.table, methods, families, metrics, needed if others else "")
-        there = set(table["method"])
-        if OURS not in there or (others and not there & set(others)):
+        table = _shared(results.table, methods, Group(kind="rna", families=families), metrics)
+        if OURS not in set(table["method"]):
             continue
         if needed and needed not in {family(p) for p in table["protocol"]}:
             continue
@@ -57,7 +50,7 @@ def draw(results: Results, folder: Path) -> None:
     for name, (table, _) in figures(results).items():
         if name == "tradeoff":
             ax = pl.tradeoff(table)
-        elif name in ("macro_f1", "backbone_new_batch", "backbone_modalities"):
+        elif name == "macro_f1":
             ax = pl.scores(table, "annotation")
             ax.set_xlabel("macro-F1 of hidden labels")
         else:
@@ -67,24 +60,14 @@ def draw(results: Results, folder: Path) -> None:
         plt.close(ax.figure)
 
 
-def _shared(
-    table: pd.DataFrame, methods: Sequence[str], families: Sequence[str], metrics: Sequence[str], needed: str
-) -> pd.DataFrame:
-    """Results on splits that all drawn methods share: of RNA, data sets that have every protocol and methods that have
-    all of these; across modalities every split. ``needed``: only sets with another backbone, or none, in that family.
-    """
-    group = Group(kind="rna", families=families) if families else ACROSS
+def _shared(table: pd.DataFrame, methods: Sequence[str], group: Group, metrics: Sequence[str]) -> pd.DataFrame:
+    """Results on shared splits, of data sets that have every protocol and of methods that have all of these."""
     table = table[[group.belongs(*key) for key in zip(table["dataset"], table["protocol"], strict=True)]]
-    if needed:
-        other = table["method"].isin(BACKBONES) & (table["protocol"].map(family) == needed)
-        table = table[table["dataset"].isin(table.loc[other, "dataset"])]
     table = table[table["metric"].isin(metrics) & table["method"].isin(methods)]
-    kept = [method for method in methods if method in set(table["method"])]
-    if families:
-        mine = table[table["method"] == OURS]
-        full = [name for name, of in mine.groupby("dataset") if set(of["protocol"]) == set(mine["protocol"])]
-        table = table[table["dataset"].isin(full)]
-        rows = table.groupby("method")[["dataset", "protocol", "metric"]].apply(lambda of: set(map(tuple, of.values)))
-        kept = [method for method in methods if OURS in rows and rows.get(method) == rows[OURS]]
-    parts = [shared_splits(table, kept, m) for m in metrics if OURS in kept and m in set(table["metric"])]
+    mine = table[table["method"] == OURS]
+    full = [name for name, of in mine.groupby("dataset") if set(of["protocol"]) == set(mine["protocol"])]
+    table = table[table["dataset"].isin(full)]
+    rows = {m: set(map(tuple, of[["dataset", "protocol", "metric"]].to_numpy())) for m, of in table.groupby("method")}
+    kept = [method for method in methods if OURS in rows and rows.get(method) == rows[OURS]]
+    parts = [shared_splits(table, kept, metric) for metric in metrics if metric in set(table["metric"])]
     return pd.concat(parts, ignore_index=True) if parts else table[:0]

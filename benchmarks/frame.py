@@ -35,10 +35,11 @@ def arguments(
         made.add_argument(name, **({"type": kind} if isinstance(kind, type) else {"choices": list(kind)}))
     made.add_argument("--data", type=Path, default=os.environ.get("MORE_DATA"), help="default: $MORE_DATA")
     for name, default in ({"results": RESULTS, "threads": 1} | options).items():
-        one = default[0] if isinstance(default, list | tuple) else default
+        several = isinstance(default, list)
+        one = default[0] if several else default
         kind, default = (one, None) if isinstance(one, type) else (type(one), default)
-        several = "*" if isinstance(options.get(name), list | tuple) else None
-        how = {"action": "store_true"} if kind is bool else {"type": kind, "default": default, "nargs": several}
+        how = {"type": kind, "default": default, "nargs": "*" if several else None}
+        how = {"action": "store_true"} if kind is bool else how
         made.add_argument(f"--{name.replace('_', '-')}", help=f"default: {default}", **how)
     found = made.parse_args(argv)
     if data and not found.data:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from catalogue import CHOICES, CLASSIFIERS, CONTROLS, DATASETS, METHODS, SHORT, Group
 
-from more_scvi.evaluation import tidy
+from more_scvi.evaluation import summarise, tidy
 from more_scvi.evaluation._compare import LOWER_IS_BETTER, MIN_ROWS, Comparison, compare_columns, of_rows, split_values
-from more_scvi.evaluation._report import choose, summarise, with_chosen
+from more_scvi.evaluation._report import choose, with_chosen
 
 OURS = "more"
 ALL = Group()
@@ -31,14 +30,14 @@ class Results:
         self.records = list(records)
         if not self.records:
             raise ValueError("No results to report. Run benchmarks/run.py first.")
-        self.table = tidy(self.records)
-        self.chosen = {}
+        self.table, self.chosen = tidy(self.records), {}
         for name, candidates in CHOICES.items():
             self.chosen[name] = choose(self.table, candidates) if self.table["metric"].isin(candidates).any() else {}
             self.table = with_chosen(self.table, name, candidates)
-        newest = {r["method"]: r for r in sorted(self.records, key=lambda r: r.get("date", ""))}
-        older = [r for r in self.records if r.get("fingerprint") != newest[r["method"]].get("fingerprint")]
-        self.older = {tuple(record[key] for key in ("dataset", "protocol", "method")) for record in older}
+        self.summary = summarise(self.table)
+        newest = {r["method"]: r.get("fingerprint") for r in sorted(self.records, key=lambda r: r.get("date", ""))}
+        older = (r for r in self.records if r.get("fingerprint") != newest[r["method"]])
+        self.older = {(r["dataset"], r["protocol"], r["method"]) for r in older}
         self._values = {metric: split_values(part, metric) for metric, part in self.table.groupby("metric")}
         found, head = set(self.table["method"]), {m: m.split(":")[0] for m in self.table["method"]}
         order = [*(m for m in METHODS if m in found), *sorted(found - set(METHODS))]
@@ -48,10 +47,6 @@ class Results:
         self.rivals = [m for m in self.peers if m not in SHORT]
         self.integrating = [m for m in self.rivals if m not in CLASSIFIERS]
         self.methods = [*[OURS] * (OURS in found), *self.variants, *self.peers, *self.controls]
-
-    @cached_property
-    def summary(self) -> pd.DataFrame:
-        return summarise(self.table)
 
     def compare(self, other: str, metric: str, group: Group = ALL, ours: str = OURS) -> Comparison | None:
         """On shared splits of the rows that belong; ``None`` if there is none."""
@@ -95,13 +90,6 @@ class Results:
         values = values.loc[(dataset, protocol)]
         return -values.sub(values[OURS], axis=0).mean()
 
-    def times_longer(self, other: str, group: Group) -> float | None:
-        """CPU seconds of another method over those of MoRE on shared splits, geometric mean."""
-        found = self.compare(other, "seconds", group)
-        if found is None or (found.splits[["ours", "other"]] <= 0).any(axis=None):
-            return None
-        return float(np.exp(np.log(found.splits["other"] / found.splits["ours"]).mean()))
-
 
 def number(value: float | None, digits: int = 3) -> str:
     """``.754``: no zero before the point, a dash for what does not exist."""
@@ -122,10 +110,6 @@ def marked(found: Comparison | None, digits: int = 3) -> str:
     text = signed(None if found is None else found.difference, digits)
     shown = found is not None and found.verdict() in ("better", "worse") and found.other not in SHORT
     return f"**{text}**" if shown and text != ".0" else text
-
-
-def tally(found: Comparison) -> str:
-    return " / ".join(map(str, found.tally()))
 
 
 def ranged(mean: float, low: float, high: float, digits: int = 3) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from answers import answers, say
 from catalogue import CLASSIFIERS, COLUMNS, CONTROLS, DATASETS, GROUPS, METHODS, REGIMES, SHORT, TEXTS, Group, named
 from figures import draw, figures
 from frame import RESULTS, arguments, markdown
-from gathered import OURS, Results, interval, marked, number, probability, ranged, signed, tally
+from gathered import OURS, Results, interval, marked, number, probability, ranged, signed
 from records import load
 
 from more_scvi.evaluation import get_method, list_methods
@@ -21,12 +21,8 @@ from more_scvi.pl._table import natural
 
 DOCS = RESULTS.parents[1] / "docs"
 NOTICE = "<!-- Written by benchmarks/report.py from benchmarks/results; do not edit. -->\n\n"
-OTHERS = ("cost", "backbone_gates", "pretraining", "distillation", "speed", "atac_memory")
-"""Reports of other scripts in the results folder."""
 OTHER_FIGURES = ("kNN", "LR", "CiLISI", "structure", "dimension")
 BEST = {"*best peer of each row*": "rivals", "*best that integrates*": "integrating"}
-BESIDE = {"few_labels": "backbone_labels", "few_cells": "backbone_new_batch", "modalities": "backbone_modalities"}
-"""Page → figure of what the backbone adds there."""
 ORDINARY = {kind: Group(kind=kind, elsewhere=("S5", "S5b")) for kind in ("rna", "multi", "spatial")}
 """All rows of a kind of data but those of rare types, which have a figure of their own."""
 COSTS = (
@@ -34,15 +30,14 @@ COSTS = (
 )  # fmt: skip
 
 
-def pages(results: Results, results_dir: Path = RESULTS) -> dict[str, str]:
+def pages(results: Results) -> dict[str, str]:
     """Path below ``docs`` → text of every page."""
     drawn = figures(results)
     found = {"results.md": _front(results, drawn), "results/answers.md": answers(results)}
     for group in GROUPS:
         if rows := [r for r in results.records if group.belongs(r["dataset"], r["protocol"])]:
             found[f"results/{group.file}.md"] = _page(results, group, drawn, rows)
-    found["results/experiments.md"] = _included(results_dir)
-    toctree = "\n".join(f"results/{Path(path).stem}" for path in found if path != "results.md")
+    toctree = "\n".join(path.removesuffix(".md") for path in [*found, "results/experiments.md"] if "/" in path)
     found["results.md"] += f"\n```{{toctree}}\n:hidden:\n:maxdepth: 1\n\n{toctree}\n```\n"
     return {path: NOTICE + text for path, text in found.items()}
 
@@ -121,12 +116,14 @@ def _comparisons(results: Results, metric: str, group: Group) -> str:
     for other in [*BEST, *results.peers, *results.controls]:
         if (found := _compare(results, other, metric, group)) is None:
             continue
-        longer = None if other in BEST else results.times_longer(other, group)
+        cost = None if other in BEST else results.compare(other, "seconds", group)
+        logs = None if cost is None else np.log(cost.splits["other"] / cost.splits["ours"])
+        longer = None if logs is None or not np.isfinite(logs).all() else float(np.exp(logs.mean()))
         rows.append({
             "MoRE against": _name(other) + " (control)" * (other.split(":")[0] in CONTROLS),
             "Δ": marked(found),
             "95 %": interval(found),
-            "won / level / lost": tally(found),
+            "won / level / lost": " / ".join(map(str, found.tally())),
             "MoRE": number(found.rows["ours"].mean()),
             "other": number(found.rows["other"].mean()),
             "data sets": found.n_sources,
@@ -150,7 +147,9 @@ def matrix(
     for other in others:
         found = {title: _compare(results, other, metric, group) for title, metric, group in columns}
         row = {t: marked(of, 1 if of.metric == "dimension" else 3) if of else "–" for t, of in found.items()}
-        row |= {title: f"{row[title]} ({tally(of)})" for title, of in found.items() if of and rows}
+        row |= {
+            title: f"{row[title]} ({' / '.join(map(str, of.tally()))})" for title, of in found.items() if of and rows
+        }
         table += [{"MoRE against": _name(other)} | row] if any(found.values()) else []
     empty = {title for title, *_ in columns if all(row[title] == "–" for row in table)}
     return markdown([{name: text for name, text in row.items() if name not in empty} for row in table])
@@ -159,7 +158,7 @@ def matrix(
 def _page(results: Results, group: Group, drawn: dict, records: Sequence[Mapping[str, Any]]) -> str:
     keys = {(r["dataset"], r["protocol"]) for r in records}
     parts = [f"# {group.title}", group.words]
-    parts += [_figure(name, drawn, "") for name in (group.file, BESIDE.get(group.file, "")) if name in drawn]
+    parts += [_figure(group.file, drawn, "")] if group.file in drawn else []
     parts += [f"## MoRE against the others: {COLUMNS[group.metric]}"]
     parts += [_comparisons(results, group.metric, group) or "Not measured yet."]
     parts += ["[How to read](../results.md#methods-data-and-versions); below, everything that was measured."]
@@ -196,16 +195,6 @@ def detail(results: Results, dataset: str, protocol: str, metric: str) -> str:
     scored = of[of.index.get_level_values("metric") == "n_scored"]
     span = " to ".join(dict.fromkeys(f"{n:,.0f}" for n in (scored["min"].min(), scored["max"].max())))
     return f"{span} scored cells of {DATASETS[dataset].types} types.\n\n{markdown(rows)}"
-
-
-def _included(results_dir: Path) -> str:
-    """Reports of other scripts, as they wrote them."""
-    files = [*sorted((results_dir / "experiments").glob("*.md")), *(results_dir / f"{name}.md" for name in OTHERS)]
-    parts = ["# Experiments and cost", "Written by further scripts in `benchmarks/`, included as they are."]
-    for file in (f for f in files if f.exists()):
-        path = f"../../benchmarks/results/{file.relative_to(results_dir).as_posix()}"
-        parts.append(f"```{{include}} {path}\n:heading-offset: 1\n:relative-images:\n```")
-    return "\n\n".join(parts) + "\n"
 
 
 def _figure(name: str, drawn: dict, folder: str) -> str:
@@ -277,7 +266,7 @@ def main() -> None:
     """Write pages and figures."""
     args = arguments(__doc__, data=False, docs=DOCS)
     results = Results(load(args.results))
-    written = pages(results, args.results)
+    written = pages(results)
     for path, text in written.items():
         (args.docs / path).parent.mkdir(parents=True, exist_ok=True)
         (args.docs / path).write_text(text)

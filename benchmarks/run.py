@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from itertools import repeat
+from itertools import product, repeat
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,17 +30,16 @@ OPTIONS = {
 def parts_of(stages: Sequence[Stage], args: Namespace) -> list[Stage]:
     """Parts of the plan, one data set and seed each; the first seed of everything comes first."""
     parts, given = [], json.loads(args.variants)
-    for order, stage in enumerate(stages):
-        datasets = [d for d in stage.datasets if not args.datasets or d in args.datasets]
+    for stage in stages:
         protocols = tuple(p for p in stage.protocols if not args.protocols or p in args.protocols)
         if args.methods and args.protocols:
             protocols = tuple(args.protocols)
         what = {"protocols": protocols, "methods": tuple(args.methods or stage.methods) + tuple(given)}
         what |= {"variants": {**stage.variants, **given}, "scib": stage.scib or args.scib}
-        for seed in args.seeds or stage.seeds:
-            for d in datasets if protocols else ():
-                parts.append((seed, order, replace(stage, datasets=(d,), seeds=(seed,), **what)))
-    return [part for *_, part in sorted(parts, key=lambda item: item[:2])]
+        datasets = [d for d in stage.datasets if protocols and d in (args.datasets or stage.datasets)]
+        for seed, dataset in product(args.seeds or stage.seeds, datasets):
+            parts.append(replace(stage, datasets=(dataset,), seeds=(seed,), **what))
+    return sorted(parts, key=lambda part: part.seeds)
 
 
 def _run(part: Stage, work: Path, args: Namespace, cells: int | None) -> int:

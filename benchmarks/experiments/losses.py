@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from catalogue import TEXTS, Stage
 from frame import markdown
 from gathered import Results
 from records import load
-from tables import grid, page
 
 from more_scvi.module import LOSS_WEIGHTS
 from more_scvi.pl import sensitivity
 
-FOLDER = "experiments/losses"
+FOLDER, TITLE, EARLIER = "experiments/losses", "Weights of the loss terms", TEXTS["first"]
 FACTORS = (0.0, 0.1, 1.0, 10.0)
 PAIR = ("align_batch", "contrast")
 RESEEDED = {f"more:seed-{seed}": {"base": "more", "model_kwargs": {"seed": seed}} for seed in (101, 102)}
@@ -78,8 +78,8 @@ def changes(results: Results, names: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, "index", float, SHOWN)
 
 
-def report(folder: Path) -> list[Path]:
-    """Write ``losses.md`` and ``losses.png``."""
+def report(folder: Path) -> tuple[Results, list[str]]:
+    """The records, and the parts of ``losses.md``; draws ``losses.png``."""
     results, found, rows, panels = Results(load(folder / "losses")), {}, [], []
     for key in sorted({r["dataset"] for r in results.records}):
         of_set = Results(r for r in results.records if r["dataset"] == key)
@@ -97,8 +97,23 @@ def report(folder: Path) -> list[Path]:
     parts = ["![Mixing and conservation per term and factor on its weight](losses.png)"]
     parts += ["## Stable region", *_regions(found), "## Alignment and contrast together", *_pairs(found)]
     parts += ["## What training by itself moves", TEXTS["losses_noise"], markdown(rows) if rows else "Not run yet."]
-    figure = grid(panels, len(WATCHED), 3, folder / "losses.png")
-    return [page(folder, "losses", "Weights of the loss terms", results, *parts, earlier=TEXTS["first"]), figure]
+    draw(panels, folder / "losses.png")
+    return results, parts
+
+
+def draw(panels: Sequence[tuple[str, Callable]], path: Path) -> None:
+    """Titles and functions that draw on ``ax``: a row per data set, a column per figure; one legend for all."""
+    shape = len(panels) // len(WATCHED), len(WATCHED)
+    figure, axes = plt.subplots(*shape, figsize=(3.7 * shape[1], 3 * shape[0]), layout="constrained", squeeze=False)
+    for (title, one), ax in zip(panels, axes.flat, strict=True):
+        one(ax=ax)
+        ax.set_title(title, fontsize="medium")
+        legend = ax.get_legend()
+        shared = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+        legend.remove()
+    figure.legend(*shared, loc="outside lower center", ncols=len(shared[1]), frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def _regions(found: Mapping[str, pd.DataFrame]) -> list[str]:
