@@ -38,8 +38,7 @@ class DataSet:
     kind: str
     types: int
     words: str
-    source: str = ""
-    """Data set that holds the same cells; empty: none."""
+    source: str = ""  # the data set that holds the same cells
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,6 @@ SKETCH = Path(__file__).with_name("bench_cells.txt")
 SKETCH_SIZE = 40
 
 
-def _file(name: str, folder: Path) -> Data:
-    return load_dataset(name, folder)[0]
-
-
 def _pool(file: str, study: str, folder: Path) -> AnnData:
     pool = anndata.read_h5ad(folder / "pretrain" / f"{file}.h5ad", backed="r")
     rows = np.flatnonzero((pool.obs["study"] == study) & (pool.obs["cell_type"] != ""))
@@ -56,11 +52,7 @@ def _multi(second: str, folder: Path) -> Data:
 
 
 SETS: dict[str, Callable[[Path], Data]] = {
-    **{
-        name: lambda folder, name=name: load_dataset(name, folder)[0]
-        for name, of in DATASETS.items()
-        if not of.reported
-    },
+    **{name: partial(load_dataset, name) for name, of in DATASETS.items() if not of.reported},
     "brain_donors": partial(_pool, "human_pool", "Darmanis2015_brain"),
     "liver_panel": partial(_pool, "mouse_pool", "TMS_liver_726genes"),
     "pancreas_platform": partial(_platform, "mouse_pool", "BastidasPonce2019_pancreas"),
@@ -72,28 +64,26 @@ SETS: dict[str, Callable[[Path], Data]] = {
 
 def load(name: str, data_dir: Path, max_cells: int | None = None) -> Data:
     """A development set, or your own ``.h5ad`` with ``obs["batch"]`` and ``obs["cell_type"]``."""
-    path = Path(name)
-    if name not in SETS:
-        reported = {key: Path(entry.file).stem for key, entry in DATASETS.items() if entry.reported}
-        if name in reported or path.stem in reported.values() or path.resolve().parent.name == "bench":
-            raise _refusal(name, "its name" if path.resolve().parent.name != "bench" else "its folder")
-        if not path.is_file():
+    path, known = Path(name), dict(line.split()[::-1] for line in SKETCH.read_text().splitlines())
+    reported = {key for key, entry in DATASETS.items() if entry.reported}
+    files = {Path(DATASETS[key].file).stem for key in reported}
+    why = "its name" if name in reported or path.stem in files else ""
+    why = why or "its folder" * (name not in SETS and path.resolve().parent.name == "bench")
+    if not why:
+        if name not in SETS and not path.is_file():
             raise KeyError(f"Development set {name!r} is unknown; give a .h5ad file or one of {', '.join(SETS)}.")
-    data = SETS[name](data_dir) if name in SETS else anndata.read_h5ad(path)
-    data = standardise(data, "batch", "cell_type")[0]
-    known = dict(line.split()[::-1] for line in SKETCH.read_text().splitlines())
-    for cell in (cell for adata in modalities(data).values() for cell in hashes(adata) if cell in known):
-        raise _refusal(name, f"cells of {known[cell]!r}")
+        data = SETS[name](data_dir) if name in SETS else anndata.read_h5ad(path)
+        data = standardise(data[0] if isinstance(data, tuple) else data, "batch", "cell_type")[0]
+        cells = (cell for adata in modalities(data).values() for cell in hashes(adata))
+        why = next((f"cells of {known[cell]!r}" for cell in cells if cell in known), "")
+    if why:
+        raise ValueError(
+            f"{name!r} is a set of the benchmark ({why}), which is only reported and may choose nothing; tune on "
+            f"{', '.join(SETS)}."
+        )
     if max_cells is not None and data.n_obs > max_cells:
         return subset(data, np.random.default_rng(0).permutation(data.n_obs) < max_cells)
     return data
-
-
-def _refusal(name: str, why: str) -> ValueError:
-    return ValueError(
-        f"{name!r} is a set of the benchmark ({why}), which is only reported and may choose nothing; tune on "
-        f"{', '.join(SETS)}."
-    )
 
 
 def hashes(adata: AnnData) -> list[str]:

@@ -10,7 +10,6 @@ one batch (protocol S2b) that both then embed. Writes ``distillation.json`` (aft
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -29,11 +28,6 @@ from more_scvi.model import _distill
 SETS = ["pbmc_kang", "snareseq", "bm_vangalen", "pbmc_4batch", "pbmc_cite"]
 COLUMNS = ("set", "row", "seed", "n_cells", "knn_overlap", "knn_overlap_chance", "variance_kept", "agreement",
            "macro_f1_teacher", "macro_f1_lost", "mixing_teacher", "mixing_lost", "speed_up")  # fmt: skip
-
-
-def task_of(name: str, protocol: str, data: Path) -> Task:
-    loaded, known = load_dataset(name, data)
-    return next(make_tasks(loaded, protocol, known=known, dataset=name))
 
 
 def teacher(task: Task, seed: int = 0) -> Result:
@@ -112,12 +106,12 @@ def speed(scores: dict) -> dict:
 
 
 def main() -> None:
-    """Run and write."""
     args = arguments(__doc__, sets=SETS, new_batch=["pbmc_kang", "pbmc_4batch"], seeds=[0, 1])
     path = args.results / "distillation.json"
     rows = json.loads(path.read_text()) if path.exists() else []
     for name, new in [(name, False) for name in args.sets] + [(name, True) for name in args.new_batch]:
-        task = task_of(name, "S2b" if new else "S1", args.data)
+        loaded, known = load_dataset(name, args.data)
+        task = next(make_tasks(loaded, "S2b" if new else "S1", known=known, dataset=name))
         rows = [r for r in rows if r["set"] != name or r["row"].startswith("new batch") != new]
         rows += new_batch(task) if new else known_batches(task, args.seeds)
         rows.sort(key=lambda r: (SETS.index(r["set"]), r["row"].startswith("new batch")))

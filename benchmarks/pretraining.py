@@ -16,8 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from backbone_gates import Data, Scores, mean, probe_features, svd_only
-from frame import arguments, made_by, markdown, write
+from backbone_gates import Data, probe_features, svd_only, table
+from frame import arguments, made_by, write
 from scipy.sparse import csr_matrix
 
 from more_scvi.backbones import MoreMini
@@ -72,13 +72,6 @@ def thinned(study: Data) -> Data:
     return x, [genes[g] for g in panel], batch, labels
 
 
-def row(name: str, whole: Scores, thin: Scores, seconds: float) -> dict[str, str]:
-    said = {"features": name}
-    for words, of in (("", whole), ("thinned: ", thin)):
-        said |= {f"{words}{key}": f"{value:.3f}" for key, value in {"mean": mean(of), **of}.items()}
-    return said | {"CPU seconds": f"{seconds:.0f}" if seconds else "–"}
-
-
 def main() -> None:
     args = arguments(
         __doc__, work=Path("pretraining-work"), steps=1500, variants=list(VARIANTS), held_out=HELD_OUT, studies=int
@@ -88,7 +81,7 @@ def main() -> None:
     everything = read_pool(args.data / "pretrain", args.data / "annotation", n_genes=12_000, keep=preferred)
     whole = [read_study(everything, name) for name in args.held_out]
     pool = everything.of_studies(args.held_out, drop=True)
-    pool = pool.of_studies(pool.studies[: args.studies])  # --studies: of the first so many, to try the script
+    pool = pool.of_studies(pool.studies[: args.studies])  # of the first so many, to try the script
     args.work.mkdir(parents=True, exist_ok=True)
     store, base, views = args.work / "scores.json", args.work / "front", None
     scores = json.loads(store.read_text()) if store.exists() else {}
@@ -100,13 +93,16 @@ def main() -> None:
             found.append({key: float(np.mean([one[key] for one in each])) for key in each[0]})
         scores[name] = [*found, seconds]
         store.write_text(json.dumps(scores))
-        about = (
+        views = {words: {n: of[i] for n, of in scores.items()} for i, words in enumerate(("as measured", "thinned"))}
+        write(
+            args.results / "pretraining.md",
+            "Objectives of pre-training",
             f"{made_by()} Macro-F1 of hidden labels, mean of five draws over {len(args.held_out)} studies that were "
-            f"left out ({', '.join(args.held_out)}). One seed of the training."
+            f"left out ({', '.join(args.held_out)}). One seed of the training.",
+            table(views),
+            f"CPU seconds of training: {', '.join(f'{n} {of[2]:.0f}' for n, of in scores.items() if of[2])}.",
+            f"Settings of `all`: {asdict(DEFAULT)}.",
         )
-        table = markdown([row(name, *of) for name, of in scores.items()])
-        settings = f"Settings of `all`: {asdict(DEFAULT)}."
-        write(args.results / "pretraining.md", "Objectives of pre-training", about, table, settings)
 
     for name in args.variants:
         if name in scores and "SVD only" in scores:

@@ -1,10 +1,6 @@
 """Results of the benchmark as tables, ``<data set>.csv.gz``: one row per split and method; see README.md.
 
-    python benchmarks/records.py FOLDER     # gather the results of a run into the tables in results/
-
-Columns: what was asked (``dataset``, ``protocol``, ``seed``, ``rotation``, ``held_out``, ``split_digest`` of what was
-hidden, ``data``, a fingerprint of cells and counts), who answered (``method``, ``settings``, ``commit``, ``date``,
-``fingerprint`` of settings and code, ``versions.*``), and what came of it (``scores.*``, ``seconds.*``, ...).
+python benchmarks/records.py FOLDER     # gather the results of a run into the tables in results/
 """
 
 from __future__ import annotations

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from answers import answers, say
-from catalogue import CLASSIFIERS, COLUMNS, CONTROLS, DATASETS, GROUPS, METHODS, REGIMES, SHORT, TEXTS, Group, named
-from figures import draw, figures
+from catalogue import (
+    BACKBONES,
+    CLASSIFIERS,
+    COLUMNS,
+    CONTROLS,
+    DATASETS,
+    GROUPS,
+    METHODS,
+    REGIMES,
+    SHORT,
+    TEXTS,
+    Group,
+    family,
+    named,
+)
 from frame import RESULTS, arguments, markdown
 from gathered import OURS, Results, interval, marked, number, probability, ranged, signed
 from records import load
 
+from more_scvi import pl
 from more_scvi.evaluation import get_method, list_methods
-from more_scvi.evaluation._compare import Comparison
+from more_scvi.evaluation._compare import Comparison, shared_splits
 from more_scvi.evaluation._fingerprint import method_fingerprint
 from more_scvi.pl._table import natural
 
@@ -28,6 +48,14 @@ ORDINARY = {kind: Group(kind=kind, elsewhere=("S5", "S5b")) for kind in ("rna", 
 COSTS = (
     ("seconds", "CPU s", "mean", 1, 1), ("memory", "memory (MB)", "max", 2**20, 0), ("trained", "trained", "mean", 1, 0)
 )  # fmt: skip
+DRAWN = (OURS, "scanvi", "scvi", "harmony", "scanorama", "pca", "pca_raw", "lr_hvg", "lda", "onehot-LR", "LEAK")
+FIGURES = {
+    "macro_f1": (DRAWN, ("S1", "S2a"), "", "Macro-F1 of hidden labels"),
+    "tradeoff": ((*DRAWN, "random"), ("S1", "S2a"), "", "Mixing of batches against structure"),
+    "few_labels": (DRAWN, ("S4", "S1"), "S4", "Macro-F1 by the number of labels per type"),
+    "few_cells": ((OURS, *BACKBONES, "pca", "lr_hvg"), ("S1-n", "S1"), "S1-n", "Macro-F1 by the number of cells"),
+}
+"""Name → methods, families of protocols, the family that must be there, caption."""
 
 
 def pages(results: Results) -> dict[str, str]:
@@ -65,9 +93,7 @@ def _front(results: Results, drawn: dict) -> str:
     for kind, title in (("multi", "several modalities"), ("spatial", "spatial sections")):
         if body := _comparisons(results, "annotation", ORDINARY[kind]):
             parts += [f"## MoRE against the others, {title}", body]
-    parts += ["## Methods, data and versions", TEXTS["reading"], _chosen(results)]
-    parts += [_dropdown("Methods", _methods(results)), _dropdown("Data sets", _datasets(results, sets))]
-    parts += [_dropdown("Versions and commands", _versions(results))]
+    parts += ["## Methods, data and versions", *_about(results, sets)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -206,29 +232,33 @@ def _dropdown(title: str, body: str, opened: bool = False) -> str:
     return f":::{{dropdown}} {title}\n{flag}\n{body}\n:::"
 
 
-def _chosen(results: Results) -> str:
-    chosen = results.chosen["annotation"]
+def _about(results: Results, sets: list[str]) -> list[str]:
+    """How to read the tables, and what the methods, data and versions are."""
+    chosen, methods, data = results.chosen["annotation"], [], []
     names = {of: [_name(m) for m in results.methods if ":" not in m and chosen.get(m) == of] for of in ("own", "LR")}
-    return f"Chosen for macro-F1: *own* for {', '.join(names['own'])}; *LR* for {', '.join(names['LR'])}."
-
-
-def _methods(results: Results) -> str:
-    rows = []
+    said = f"Chosen for macro-F1: *own* for {', '.join(names['own'])}; *LR* for {', '.join(names['LR'])}."
     for method in results.methods:
         variant = method in results.variants
         role = "control" if method in results.controls else "variant" if variant else "peer" * (method != OURS)
         words = METHODS.get(method, "MoRE, one part changed" if variant else "")
-        rows.append({"method": _name(method), "what": words, "role": role})
-    return markdown(rows)
-
-
-def _datasets(results: Results, sets: list[str]) -> str:
-    rows = []
+        methods.append({"method": _name(method), "what": words, "role": role})
     for name in sets:
         cells, of = max(r["n_cells"] for r in results.records if r["dataset"] == name), DATASETS[name]
-        rows.append({"data set": f"`{name}`", "what": of.words, "cells": f"{cells:,}", "types": of.types})
+        data.append({"data set": f"`{name}`", "what": of.words, "cells": f"{cells:,}", "types": of.types})
     shared = ", ".join(f"{name} with {entry.source}" for name, entry in DATASETS.items() if entry.source)
-    return f"{markdown(rows)}\n\nThese share cells and count as one data set in intervals: {shared}."
+    shared = f"These share cells and count as one data set in intervals: {shared}."
+    seen = sorted({(package, version) for r in results.records for package, version in r["versions"].items()})
+    versions = {package: " and ".join(v for p, v in seen if p == package) for package, _ in seen}
+    commits = ", ".join(sorted({r["commit"] for r in results.records if r.get("fingerprint") and r.get("commit")}))
+    listed = ", ".join(f"{package} {version}" for package, version in versions.items())
+    listed += f"; commits {commits}" * bool(commits)
+    return [
+        TEXTS["reading"],
+        said,
+        _dropdown("Methods", markdown(methods)),
+        _dropdown("Data sets", f"{markdown(data)}\n\n{shared}"),
+        _dropdown("Versions and commands", f"{listed}.\n\n{TEXTS['commands']}"),
+    ]
 
 
 def _code(results: Results) -> str:
@@ -245,12 +275,51 @@ def _code(results: Results) -> str:
     return " ".join(said)
 
 
-def _versions(results: Results) -> str:
-    seen = {(package, version) for record in results.records for package, version in record["versions"].items()}
-    listed = {package: " and ".join(sorted(v for p, v in seen if p == package)) for package, _ in sorted(seen)}
-    commits = {record["commit"] for record in results.records if record.get("fingerprint") and record.get("commit")}
-    words = ", ".join(f"{package} {versions}" for package, versions in listed.items())
-    return words + f"; commits {', '.join(sorted(commits))}" * bool(commits) + f".\n\n{TEXTS['commands']}"
+def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
+    """Name of a figure → the table it is drawn from and its caption; those whose results are there."""
+    drawable = {}
+    for name, (methods, families, needed, words) in FIGURES.items():
+        metrics = ("CiLISI", "structure") if name == "tradeoff" else ("annotation",)
+        table = _shared(results.table, methods, Group(kind="rna", families=families), metrics)
+        if OURS not in set(table["method"]):
+            continue
+        if needed and needed not in {family(p) for p in table["protocol"]}:
+            continue
+        n_splits = len(table[["dataset", "protocol", "seed", "rotation"]].drop_duplicates())
+        sets = ", ".join(sorted(set(table["dataset"])))
+        caption = f"{words}: mean over {sets}; {n_splits} splits, which all methods drawn share."
+        drawable[name] = (table.assign(method=table["method"].map(named)), caption)
+    return drawable
+
+
+def draw(results: Results, folder: Path) -> None:
+    """Write every drawable figure as SVG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plt.rcParams["svg.hashsalt"] = "more"  # the same figure is the same file
+    for name, (table, _) in figures(results).items():
+        if name == "tradeoff":
+            ax = pl.tradeoff(table)
+        elif name == "macro_f1":
+            ax = pl.scores(table, "annotation")
+            ax.set_xlabel("macro-F1 of hidden labels")
+        else:
+            ax = pl.regimes(table, "annotation", "S1" if name == "few_cells" else "S4")
+            ax.set_ylabel("macro-F1 of hidden labels")
+        ax.figure.savefig(folder / f"{name}.svg", metadata={"Date": None}, facecolor="white")
+        plt.close(ax.figure)
+
+
+def _shared(table: pd.DataFrame, methods: Sequence[str], group: Group, metrics: Sequence[str]) -> pd.DataFrame:
+    """Results on shared splits, of data sets that have every protocol and of methods that have all of these."""
+    table = table[[group.belongs(*key) for key in zip(table["dataset"], table["protocol"], strict=True)]]
+    table = table[table["metric"].isin(metrics) & table["method"].isin(methods)]
+    mine = table[table["method"] == OURS]
+    full = [name for name, of in mine.groupby("dataset") if set(of["protocol"]) == set(mine["protocol"])]
+    table = table[table["dataset"].isin(full)]
+    rows = {m: set(map(tuple, of[["dataset", "protocol", "metric"]].to_numpy())) for m, of in table.groupby("method")}
+    kept = [method for method in methods if OURS in rows and rows.get(method) == rows[OURS]]
+    parts = [shared_splits(table, kept, metric) for metric in metrics if metric in set(table["metric"])]
+    return pd.concat(parts, ignore_index=True) if parts else table[:0]
 
 
 def stale(records: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -55,8 +55,7 @@ def run(variants: dict[str, dict], args: Namespace) -> list[dict]:
     from more_scvi.evaluation import get_method, load_results
     from more_scvi.evaluation._runner import run_data
 
-    code = b"".join(file.read_bytes() for file in sorted((HERE.parent / "src").rglob("*.py")))
-    records = []
+    code, records = b"".join(file.read_bytes() for file in sorted((HERE.parent / "src").rglob("*.py"))), []
     for name in args.datasets or SETS:
         data, dataset = load(name, args.data, 600 if args.quick else None), Path(name).stem
         known = (data.obs["cell_type"] != "Unknown").to_numpy()
@@ -87,24 +86,26 @@ def tables(records: list[dict], variants: Sequence[str]) -> str:
     values = {c: split_values(table, c) for c in (*COLUMNS, "seconds") if c in set(table["metric"])}
     means = {column: of.groupby(level=ROW).mean() for column, of in values.items()}
 
-    def rows(of) -> list[dict]:
-        return [{"variant": v} | {c: f"{of(m)[v]:.4f}" if v in m else "–" for c, m in means.items()} for v in variants]
+    def rows(of) -> str:
+        said = [{"variant": v} | {c: f"{of(m)[v]:.4f}" if v in m else "–" for c, m in means.items()} for v in variants]
+        return markdown(said)
 
-    parts = ["Mean over sets and protocols:", markdown(rows(lambda m: m.mean()))]
-    first, changed = variants[0], []
-    for name in variants[1:]:
-        row = {"variant": name}
-        for column, of in values.items():
-            if {name, first} <= set(of) and column == "seconds":
-                row[column] = f"× {(of[name] / of[first]).groupby(level=ROW).mean().mean():.2f}"
-            elif {name, first} <= set(of):
-                found = compare_columns(of, name, first, column)
-                low, high = found.interval or (float("nan"),) * 2
-                row[column] = f"{found.difference:+.4f} [{low:+.3f}, {high:+.3f}]{'*' * (low * high > 0)}"
-        changed.append({"variant": name} | {c: row.get(c, "–") for c in values})
-    parts += [f"Difference to `{first}` over {len(values['LR'])} splits:", markdown(changed)] if changed else []
+    def change_of(name: str, column: str) -> str:
+        of = values[column]
+        if not {name, variants[0]} <= set(of):
+            return "–"
+        if column == "seconds":
+            return f"× {(of[name] / of[variants[0]]).groupby(level=ROW).mean().mean():.2f}"
+        found = compare_columns(of, name, variants[0], column)
+        low, high = found.interval or (float("nan"),) * 2
+        return f"{found.difference:+.4f} [{low:+.3f}, {high:+.3f}]{'*' * (low * high > 0)}"
+
+    parts = ["Mean over sets and protocols:", rows(lambda m: m.mean())]
+    changed = [{"variant": name} | {c: change_of(name, c) for c in values} for name in variants[1:]]
+    if changed:
+        parts += [f"Difference to `{variants[0]}` over {len(values['LR'])} splits:", markdown(changed)]
     for key in means["LR"].index:
-        parts += [f"{', '.join(key)}:", markdown(rows(lambda m, key=key: m.reindex([key]).iloc[0]))]
+        parts += [f"{', '.join(key)}:", rows(lambda m, key=key: m.reindex([key]).iloc[0])]
     return "\n\n".join(parts)
 
 

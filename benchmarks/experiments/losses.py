@@ -108,10 +108,9 @@ def draw(panels: Sequence[tuple[str, Callable]], path: Path) -> None:
     for (title, one), ax in zip(panels, axes.flat, strict=True):
         one(ax=ax)
         ax.set_title(title, fontsize="medium")
-        legend = ax.get_legend()
-        shared = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
-        legend.remove()
-    figure.legend(*shared, loc="outside lower center", ncols=len(shared[1]), frameon=False)
+        handles = ax.get_legend_handles_labels()
+        ax.get_legend().remove()
+    figure.legend(*handles, loc="outside lower center", ncols=len(handles[1]), frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
