@@ -16,6 +16,7 @@ JUDGED = ("annotation", "LR", "CiLISI", "structure")
 NOISE = {"LR": (0.0, 0.05), "novelty_kNN": (0.5, 0.05), "FOSCTTM": (0.5, 0.05), "structure": (0.0, 0.05)}
 MUST = {"onehot-LR": {"structure": (0.0, 0.2), "novelty_kNN": (0.5, 0.1)}, "random": NOISE, "shuffled": NOISE}
 """Control → figure → chance, and how far from it the mean may be; macro-F1 (LR) has a chance in every row."""
+VERDICT = {True: "as it must be", False: "**not as it must be**"}
 
 
 def answers(results: Results) -> str:
@@ -45,11 +46,7 @@ def say(found: Comparison | None, subject: str, other: str) -> str:
 def evidence(found: Comparison) -> str:
     won, tied, lost = found.tally()
     certain = "too few data sets for an interval" if found.interval is None else f"95 % {interval(found)}"
-    return f"{certain}; won {won}, level {tied}, lost {lost} of {counted(found.n_rows)}"
-
-
-def counted(rows: int) -> str:
-    return f"{rows} row{'s' * (rows != 1)}"
+    return f"{certain}; won {won}, level {tied}, lost {lost} of {found.n_rows} row{'s' * (found.n_rows != 1)}"
 
 
 def _backbone(results: Results) -> str:
@@ -72,33 +69,13 @@ def _backbone(results: Results) -> str:
 
 
 def _losses(results: Results) -> str:
-    lines, rows = [], []
+    rows = []
     for name in [name for name in results.variants if name not in BACKBONES]:
         found = {metric: results.compare(name, metric) for metric in (*JUDGED, "dimension")}
-        if (first := found["annotation"]) is None:
-            continue
-        if name.startswith(f"{OURS}:no-"):
-            lines.append(f"- {_term(name, {m: found[m] for m in JUDGED if found[m] is not None})}")
-        row = {"variant": f"`{name}`", "rows": first.n_rows, "splits": len(first.splits)}
-        rows.append(row | {f"Δ {COLUMNS[m]}": marked(of, 1 if m == "dimension" else 3) for m, of in found.items()})
-    if not rows:
-        return "Not measured yet."
-    head = "\n".join(lines) or "Terms that are left out one at a time: not measured yet."
-    return f"{head}\n\n{TEXTS['answers_losses']}\n\n{markdown(rows)}"
-
-
-def _term(name: str, found: dict[str, Comparison]) -> str:
-    """What a loss term does, from MoRE minus the variant that lacks it."""
-    by: dict[str, list[str]] = {"better": [], "worse": [], "quiet": []}
-    for metric, of in found.items():
-        verdict = of.verdict() if of.verdict() in by else "quiet"
-        by[verdict].append(COLUMNS[metric] + f" by {number(abs(of.difference))}" * (verdict != "quiet"))
-    words = {"better": ("raises", " and "), "worse": ("lowers", " and "), "quiet": ("no reliable effect on", ", ")}
-    parts = [f"{does} {joint.join(by[verdict])}" for verdict, (does, joint) in words.items() if by[verdict]]
-    worth = "a trade" if by["worse"] else "earns its place"
-    worth = worth if by["better"] else "not shown to earn its place"
-    term, rows = name.removeprefix(f"{OURS}:no-"), counted(found["annotation"].n_rows)
-    return f"`{term}` **{worth}**: {'; '.join(parts)} ({rows})."
+        if (first := found["annotation"]) is not None:
+            row = {"variant": f"`{name}`", "rows": first.n_rows, "splits": len(first.splits)}
+            rows.append(row | {f"Δ {COLUMNS[m]}": marked(of, 1 if m == "dimension" else 3) for m, of in found.items()})
+    return f"{TEXTS['answers_losses']}\n\n{markdown(rows)}" if rows else "Not measured yet."
 
 
 def _defeats(results: Results) -> str:
@@ -110,8 +87,9 @@ def _defeats(results: Results) -> str:
             lines.append(f"- **{COLUMNS[metric]}**: not measured yet.")
             continue
         behind, ahead = best[best["gain"] < -LOSS], int((best["gain"] > LOSS).sum())
+        rows = f"{len(best)} row{'s' * (len(best) != 1)}"
         lines.append(
-            f"- **{COLUMNS[metric]}**: against the best peer of each of {counted(len(best))}, MoRE is ahead by more "
+            f"- **{COLUMNS[metric]}**: against the best peer of each of {rows}, MoRE is ahead by more "
             f"than {number(LOSS, 2)} in {ahead}, within it in {len(best) - ahead - len(behind)}, behind in "
             f"{len(behind)} ({signed(best['gain'].mean())} in the mean)."
         )
@@ -149,15 +127,11 @@ def _controls(results: Results) -> str:
             if metric == "LR" and len(values):  # in every row at most what guessing gives
                 guessed = np.array([1 / DATASETS[dataset].types for dataset, _ in values.index])
                 chance, fine = guessed.mean(), fine and bool((values <= guessed + margin).all())
-            fine = fine and not abs(values.mean() - chance) > margin
+            fine = fine and not bool(abs(values.mean() - chance) > margin)
             words = "macro-F1" if metric == "LR" else COLUMNS[metric]
             said += [f"{words} {number(values.mean())} (chance {number(chance)})"] if len(values) else []
-        lines.append(f"- `{name}`: {'; '.join([*said, _as(fine)]) if said else 'not measured yet'}.")
+        lines.append(f"- `{name}`: {'; '.join([*said, VERDICT[fine]]) if said else 'not measured yet'}.")
     if (leak := results.against_best("annotation", ours="LEAK")) is None:
         return "\n".join([*lines, "- `LEAK`: not measured yet."])
-    sure = f"by {number(leak.difference)} ({evidence(leak)}); {_as(leak.rows['difference'].min() > 0)}."
+    sure = f"by {number(leak.difference)} ({evidence(leak)}); {VERDICT[bool(leak.rows['difference'].min() > 0)]}."
     return "\n".join([*lines, f"- `LEAK`, which was given the hidden labels, is ahead of the best of each row {sure}"])
-
-
-def _as(fine: bool) -> str:
-    return "as it must be" if fine else "**not as it must be**"

@@ -134,6 +134,11 @@ def table(results: dict[str, dict[str, Scores]]) -> str:
     return markdown(rows)
 
 
+def _pairs(of: Scores) -> dict[str, list[float]]:
+    pairs = {p: [round(of[f"{p}: {head}"], 4) for head in ("linear", "kNN")] for p in PROTOCOLS}
+    return {p: pair for p, pair in pairs.items() if not np.isnan(pair[0])}
+
+
 def main() -> None:
     args = arguments(__doc__, weights=BUNDLED, sets=BENCH, cells=2000)
     bench = {name: evaluate(read_bench(name, args.data, args.cells), args.weights) for name in args.sets}
@@ -148,10 +153,7 @@ def main() -> None:
         f"## Benchmark sets (at most {args.cells} cells)",
         table(bench),
     )
-    scores: dict[str, dict] = {name: {row: {} for row in result} for name, result in bench.items()}
-    for name, row, protocol in ((name, row, p) for name, rows in bench.items() for row in rows for p in PROTOCOLS):
-        pair = [round(bench[name][row][f"{protocol}: {head}"], 4) for head in ("linear", "kNN")]
-        scores[name][row] |= {} if np.isnan(pair[0]) else {protocol: pair}
+    scores = {name: {row: _pairs(of) for row, of in result.items()} for name, result in bench.items()}
     stored = {"weights": MoreMini.load(args.weights).fingerprint(), "gain over untrained programs": gain}
     stored |= {"passed": passed, "macro_f1 (linear, kNN)": scores}
     (args.weights / "gates.json").write_text(json.dumps(stored, indent=1) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from frame import HERE
@@ -14,8 +15,7 @@ CONTROLS, CLASSIFIERS = CATALOGUE["roles"]["controls"], CATALOGUE["roles"]["clas
 BACKBONES, METHODS, SHORT, COLUMNS, CHOICES, TEXTS = (
     CATALOGUE[name] for name in ("backbones", "methods", "short", "columns", "choices", "texts")
 )
-QUICK_CELLS = 2000
-"""Most cells of a set of the stages in ``QUICK``, which take minutes."""
+QUICK_CELLS = 2000  # most of a set of the stages in QUICK, which take minutes
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,6 @@ class Stage:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Options of methods that are not known by name."""
     scib: bool = False
-
-
-@dataclass(frozen=True)
-class DataSet:
-    kind: str
-    types: int
-    words: str
-    source: str = ""  # the data set that holds the same cells
 
 
 @dataclass(frozen=True)
@@ -87,6 +79,8 @@ def _members(value: Any) -> Any:
     return tuple(one for name in value for one in (_members(groups[name]) if name in groups else [name]))
 
 
-STAGES, QUICK = ([Stage(**{k: _members(v) for k, v in s.items()}) for s in PLAN[key]] for key in ("stages", "quick"))
-DATASETS = {name: DataSet(**entry) for name, entry in CATALOGUE["datasets"].items()}
+STAGES, QUICK, EXPERIMENTS = (
+    [Stage(**{k: _members(v) for k, v in one.items()}) for one in PLAN[k]] for k in ("stages", "quick", "experiments")
+)
+DATASETS = {name: SimpleNamespace(**{"source": ""} | entry) for name, entry in CATALOGUE["datasets"].items()}
 GROUPS, REGIMES = ([Group(**one) for one in CATALOGUE[name]] for name in ("groups", "regimes"))

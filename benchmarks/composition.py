@@ -46,10 +46,8 @@ def main() -> None:
             here = batches == batch
             types = pd.Series(kind[here & np.isin(kind, kind[~here])]).value_counts().index  # the most frequent first
             for method, (way, protocol) in product(args.methods, WAYS.items()):
-                all_of, half = (
-                    ask(subset(data, ~here | np.isin(kind, some)), batch, protocol, method)
-                    for some in (types, types[::2])
-                )
+                parts = [subset(data, ~here | np.isin(kind, some)) for some in (types, types[::2])]
+                all_of, half = (ask(part, batch, protocol, method) for part in parts)
                 row = {"set": name, "batch": batch, "types": len(types), "method": method, "way": way}
                 among = all_of[half.index]
                 shares = {"alone": half.mean(), "among": among.mean(), "changed": (half != among).mean()}

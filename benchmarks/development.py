@@ -65,9 +65,8 @@ SETS: dict[str, Callable[[Path], Data]] = {
 def load(name: str, data_dir: Path, max_cells: int | None = None) -> Data:
     """A development set, or your own ``.h5ad`` with ``obs["batch"]`` and ``obs["cell_type"]``."""
     path, known = Path(name), dict(line.split()[::-1] for line in SKETCH.read_text().splitlines())
-    reported = {key for key, entry in DATASETS.items() if entry.reported}
-    files = {Path(DATASETS[key].file).stem for key in reported}
-    why = "its name" if name in reported or path.stem in files else ""
+    reported = {key: Path(entry.file).stem for key, entry in DATASETS.items() if entry.reported}
+    why = "its name" if name in reported or path.stem in reported.values() else ""
     why = why or "its folder" * (name not in SETS and path.resolve().parent.name == "bench")
     if not why:
         if name not in SETS and not path.is_file():
@@ -95,10 +94,8 @@ def hashes(adata: AnnData) -> list[str]:
 
 def write_sketch(data_dir: Path) -> None:
     """Write :data:`SKETCH` anew; needed when a set comes to the benchmark."""
-    import mudata
-
     lines: dict[str, str] = {}
-    for file in sorted((data_dir / "bench").iterdir()):
-        for adata in modalities((mudata.read_h5mu if file.suffix == ".h5mu" else anndata.read_h5ad)(file)).values():
-            lines |= dict.fromkeys(sorted(set(hashes(adata)))[:SKETCH_SIZE], file.stem)
+    for name, stem in sorted((key, Path(of.file).stem) for key, of in DATASETS.items() if of.reported):
+        for adata in modalities(load_dataset(name, data_dir)[0]).values():
+            lines |= dict.fromkeys(sorted(set(hashes(adata)))[:SKETCH_SIZE], stem)
     SKETCH.write_text("".join(f"{name} {cell}\n" for cell, name in lines.items()))

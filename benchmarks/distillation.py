@@ -34,14 +34,6 @@ def teacher(task: Task, seed: int = 0) -> Result:
     return get_method("more")(Given(task.given(), seed, query=task.given_query()))
 
 
-def shuffled(model: more.MoRE, **given) -> more.student.Student:
-    """The control: a student whose targets belong to other cells."""
-    said = _distill.say(model, model.adata)
-    order = np.random.default_rng(0).permutation(len(said[0]))
-    with patch.object(_distill, "say", lambda *_: tuple(part[order] for part in said)):
-        return model.distill(**given)
-
-
 def ridge(model: more.MoRE, adata: AnnData, z: np.ndarray, learned: np.ndarray) -> np.ndarray:
     """The peer: ridge regression of z on variable genes and batch, its penalty chosen by leaving cells out."""
     genes = model.module.base("rna").direct.features.cpu().numpy()
@@ -76,7 +68,9 @@ def known_batches(task: Task, seeds: list[int]) -> list[dict]:
     half = np.sort(rng.permutation(adata.n_vars)[: adata.n_vars // 2])
     empty = adata.copy()
     empty.X = sp.csr_matrix(adata.X) @ sp.diags(np.isin(np.arange(adata.n_vars), half).astype(np.float32), format="csr")
-    control = shuffled(model, indices=learned, holdout=0.0, progress=False, max_steps=300)
+    said, order = _distill.say(model, adata), np.random.default_rng(0).permutation(adata.n_obs)
+    with patch.object(_distill, "say", lambda *_: tuple(part[order] for part in said)):  # targets of other cells
+        control = model.distill(indices=learned, holdout=0.0, progress=False, max_steps=300)
     for row, who, part in (
         ("student, half of the genes missing", student, adata[:, half].copy()),
         ("... filled with zeros", student, empty),
@@ -105,6 +99,12 @@ def speed(scores: dict) -> dict:
     return scores | {"speed_up": scores["cells_per_second_student"] / scores["cells_per_second_teacher"]}
 
 
+def text(value: object) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
 def main() -> None:
     args = arguments(__doc__, sets=SETS, new_batch=["pbmc_kang", "pbmc_4batch"], seeds=[0, 1])
     path = args.results / "distillation.json"
@@ -115,8 +115,7 @@ def main() -> None:
         rows = [r for r in rows if r["set"] != name or r["row"].startswith("new batch") != new]
         rows += new_batch(task) if new else known_batches(task, args.seeds)
         rows.sort(key=lambda r: (SETS.index(r["set"]), r["row"].startswith("new batch")))
-        there = [{c: "" if (v := r.get(c)) is None or v != v else v for c in COLUMNS} for r in rows]
-        table = [{c: f"{v:.3f}" if isinstance(v, float) else v for c, v in row.items()} for row in there]
+        table = [{c: text(r.get(c)) for c in COLUMNS} for r in rows]
         write(path.with_suffix(".md"), "Distillation", made_by(), TEXTS["distillation"], markdown(table))
         path.write_text(json.dumps(rows, indent=1, default=float) + "\n")
 

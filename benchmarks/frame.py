@@ -14,8 +14,6 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-WORK = HERE / "work"
-"""Single results of runs, until they are gathered into the tables; not committed."""
 
 
 def arguments(

@@ -106,7 +106,6 @@ def _read(path: Path) -> list[Record]:
 
 
 def main() -> None:
-    """Gather."""
     args = arguments(__doc__, {"folder": Path}, data=False)
     print(f"{merge(args.results, load_results(args.folder))} new or changed results in {args.results}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from catalogue import (
     GROUPS,
     METHODS,
     REGIMES,
-    SHORT,
     TEXTS,
     Group,
     family,
@@ -50,12 +49,12 @@ COSTS = (
 )  # fmt: skip
 DRAWN = (OURS, "scanvi", "scvi", "harmony", "scanorama", "pca", "pca_raw", "lr_hvg", "lda", "onehot-LR", "LEAK")
 FIGURES = {
-    "macro_f1": (DRAWN, ("S1", "S2a"), "", "Macro-F1 of hidden labels"),
-    "tradeoff": ((*DRAWN, "random"), ("S1", "S2a"), "", "Mixing of batches against structure"),
-    "few_labels": (DRAWN, ("S4", "S1"), "S4", "Macro-F1 by the number of labels per type"),
-    "few_cells": ((OURS, *BACKBONES, "pca", "lr_hvg"), ("S1-n", "S1"), "S1-n", "Macro-F1 by the number of cells"),
+    "macro_f1": (DRAWN, ("S1", "S2a"), "Macro-F1 of hidden labels"),
+    "tradeoff": ((*DRAWN, "random"), ("S1", "S2a"), "Mixing of batches against structure"),
+    "few_labels": (DRAWN, ("S4", "S1"), "Macro-F1 by the number of labels per type"),
+    "few_cells": ((OURS, *BACKBONES, "pca", "lr_hvg"), ("S1-n", "S1"), "Macro-F1 by the number of cells"),
 }
-"""Name → methods, families of protocols, the family that must be there, caption."""
+"""Name → methods, families of protocols, the first of which must be there, caption."""
 
 
 def pages(results: Results) -> dict[str, str]:
@@ -71,8 +70,7 @@ def pages(results: Results) -> dict[str, str]:
 
 
 def _front(results: Results, drawn: dict) -> str:
-    there = set(results.table["dataset"])
-    sets = [name for name in DATASETS if name in there]
+    sets = [name for name in DATASETS if name in set(results.table["dataset"])]
     rna, all_but_ours = ORDINARY["rna"], [*results.peers, *results.controls]
     parts = [
         "# Results",
@@ -102,12 +100,7 @@ def _contents(results: Results) -> str:
     for group in GROUPS:
         of = [r for r in results.records if group.belongs(r["dataset"], r["protocol"])]
         name = f"[{group.title}](results/{group.file}.md)" if of else f"{group.title}: not measured yet"
-        numbers: dict[str, list[str]] = defaultdict(list)  # S4-1, S4-3 as S4-1, 3
-        for protocol in natural({r["protocol"] for r in of}):
-            head, dash, tail = protocol.partition("-")
-            plain = tail.replace(".", "").isdigit()
-            numbers[head + dash if plain else protocol].append(tail if plain else "")
-        hidden = ", ".join(head + ", ".join(tails) for head, tails in numbers.items()) or "–"
+        hidden = ", ".join(natural({r["protocol"] for r in of})) or "–"
         rows.append({"page": name, "hidden": hidden, "data sets": len({r["dataset"] for r in of}), "results": len(of)})
     last = dict.fromkeys(rows[0], "–") | {"page": "[Experiments and cost](results/experiments.md)"}
     return markdown([*rows, last])
@@ -119,13 +112,11 @@ def _headline(results: Results, sets: list[str]) -> str:
     if not any(best.values()):
         return "Not measured yet."
     said = [say(found, "MoRE", f"the best peer {words}") for words, found in best.items()]
-    short = ", ".join(named(method) for method in results.peers if method in SHORT and ":" not in method)
-    aside = f" Not among these peers, as they were trained for less than their default epochs: {short}." * bool(short)
+    rows = next(of.n_rows for of in best.values() if of)
     return (
-        f"Macro-F1 of hidden labels over {next(of.n_rows for of in best.values() if of)} rows (data set × protocol) of "
-        f"{', '.join(sets)}:\n\n"
+        f"Macro-F1 of hidden labels over {rows} rows (data set × protocol) of {', '.join(sets)}:\n\n"
         + "\n".join(f"- {one[0].upper()}{one[1:]}." for one in said)
-        + f"\n\nRare types are not in this table: they have a figure of their own.{aside}"
+        + "\n\nRare types are not in this table: they have a figure of their own."
     )
 
 
@@ -263,27 +254,22 @@ def _about(results: Results, sets: list[str]) -> list[str]:
 
 def _code(results: Results) -> str:
     """Which code the results were made with, as far as they say."""
-    unnamed = [record for record in results.records if not record.get("fingerprint")]
-    mine, said = sum(record["method"].split(":")[0] == OURS for record in unnamed), []
-    if unnamed:
-        said.append(
-            f"{len(unnamed):,} of {len(results.records):,} results, {mine:,} of them of MoRE and its variants, were "
-            "measured with an earlier version, before results named the code they were made with."
-        )
-    if results.older:
-        said.append("† in the tables: some results there are of other code than the newest of that method.")
-    return " ".join(said)
+    unnamed = [record["method"].split(":")[0] for record in results.records if not record.get("fingerprint")]
+    earlier = (
+        f"{len(unnamed):,} of {len(results.records):,} results, {unnamed.count(OURS):,} of them of MoRE and its "
+        "variants, were measured with an earlier version, before results named the code they were made with."
+    )
+    older = "† in the tables: some results there are of other code than the newest of that method."
+    return " ".join([*[earlier] * bool(unnamed), *[older] * bool(results.older)])
 
 
 def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
     """Name of a figure → the table it is drawn from and its caption; those whose results are there."""
     drawable = {}
-    for name, (methods, families, needed, words) in FIGURES.items():
+    for name, (methods, families, words) in FIGURES.items():
         metrics = ("CiLISI", "structure") if name == "tradeoff" else ("annotation",)
         table = _shared(results.table, methods, Group(kind="rna", families=families), metrics)
-        if OURS not in set(table["method"]):
-            continue
-        if needed and needed not in {family(p) for p in table["protocol"]}:
+        if OURS not in set(table["method"]) or families[0] not in {family(p) for p in table["protocol"]}:
             continue
         n_splits = len(table[["dataset", "protocol", "seed", "rotation"]].drop_duplicates())
         sets = ", ".join(sorted(set(table["dataset"])))
@@ -332,7 +318,6 @@ def stale(records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    """Write pages and figures."""
     args = arguments(__doc__, data=False, docs=DOCS)
     results = Results(load(args.results))
     written = pages(results)

@@ -18,13 +18,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from catalogue import QUICK, QUICK_CELLS, STAGES, Stage
-from frame import HERE, RESULTS, WORK, arguments, start
+from frame import HERE, RESULTS, arguments, start
 from records import merge, unpack
 
-OPTIONS = {
-    **{"cache": Path, "datasets": [str], "protocols": [str], "methods": [str], "seeds": [int], "variants": "{}"},
-    **{"scib": False, "jobs": 1},
-}
+OPTIONS = {"cache": Path, "variants": "{}", "scib": False, "jobs": 1, "seeds": [int]}
+OPTIONS |= {"datasets": [str], "protocols": [str], "methods": [str]}
 
 
 def parts_of(stages: Sequence[Stage], args: Namespace) -> list[Stage]:
@@ -57,8 +55,7 @@ def run(stages: Sequence[Stage], args: Namespace, results: Path, cells: int | No
     """Run whatever is missing, or was made by other code, and gather it into the tables after every part."""
     from more_scvi.evaluation import load_results
 
-    inside = results.resolve().is_relative_to(RESULTS)
-    work, done = WORK / results.resolve().relative_to(RESULTS) if inside else results / "work", 0
+    work, done = results / "work", 0  # single results, until they are gathered into the tables; not committed
     unpack(results, work, {path.name.removesuffix(".csv.gz") for path in results.glob("*.csv.gz")})
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         for part in pool.map(_run, parts_of(stages, args), repeat(work), repeat(args), repeat(cells)):

@@ -18,7 +18,6 @@ from records import load
 from more_scvi.module import LOSS_WEIGHTS
 from more_scvi.pl import sensitivity
 
-FOLDER, TITLE, EARLIER = "experiments/losses", "Weights of the loss terms", TEXTS["first"]
 FACTORS = (0.0, 0.1, 1.0, 10.0)
 PAIR = ("align_batch", "contrast")
 RESEEDED = {f"more:seed-{seed}": {"base": "more", "model_kwargs": {"seed": seed}} for seed in (101, 102)}
@@ -56,10 +55,9 @@ STAGES = [Stage("losses", (d,), ("S1",), ("more", *options(d)), (0,), 1, options
 
 
 def stable_region(changes: Mapping[float, float]) -> tuple[float, float]:
-    """Lowest and highest factor that are reached from 1 over stable factors only.
+    """Lowest and highest factor that are reached from 1 over stable factors, whose change is at most 1, only.
 
-    ``changes`` are, per factor, the largest change of any watched figure as a share of what is allowed; factors that
-    were not run are missing and end the region.
+    Factors that were not run are missing and end the region.
     """
     ends = []
     for side in (sorted((f for f in FACTORS if f < 1), reverse=True), sorted(f for f in FACTORS if f > 1)):
