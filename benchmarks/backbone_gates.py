@@ -123,7 +123,6 @@ def mean(of: Scores) -> float:
 
 
 def table(results: dict[str, dict[str, Scores]]) -> str:
-    """Of each set (or kind of studies) and features, and the mean over the sets."""
     first = next(iter(results.values()))
     means = {row: {key: np.nanmean([r[row][key] for r in results.values()]) for key in first[row]} for row in first}
     rows = []

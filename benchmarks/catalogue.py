@@ -49,18 +49,14 @@ class Group:
     title: str = ""
 
     def belongs(self, dataset: str, protocol: str) -> bool:
-        of = family(protocol)
+        of, kind = family(protocol), DATASETS[dataset].kind if dataset in DATASETS else "rna"
         there = of in self.families if self.families else of not in self.elsewhere
-        return there and self.kind in ("", kind_of(dataset)) and self.dataset in ("", dataset)
+        return there and self.kind in ("", kind) and self.dataset in ("", dataset)
 
 
 def named(method: str) -> str:
     """Name of a method in tables and figures."""
     return SHORT.get(method, method)
-
-
-def kind_of(dataset: str) -> str:
-    return DATASETS[dataset].kind if dataset in DATASETS else "rna"
 
 
 def family(protocol: str) -> str:

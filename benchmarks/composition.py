@@ -52,8 +52,7 @@ def main() -> None:
                 among = all_of[half.index]
                 shares = {"alone": half.mean(), "among": among.mean(), "changed": (half != among).mean()}
                 rows.append(row | {key: f"{share:.3f}" for key, share in shares.items()})
-    path = args.results / "tuning" / "composition.md"
-    write(path, "Composition", made_by(), TEXTS["composition"], markdown(rows))
+    write(args.results / "tuning/composition.md", "Composition", made_by(), TEXTS["composition"], markdown(rows))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@
     python benchmarks/cost.py speed [--dataset pbmc_4batch]     # how much of feature extraction is matrix products
     python benchmarks/cost.py peaks [--cells 10000]             # memory and time on 120,000 simulated peaks
 
-Each method runs in a fresh process, one after the other. Its seconds count from after the imports and the loading of
-the data; its memory is the peak of the whole process. Writes ``cost.md``, ``speed.md`` and ``atac_memory.md`` into
-``results/``.
+Each method runs in a fresh process, one after the other. Its seconds count from after the loading of the data; its
+memory is the peak of the whole process. Writes ``cost.md``, ``speed.md`` and ``atac_memory.md`` into ``results/``.
 """
 
 from __future__ import annotations

@@ -36,8 +36,7 @@ def _platform(file: str, study: str, folder: Path) -> AnnData:
     adata = _pool(file, study, folder)
     again = np.random.default_rng(0).permutation(adata.n_obs) % 2 == 1
     out = anndata.concat([adata[~again], adata[again]])
-    simulated = more.data.simulate_platform(sparse.csr_matrix(adata.X[again]), seed=0)
-    out.X = sparse.vstack([adata.X[~again], simulated], format="csr")
+    out.X = sparse.vstack([adata.X[~again], more.data.simulate_platform(adata.X[again], seed=0)], format="csr")
     out.obs["batch"] = np.repeat(["measured", "simulated"], [(~again).sum(), again.sum()])
     return out
 

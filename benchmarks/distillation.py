@@ -100,9 +100,8 @@ def speed(scores: dict) -> dict:
 
 
 def text(value: object) -> str:
-    if value is None or value != value:
-        return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    there = value is not None and value == value
+    return f"{value:.3f}" if there and isinstance(value, float) else str(value) if there else ""
 
 
 def main() -> None:

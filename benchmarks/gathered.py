@@ -107,8 +107,9 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 def marked(found: Comparison | None, digits: int = 3) -> str:
     """The difference, bold where it is shown and the other was not trained short."""
-    text = signed(None if found is None else found.difference, digits)
-    shown = found is not None and found.verdict() in ("better", "worse") and found.other not in SHORT
+    if found is None:
+        return "–"
+    text, shown = signed(found.difference, digits), found.verdict() in ("better", "worse") and found.other not in SHORT
     return f"**{text}**" if shown and text != ".0" else text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,6 @@ from more_scvi.pl._table import natural
 
 DOCS = RESULTS.parents[1] / "docs"
 NOTICE = "<!-- Written by benchmarks/report.py from benchmarks/results; do not edit. -->\n\n"
-OTHER_FIGURES = ("kNN", "LR", "CiLISI", "structure", "dimension")
 BEST = {"*best peer of each row*": "rivals", "*best that integrates*": "integrating"}
 ORDINARY = {kind: Group(kind=kind, elsewhere=("S5", "S5b")) for kind in ("rna", "multi", "spatial")}
 """All rows of a kind of data but those of rare types, which have a figure of their own."""
@@ -72,6 +71,7 @@ def pages(results: Results) -> dict[str, str]:
 def _front(results: Results, drawn: dict) -> str:
     sets = [name for name in DATASETS if name in set(results.table["dataset"])]
     rna, all_but_ours = ORDINARY["rna"], [*results.peers, *results.controls]
+    figures_beside = ("kNN", "LR", "CiLISI", "structure", "dimension")
     parts = [
         "# Results",
         f"{len(results.records):,} results: {len(results.methods)} methods and variants on {len(sets)} data sets, up "
@@ -86,7 +86,7 @@ def _front(results: Results, drawn: dict) -> str:
         TEXTS["regimes"],
         matrix(results, [*BEST, *results.peers], [(one.words, one.metric, one) for one in REGIMES], True),
         "## Mixing, structure and neighbours, RNA",
-        matrix(results, all_but_ours, [(f"Δ {COLUMNS[m]}", m, rna) for m in OTHER_FIGURES]),
+        matrix(results, all_but_ours, [(f"Δ {COLUMNS[m]}", m, rna) for m in figures_beside]),
     ]
     for kind, title in (("multi", "several modalities"), ("spatial", "spatial sections")):
         if body := _comparisons(results, "annotation", ORDINARY[kind]):
@@ -271,9 +271,8 @@ def figures(results: Results) -> dict[str, tuple[pd.DataFrame, str]]:
         table = _shared(results.table, methods, Group(kind="rna", families=families), metrics)
         if OURS not in set(table["method"]) or families[0] not in {family(p) for p in table["protocol"]}:
             continue
-        n_splits = len(table[["dataset", "protocol", "seed", "rotation"]].drop_duplicates())
-        sets = ", ".join(sorted(set(table["dataset"])))
-        caption = f"{words}: mean over {sets}; {n_splits} splits, which all methods drawn share."
+        splits, sets = table[["dataset", "protocol", "seed", "rotation"]].drop_duplicates(), set(table["dataset"])
+        caption = f"{words}: mean over {', '.join(sorted(sets))}; {len(splits)} splits, which all methods drawn share."
         drawable[name] = (table.assign(method=table["method"].map(named)), caption)
     return drawable
 
@@ -308,11 +307,9 @@ def _shared(table: pd.DataFrame, methods: Sequence[str], group: Group, metrics: 
     return pd.concat(parts, ignore_index=True) if parts else table[:0]
 
 
-def stale(records: Iterable[Mapping[str, Any]]) -> list[str]:
+def stale(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Methods and how many of their results were made by other code than the present; ``run.py`` runs them again."""
-    records = list(records)
-    names = {record["method"] for record in records} & set(list_methods())
-    prints = {name: method_fingerprint(get_method(name)) for name in names}
+    prints = {name: method_fingerprint(get_method(name)) for name in list_methods()}
     found = Counter(r["method"] for r in records if r.get("fingerprint") != prints.get(r["method"], ""))
     return [f"{name} ({n})" for name, n in sorted(found.items())]
 

@@ -1,8 +1,7 @@
 """Compare MoRE with its peers under hidden labels, unattended and resumable; see README.md in this folder.
 
 ``--datasets``, ``--protocols``, ``--seeds``: only these (with ``--methods`` also further protocols); ``--methods``:
-instead of those of the stages; ``--variants``: JSON, e.g. ``{"more:no-keep": {"base": "more", "train_kwargs": {}}}``;
-``--cache``: folder for trained models of scvi-tools; ``--jobs``: processes, each takes a data set of a stage.
+instead of those of the stages; ``--cache``: folder for trained models of scvi-tools; ``--jobs``: processes.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 A variant is a name and what it changes: ``base`` (a method, default ``more``), options of its ``run``, and
 ``constants``; a file may hold them. Differences are to the first variant, on the same splits; brackets: 95 % interval
-of the mean when whole data sets are resampled, a star where it excludes zero. Results are kept in ``--records`` and not
-computed again, unless code, options or data changed. README.md in this folder says more.
+of the mean when whole data sets are resampled, a star where it excludes zero. Results in ``--records`` are not computed
+again, unless code, options or data changed.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ WHAT = {
     "losses": (losses.report, "experiments/losses", "Weights of the loss terms", TEXTS["first"]),
     "transfer": (comparisons.transfer, "", "Labels across modalities", TEXTS["earlier"]),
 }
-"""Name → the parts of its page, where its records are, its title, and of which code records are that name none."""
+"""Name → parts of its page, folder of its records, title, and what to say of records that name no code."""
 
 
 def main() -> None:

@@ -131,9 +131,12 @@ def _regions(found: Mapping[str, pd.DataFrame]) -> list[str]:
             rows.append(row)
     whole = [term for term, of in ends.items() if of == (min(FACTORS), max(FACTORS))]
     rest = [f"{term} {low:g}–{high:g}" for term, (low, high) in ends.items() if term not in whole]
-    said = f"Stable on all data ({', '.join(found)}) at any factor from 0 to 10: {', '.join(whole) or 'no term'}; in a "
-    said += f"narrower region: {', '.join(rest) or 'no term'}."
-    return [said, *[f"Not run yet, which counts as not stable: {', '.join(missing)}."] * bool(missing), markdown(rows)]
+    said = [
+        f"Stable on all data ({', '.join(found)}) at any factor from 0 to 10: {', '.join(whole) or 'no term'}; in a "
+        f"narrower region: {', '.join(rest) or 'no term'}."
+    ]
+    said += [f"Not run yet, which counts as not stable: {', '.join(missing)}."] if missing else []
+    return [*said, markdown(rows)]
 
 
 def _pairs(found: Mapping[str, pd.DataFrame]) -> list[str]:
