@@ -101,14 +101,16 @@ def report(folder: Path) -> tuple[Results, list[str]]:
 
 def draw(panels: Sequence[tuple[str, Callable]], path: Path) -> None:
     """Titles and functions that draw on ``ax``: a row per data set, a column per figure; one legend for all."""
-    shape = len(panels) // len(WATCHED), len(WATCHED)
+    shape, shared = (len(panels) // len(WATCHED), len(WATCHED)), None
     figure, axes = plt.subplots(*shape, figsize=(3.7 * shape[1], 3 * shape[0]), layout="constrained", squeeze=False)
     for (title, one), ax in zip(panels, axes.flat, strict=True):
         one(ax=ax)
         ax.set_title(title, fontsize="medium")
-        handles = ax.get_legend_handles_labels()
-        ax.get_legend().remove()
-    figure.legend(*handles, loc="outside lower center", ncols=len(handles[1]), frameon=False)
+        if legend := ax.get_legend():
+            shared = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+            legend.remove()
+    if shared:
+        figure.legend(*shared, loc="outside lower center", ncols=len(shared[1]), frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
