@@ -23,6 +23,7 @@ from catalogue import (
     GROUPS,
     METHODS,
     REGIMES,
+    SHORT,
     TEXTS,
     Group,
     family,
@@ -113,10 +114,12 @@ def _headline(results: Results, sets: list[str]) -> str:
         return "Not measured yet."
     said = [say(found, "MoRE", f"the best peer {words}") for words, found in best.items()]
     rows = next(of.n_rows for of in best.values() if of)
+    short = ", ".join(named(method) for method in results.peers if method in SHORT and ":" not in method)
+    aside = f" Not among these peers, as they were trained for less than their default epochs: {short}." * bool(short)
     return (
         f"Macro-F1 of hidden labels over {rows} rows (data set × protocol) of {', '.join(sets)}:\n\n"
         + "\n".join(f"- {one[0].upper()}{one[1:]}." for one in said)
-        + "\n\nRare types are not in this table: they have a figure of their own."
+        + f"\n\nRare types are not in this table: they have a figure of their own.{aside}"
     )
 
 
