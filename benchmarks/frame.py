@@ -71,7 +71,7 @@ def made_by() -> str:
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table of equal dicts; columns of numbers stand right."""
-    header = list(rows[0])
+    header = list(rows[0] if rows else ["not measured yet"])
     cells = [[str(row[name]) for name in header] for row in rows]
     numeric = [all(row[i].lstrip("*")[:1] in tuple("+−-.–<0123456789") for row in cells) for i in range(len(header))]
     rule = ["---:" if right else "---" for right in numeric]
