@@ -1,9 +1,7 @@
 """The page of answers: each a sentence that a rule makes from the numbers, so that it stays true when they change."""
 
-from __future__ import annotations
-
 import numpy as np
-from catalogue import BACKBONES, COLUMNS, DATASETS, REGIMES, SHORT, TEXTS, named
+from catalogue import BACKBONES, COLUMNS, DATASETS, REGIMES, SHORT, TEXTS
 from frame import markdown
 from gathered import OURS, Results, interval, marked, number, probability, signed
 
@@ -13,25 +11,23 @@ LOSS = 0.01
 """A row counts as lost if MoRE is further behind the best peer."""
 JUDGED = ("annotation", "LR", "CiLISI", "structure")
 """Figures that a loss term may be kept for; the dimension is shown, but more is not always better."""
+NOISE = {"LR": (0.0, 0.05), "novelty_kNN": (0.5, 0.05), "FOSCTTM": (0.5, 0.05), "structure": (0.0, 0.05)}
+MUST = {"onehot-LR": {"structure": (0.0, 0.2), "novelty_kNN": (0.5, 0.1)}, "random": NOISE, "shuffled": NOISE}
+"""Control → figure → chance, and how far from it the mean may be; macro-F1 (LR) has a chance in every row."""
+VERDICT = {True: "as it must be", False: "**not as it must be**"}
 
 
 def answers(results: Results) -> str:
     """The whole page."""
-    parts = [
-        "# Answers",
-        TEXTS["answers"],
-        "## Does the pre-trained backbone help?",
-        _backbone(results),
-        "## Which parts of the loss earn their place?",
-        _losses(results),
-        "## Where does MoRE lose, and to whom?",
-        _defeats(results),
-        "## Does it mix batches without bending the data?",
-        _mixing(results),
-        "## Do the controls behave?",
-        "\n".join(f"- {line}" for line in _controls(results)),
-    ]
-    return "\n\n".join(parts) + "\n"
+    questions = {
+        "Does the pre-trained backbone help?": _backbone,
+        "Which parts of the loss earn their place?": _losses,
+        "Where does MoRE lose, and to whom?": _defeats,
+        "Does it mix batches without bending the data?": _mixing,
+        "Do the controls behave?": _controls,
+    }
+    parts = [part for question, answer in questions.items() for part in (f"## {question}", answer(results))]
+    return "\n\n".join(["# Answers", TEXTS["answers"], *parts]) + "\n"
 
 
 def say(found: Comparison | None, subject: str, other: str) -> str:
@@ -39,72 +35,45 @@ def say(found: Comparison | None, subject: str, other: str) -> str:
     if found is None:
         return f"{subject} against {other}: not measured yet"
     verdict, gain = found.verdict(), found.difference
-    if verdict == "level":
-        return f"{subject} is level with {other} ({signed(gain)}, {evidence(found)})"
-    if verdict == "not shown":
-        return f"no reliable difference between {subject} and {other} ({signed(gain)}, {evidence(found)})"
-    return f"{subject} is **{verdict}** than {other} by {number(abs(gain))} in the mean ({evidence(found)})"
+    if verdict in ("better", "worse"):
+        return f"{subject} is **{verdict}** than {other} by {number(abs(gain))} in the mean ({evidence(found)})"
+    words = f"{subject} is level with" if verdict == "level" else f"no reliable difference between {subject} and"
+    return f"{words} {other} ({signed(gain)}, {evidence(found)})"
 
 
 def evidence(found: Comparison) -> str:
     won, tied, lost = found.tally()
     certain = "too few data sets for an interval" if found.interval is None else f"95 % {interval(found)}"
-    return f"{certain}; won {won}, level {tied}, lost {lost} of {counted(found.n_rows)}"
-
-
-def counted(rows: int) -> str:
-    return f"{rows} row{'s' * (rows != 1)}"
+    return f"{certain}; won {won}, level {tied}, lost {lost} of {found.n_rows} row{'s' * (found.n_rows != 1)}"
 
 
 def _backbone(results: Results) -> str:
     lines, rows, missing = [], [], []
     for regime in REGIMES:
-        found = {name: results.compare(name, regime.metric, regime.belongs) for name in BACKBONES}
+        found = {name: results.compare(name, regime.metric, regime) for name in BACKBONES}
         if not any(found.values()):
             missing.append(regime.words)
             continue
         said = [say(found[name], "pre-training", words) for name, words in BACKBONES.items()]
         lines.append(f"- **{regime.words[0].upper()}{regime.words[1:]}**: {'; '.join(said)}.")
-        for name, of in found.items():
-            if of is not None:
-                row = {"regime": regime.words, "without": BACKBONES[name], "figure": COLUMNS[regime.metric]}
-                row |= {"rows": of.n_rows, "Δ": signed(of.difference), "95 %": interval(of), "p": probability(of)}
-                row["r"] = number(of.effect, 2)
-                more = {m: results.compare(name, m, regime.belongs) for m in JUDGED[1:]}
-                rows.append(row | {f"Δ {m}": signed(None if c is None else c.difference) for m, c in more.items()})
+        for name, of in ((name, of) for name, of in found.items() if of):
+            row = {"regime": regime.words, "without": BACKBONES[name], "figure": COLUMNS[regime.metric]}
+            row |= {"rows": of.n_rows, "Δ": signed(of.difference), "95 %": interval(of), "p": probability(of)}
+            more = {m: results.compare(name, m, regime) for m in JUDGED[1:]}
+            row |= {"r": number(of.effect, 2)} | {f"Δ {m}": signed(c and c.difference) for m, c in more.items()}
+            rows.append(row)
     lines += [f"- Not measured yet: {'; '.join(missing)}."] if missing else []
     return "\n".join(lines) + (f"\n\n{TEXTS['answers_backbone']}\n\n{markdown(rows)}" if rows else "")
 
 
 def _losses(results: Results) -> str:
-    lines, rows = [], []
+    rows = []
     for name in [name for name in results.variants if name not in BACKBONES]:
         found = {metric: results.compare(name, metric) for metric in (*JUDGED, "dimension")}
-        if (first := found["annotation"]) is None:
-            continue
-        if name.startswith(f"{OURS}:no-"):
-            lines.append(f"- {_term(name, {m: found[m] for m in JUDGED if found[m] is not None})}")
-        row = {"variant": f"`{name}`", "rows": first.n_rows, "splits": len(first.splits)}
-        rows.append(row | {f"Δ {COLUMNS[m]}": marked(of, 1 if m == "dimension" else 3) for m, of in found.items()})
-    if not rows:
-        return "Not measured yet."
-    head = "\n".join(lines) if lines else "Terms that are left out one at a time: not measured yet."
-    return f"{head}\n\n{TEXTS['answers_losses']}\n\n{markdown(rows)}"
-
-
-def _term(name: str, found: dict[str, Comparison]) -> str:
-    """What a loss term does, from MoRE minus the variant that lacks it."""
-    by: dict[str, list[str]] = {"better": [], "worse": [], "quiet": []}
-    for metric, of in found.items():
-        verdict = of.verdict() if of.verdict() in by else "quiet"
-        by[verdict].append(COLUMNS[metric] + f" by {number(abs(of.difference))}" * (verdict != "quiet"))
-    parts = [f"raises {' and '.join(by['better'])}"] if by["better"] else []
-    parts += [f"lowers {' and '.join(by['worse'])}"] if by["worse"] else []
-    parts += [f"no reliable effect on {', '.join(by['quiet'])}"] if by["quiet"] else []
-    worth = "a trade" if by["worse"] else "earns its place"
-    worth = worth if by["better"] else "not shown to earn its place"
-    term, rows = name.removeprefix(f"{OURS}:no-"), counted(found["annotation"].n_rows)
-    return f"`{term}` **{worth}**: {'; '.join(parts)} ({rows})."
+        if (first := found["annotation"]) is not None:
+            row = {"variant": f"`{name}`", "rows": first.n_rows, "splits": len(first.splits)}
+            rows.append(row | {f"Δ {COLUMNS[m]}": marked(of, 1 if m == "dimension" else 3) for m, of in found.items()})
+    return f"{TEXTS['answers_losses']}\n\n{markdown(rows)}" if rows else "Not measured yet."
 
 
 def _defeats(results: Results) -> str:
@@ -116,8 +85,9 @@ def _defeats(results: Results) -> str:
             lines.append(f"- **{COLUMNS[metric]}**: not measured yet.")
             continue
         behind, ahead = best[best["gain"] < -LOSS], int((best["gain"] > LOSS).sum())
+        rows = f"{len(best)} row{'s' * (len(best) != 1)}"
         lines.append(
-            f"- **{COLUMNS[metric]}**: against the best peer of each of {counted(len(best))}, MoRE is ahead by more "
+            f"- **{COLUMNS[metric]}**: against the best peer of each of {rows}, MoRE is ahead by more "
             f"than {number(LOSS, 2)} in {ahead}, within it in {len(best) - ahead - len(behind)}, behind in "
             f"{len(behind)} ({signed(best['gain'].mean())} in the mean)."
         )
@@ -130,78 +100,36 @@ def _defeats(results: Results) -> str:
 
 
 def _mixing(results: Results) -> str:
-    lines, rows = [], []
-    for other in results.peers:
+    means = []
+    for metric, one in (("CiLISI", "as mixed as by chance"), ("structure", "unchanged")):
+        of = results.values(OURS, metric)
+        if of.empty:
+            return "Not measured yet."
+        means.append(f"{metric} {number(of.mean())} ({number(of.min())} to {number(of.max())}; 1 is {one})")
+    both: dict[str, list[str]] = {"better": [], "worse": []}
+    for other in (method for method in results.peers if method not in SHORT):
         found = [results.compare(other, metric) for metric in ("CiLISI", "structure")]
-        if None in found:
-            continue
-        row = {"against": f"`{named(other)}`", "rows": found[0].n_rows}
-        for of in found:
-            row |= {f"Δ {of.metric}": signed(of.difference), f"95 % ({of.metric})": interval(of)}
-        rows.append(row)
-        mixes, keeps = (of.verdict() for of in found)
-        if mixes == keeps and mixes in ("better", "worse") and other not in SHORT:
-            lines.append(f"- `{other}`: MoRE is {mixes} at both.")
-    if not rows:
-        return "Not measured yet."
-    mixed, kept = results.values(OURS, "CiLISI"), results.values(OURS, "structure")
-    head = (
-        f"MoRE reaches a CiLISI of {number(mixed.mean())} (mean of {len(mixed)} rows, {number(mixed.min())} to "
-        f"{number(mixed.max())}; 1 is as mixed as by chance) at a structure of {number(kept.mean())} "
-        f"({number(kept.min())} to {number(kept.max())}; 1 is unchanged)."
-    )
-    sure = "\n".join(lines) or "It is reliably better or worse at both than no other method."
-    return f"{head}\n\n{sure}\n\n{markdown(rows)}"
+        verdicts = {of.verdict() if of else "not measured" for of in found}
+        both.get(verdicts.pop() if len(verdicts) == 1 else "", []).append(f"`{other}`")
+    said = [f"{verdict} at both than {', '.join(names) or 'none'}" for verdict, names in both.items()]
+    return f"MoRE, mean over rows: {' and '.join(means)}. It is reliably {' and '.join(said)} of its peers."
 
 
-def _controls(results: Results) -> list[str]:
+def _controls(results: Results) -> str:
     lines = []
-    if (mine := results.compare("onehot-LR", "structure")) is None:
-        lines.append("`onehot-LR`: not measured yet.")
-    else:
-        bent = mine.rows["other"].mean()
-        lines.append(
-            f"`onehot-LR` holds nothing but the class: structure {number(bent)} in the mean of {counted(mine.n_rows)}, "
-            f"MoRE {number(mine.rows['ours'].mean())}; {_as(bent < 0.2)}."
-        )
-        novelty, purity = results.values("onehot-LR", "novelty_kNN"), results.compare("onehot-LR", "purity")
-        if not novelty.empty and purity is not None:
-            lines[-1] += (
-                f" Unseen types: by distances in the embedding its AUROC is {number(novelty.mean())} (chance .500), "
-                f"the purity of a new type {number(purity.rows['other'].mean())} (MoRE "
-                f"{number(purity.rows['ours'].mean())}); "
-                f"{_as(abs(novelty.mean() - 0.5) < 0.1 and purity.difference > 0)}."
-            )
+    for name, figures in MUST.items():
+        said, fine = [], True
+        for metric, (chance, margin) in figures.items():
+            values = results.values(name, metric)
+            values = values[[dataset in DATASETS for dataset, _ in values.index]]
+            if metric == "LR" and len(values):  # in every row at most what guessing gives
+                guessed = np.array([1 / DATASETS[dataset].types for dataset, _ in values.index])
+                chance, fine = guessed.mean(), fine and bool((values <= guessed + margin).all())
+            fine = fine and not bool(abs(values.mean() - chance) > margin)
+            words = "macro-F1" if metric == "LR" else COLUMNS[metric]
+            said += [f"{words} {number(values.mean())} (chance {number(chance)})"] if len(values) else []
+        lines.append(f"- `{name}`: {'; '.join([*said, VERDICT[fine]]) if said else 'not measured yet'}.")
     if (leak := results.against_best("annotation", ours="LEAK")) is None:
-        lines.append("`LEAK`: not measured yet.")
-    else:
-        lines.append(
-            f"`LEAK`, which was given the hidden labels, is ahead of the best peer of each row by "
-            f"{number(leak.difference)} ({evidence(leak)}); {_as(leak.rows['difference'].min() > 0)}."
-        )
-    return [*lines, *(_chance(results, name) for name in ("random", "shuffled"))]
-
-
-def _chance(results: Results, name: str) -> str:
-    """Macro-F1 at most that of guessing, 1 / types, plus a margin; everything else at its own chance."""
-    scores = results.values(name, "LR")
-    scores = scores[[dataset in DATASETS for dataset, _ in scores.index]]
-    if scores.empty:
-        return f"`{name}`: not measured yet."
-    chance = np.array([1 / DATASETS[dataset].types for dataset, _ in scores.index])
-    inside = (scores.to_numpy() <= chance + 0.05).sum()
-    text = (
-        f"`{name}`: macro-F1 {number(scores.mean())} where guessing gives at most {number(chance.mean())}; at chance "
-        f"(within .05) in {inside} of {counted(len(scores))}"
-    )
-    fine = inside == len(scores)
-    for metric, middle in (("novelty_kNN", 0.5), ("FOSCTTM", 0.5), ("structure", 0)):
-        values, words = results.values(name, metric), metric.replace("novelty_kNN", "novelty AUROC")
-        if not values.empty:
-            text += f"; {words} {number(values.mean())} (chance {number(middle)})"
-            fine &= bool(abs(values.mean() - middle) < 0.05)
-    return f"{text}; {_as(fine)}."
-
-
-def _as(fine: bool) -> str:
-    return "as it must be" if fine else "**not as it must be**"
+        return "\n".join([*lines, "- `LEAK`: not measured yet."])
+    sure = f"by {number(leak.difference)} ({evidence(leak)}); {VERDICT[bool(leak.rows['difference'].min() > 0)]}."
+    return "\n".join([*lines, f"- `LEAK`, which was given the hidden labels, is ahead of the best of each row {sure}"])

@@ -1,27 +1,8 @@
-"""Development sets, on which every default is chosen. The sets of ``bench/`` are only reported, and refused here.
-
-=======================  =============================================================================================
-set                      what it is
-=======================  =============================================================================================
-``human_gastrula``       3 parts of one embryo, Smart-seq2, 11 types; composition differs strongly
-``mouse_lung_immune``    4 mice, inDrops, 4 types, weak batch effect
-``mouse_oligo_regions``  6 brain regions, STRT, 13 stages of one lineage
-``brain_donors``         Darmanis 2015: 12 donors of 466 cells, SMARTer, 9 types
-``liver_panel``          Tabula Muris Senis liver: 2 mice, 725 genes, 5 types
-``pancreas_platform``    Bastidas-Ponce 2019, 8 stages; a random half measured again by a simulated platform
-``tumour_platform``      Moncada 2020, 20 types; the same
-``cite_mosaic``          simulated RNA and protein, one of 3 batches without protein
-``multiome_mosaic``      simulated RNA and chromatin, one of 3 batches without chromatin
-=======================  =============================================================================================
-
-The four sets below the first three are of the pool that ``more-mini`` was pre-trained on: its frozen features saw
-these cells (without labels), so they cannot choose between backbones.
+"""Development sets, on which every default is chosen; README.md says what they are. The sets of ``bench/`` are only
+reported, and refused here: by name, by folder, and by their cells under another name.
 """
 
-from __future__ import annotations
-
 import hashlib
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,10 +21,6 @@ SKETCH = Path(__file__).with_name("bench_cells.txt")
 SKETCH_SIZE = 40
 
 
-def _file(name: str, folder: Path) -> Data:
-    return load_dataset(name, folder)[0]
-
-
 def _pool(file: str, study: str, folder: Path) -> AnnData:
     pool = anndata.read_h5ad(folder / "pretrain" / f"{file}.h5ad", backed="r")
     rows = np.flatnonzero((pool.obs["study"] == study) & (pool.obs["cell_type"] != ""))
@@ -56,11 +33,9 @@ def _platform(file: str, study: str, folder: Path) -> AnnData:
     """As measured, and a random half by another platform: batches with a known, purely technical difference."""
     adata = _pool(file, study, folder)
     again = np.random.default_rng(0).permutation(adata.n_obs) % 2 == 1
-    x = sparse.csr_matrix(adata.X)
-    rows = np.r_[np.flatnonzero(~again), np.flatnonzero(again)]
-    counts = sparse.vstack([x[~again], more.data.simulate_platform(x[again], seed=0)], format="csr")
-    out = AnnData(counts, obs=adata.obs.iloc[rows].copy(), var=adata.var)
-    out.obs["batch"] = np.where(again[rows], "simulated", "measured")
+    out = anndata.concat([adata[~again], adata[again]])
+    out.X = sparse.vstack([adata.X[~again], more.data.simulate_platform(adata.X[again], seed=0)], format="csr")
+    out.obs["batch"] = np.repeat(["measured", "simulated"], [(~again).sum(), again.sum()])
     return out
 
 
@@ -74,7 +49,7 @@ def _multi(second: str, folder: Path) -> Data:
 
 
 SETS: dict[str, Callable[[Path], Data]] = {
-    **{name: partial(_file, name) for name, of in DATASETS.items() if not of.reported},
+    **{name: partial(load_dataset, name) for name, of in DATASETS.items() if not of.reported},
     "brain_donors": partial(_pool, "human_pool", "Darmanis2015_brain"),
     "liver_panel": partial(_pool, "mouse_pool", "TMS_liver_726genes"),
     "pancreas_platform": partial(_platform, "mouse_pool", "BastidasPonce2019_pancreas"),
@@ -84,41 +59,27 @@ SETS: dict[str, Callable[[Path], Data]] = {
 }
 
 
-def load(name: str, data_dir: str | os.PathLike, max_cells: int | None = None) -> Data:
-    """A development set, or your own ``.h5ad`` with ``obs["batch"]`` and ``obs["cell_type"]``.
-
-    Raises
-    ------
-    ValueError
-        For a set of the benchmark: by name, by folder, or by its cells under another name.
-    KeyError
-        For an unknown name.
-    """
-    path = Path(name)
+def load(name: str, data_dir: Path, max_cells: int | None = None) -> Data:
+    """A development set, or your own ``.h5ad`` with ``obs["batch"]`` and ``obs["cell_type"]``."""
+    path, known = Path(name), dict(line.split()[::-1] for line in SKETCH.read_text().splitlines())
     reported = {key: Path(entry.file).stem for key, entry in DATASETS.items() if entry.reported}
-    found = "its name" if name in reported or path.stem in reported.values() else ""
-    if not found and name not in SETS and path.resolve().parent.name == "bench":
-        found = "its folder"
-    if not found:
+    why = "its name" if name in reported or path.stem in reported.values() else ""
+    why = why or "its folder" * (name not in SETS and path.resolve().parent.name == "bench")
+    if not why:
         if name not in SETS and not path.is_file():
             raise KeyError(f"Development set {name!r} is unknown; give a .h5ad file or one of {', '.join(SETS)}.")
-        data = SETS[name](Path(data_dir)) if name in SETS else anndata.read_h5ad(path)
-        data = standardise(data, "batch", "cell_type")[0]
-        found = f"cells of {cells!r}" if (cells := bench_set_of(data)) else ""
-    if found:
+        data = SETS[name](data_dir) if name in SETS else anndata.read_h5ad(path)
+        data = standardise(data[0] if isinstance(data, tuple) else data, "batch", "cell_type")[0]
+        cells = (cell for adata in modalities(data).values() for cell in hashes(adata))
+        why = next((f"cells of {known[cell]!r}" for cell in cells if cell in known), "")
+    if why:
         raise ValueError(
-            f"{name!r} is a set of the benchmark ({found}), which is only reported and may choose nothing; tune on "
+            f"{name!r} is a set of the benchmark ({why}), which is only reported and may choose nothing; tune on "
             f"{', '.join(SETS)}."
         )
     if max_cells is not None and data.n_obs > max_cells:
         return subset(data, np.random.default_rng(0).permutation(data.n_obs) < max_cells)
     return data
-
-
-def bench_set_of(data: Data) -> str | None:
-    """Bench set whose cells ``data`` hold, if any; names, order of cells and of genes do not matter."""
-    known = dict(line.split()[::-1] for line in SKETCH.read_text().splitlines())
-    return next((known[c] for adata in modalities(data).values() for c in hashes(adata) if c in known), None)
 
 
 def hashes(adata: AnnData) -> list[str]:
@@ -128,12 +89,10 @@ def hashes(adata: AnnData) -> list[str]:
     return [hashlib.sha256(row.tobytes()).hexdigest()[:12] for row in rows if row.size >= 20]
 
 
-def write_sketch(data_dir: str | os.PathLike) -> None:
+def write_sketch(data_dir: Path) -> None:
     """Write :data:`SKETCH` anew; needed when a set comes to the benchmark."""
-    import mudata
-
     lines: dict[str, str] = {}
-    for file in sorted((Path(data_dir) / "bench").iterdir()):
-        for adata in modalities((mudata.read_h5mu if file.suffix == ".h5mu" else anndata.read_h5ad)(file)).values():
-            lines |= dict.fromkeys(sorted(set(hashes(adata)))[:SKETCH_SIZE], file.stem)
+    for name, stem in sorted((key, Path(of.file).stem) for key, of in DATASETS.items() if of.reported):
+        for adata in modalities(load_dataset(name, data_dir)[0]).values():
+            lines |= dict.fromkeys(sorted(set(hashes(adata)))[:SKETCH_SIZE], stem)
     SKETCH.write_text("".join(f"{name} {cell}\n" for cell, name in lines.items()))

@@ -7,11 +7,7 @@ everything is scored on these, macro-F1 on those whose label is hidden. ``--new-
 one batch (protocol S2b) that both then embed. Writes ``distillation.json`` (after every set) and ``distillation.md``.
 """
 
-from __future__ import annotations
-
 import json
-import warnings
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -22,8 +18,8 @@ from frame import arguments, made_by, markdown, write
 from sklearn.linear_model import RidgeCV
 
 import more_scvi as more
-from more_scvi.evaluation import Task, load_dataset, make_tasks
-from more_scvi.metrics import fidelity, macro_f1
+from more_scvi.evaluation import Given, Result, Task, get_method, load_dataset, make_tasks
+from more_scvi.metrics import cilisi, fidelity, macro_f1
 from more_scvi.modalities import log_normalise
 from more_scvi.model import _distill
 
@@ -32,25 +28,8 @@ COLUMNS = ("set", "row", "seed", "n_cells", "knn_overlap", "knn_overlap_chance",
            "macro_f1_teacher", "macro_f1_lost", "mixing_teacher", "mixing_lost", "speed_up")  # fmt: skip
 
 
-def task_of(name: str, protocol: str, data: Path) -> Task:
-    loaded, known = load_dataset(name, data)
-    return next(make_tasks(loaded, protocol, 0, known=known, dataset=name))
-
-
-def teacher(adata: AnnData, seed: int = 0) -> more.MoRE:
-    """A trained model."""
-    more.MoRE.setup_anndata(adata, batch_key="batch", labels_key="cell_type", unlabeled_category="Unknown")
-    model = more.MoRE(adata, seed=seed)
-    model.train(enable_progress_bar=False)
-    return model
-
-
-def shuffled(model: more.MoRE, **given) -> more.student.Student:
-    """The control: a student whose targets belong to other cells."""
-    said = _distill.say(model, model.adata)
-    order = np.random.default_rng(0).permutation(len(said[0]))
-    with patch.object(_distill, "say", lambda *_: tuple(part[order] for part in said)):
-        return model.distill(**given)
+def teacher(task: Task, seed: int = 0) -> Result:
+    return get_method("more")(Given(task.given(), seed, query=task.given_query()))
 
 
 def ridge(model: more.MoRE, adata: AnnData, z: np.ndarray, learned: np.ndarray) -> np.ndarray:
@@ -63,34 +42,33 @@ def ridge(model: more.MoRE, adata: AnnData, z: np.ndarray, learned: np.ndarray) 
     return RidgeCV(np.array([0.1, 0.3, 1.0]) * len(learned)).fit(x[learned], z[learned]).predict(x)
 
 
-def known_batches(name: str, data: Path, seeds: list[int]) -> list[dict]:
+def known_batches(task: Task, seeds: list[int]) -> list[dict]:
     """Rows of one set: students, controls, peer."""
-    task = task_of(name, "S1", data)
-    adata = task.given()
-    model, rng = teacher(adata), np.random.default_rng(0)
-    z, predicted = model.get_latent_representation(), model.predict()
+    taught, rng, truth, rows = teacher(task), np.random.default_rng(0), task.labels, []
+    model, z, predicted = taught.model, taught.z, taught.prediction
+    adata = model.adata
     held = np.sort(rng.permutation(adata.n_obs)[: adata.n_obs // 5])
     learned = np.setdiff1d(np.arange(adata.n_obs), held)
-    hidden, truth, rows = held[task.scored[held]], task.labels, []
+    hidden = held[task.scored[held]]
     common = {"labels": truth[held], "batches": task.batches[held], "reference_labels": predicted[held]}
-    whole = macro_f1(truth[hidden], predicted[hidden])
 
-    def add(row: str, seed: int, there: np.ndarray, labels: np.ndarray | None, scores: dict | None = None) -> None:
+    def add(row: str, seed: int, there: np.ndarray, labels: np.ndarray | None, **scores: float) -> None:
         told = {} if labels is None else {"z_labels": labels[held]}
-        found = (scores or fidelity(z[held], there[held], **common, **told)) | {"macro_f1_teacher": whole}
-        found["macro_f1_lost"] = np.nan if labels is None else whole - macro_f1(truth[hidden], labels[hidden])
-        if row.startswith("another"):
-            found["variance_kept"] = np.nan  # its axes are others
-        rows.append({"set": name, "row": row, "seed": seed, **found})
+        found = fidelity(z[held], there[held], **common, **told) | scores
+        found["macro_f1_teacher"] = macro_f1(truth[hidden], predicted[hidden])
+        lost = None if labels is None else found["macro_f1_teacher"] - macro_f1(truth[hidden], labels[hidden])
+        rows.append({"set": task.split.dataset, "row": row, "seed": seed, **found, "macro_f1_lost": lost})
 
     for seed in seeds:
         student = model.distill(indices=learned, holdout=0.0, seed=seed, progress=False)
-        found = model.student_fidelity(student, indices=held, labels=truth[held])
-        add("student", seed, z, student.predict(adata), speed(found))
+        found = speed(model.student_fidelity(student, indices=held, labels=truth[held]))
+        add("student", seed, student.get_latent_representation(adata, obsm_key=None), student.predict(adata), **found)
     half = np.sort(rng.permutation(adata.n_vars)[: adata.n_vars // 2])
     empty = adata.copy()
     empty.X = sp.csr_matrix(adata.X) @ sp.diags(np.isin(np.arange(adata.n_vars), half).astype(np.float32), format="csr")
-    control = shuffled(model, indices=learned, holdout=0.0, progress=False, max_steps=300)
+    said, order = _distill.say(model, adata), np.random.default_rng(0).permutation(adata.n_obs)
+    with patch.object(_distill, "say", lambda *_: tuple(part[order] for part in said)):  # targets of other cells
+        control = model.distill(indices=learned, holdout=0.0, progress=False, max_steps=300)
     for row, who, part in (
         ("student, half of the genes missing", student, adata[:, half].copy()),
         ("... filled with zeros", student, empty),
@@ -98,24 +76,21 @@ def known_batches(name: str, data: Path, seeds: list[int]) -> list[dict]:
     ):
         add(row, seeds[-1], who.get_latent_representation(part, obsm_key=None), who.predict(part))
     add("ridge regression (peer)", 0, ridge(model, adata, z, learned), None)
-    other = teacher(task.given(), 1)
-    add("another teacher (seed 1)", 1, other.get_latent_representation(), other.predict())
+    other = teacher(task, 1)
+    add("another teacher (seed 1)", 1, other.z, other.prediction, variance_kept=np.nan)  # its axes are others
     return rows
 
 
-def new_batch(name: str, data: Path) -> list[dict]:
+def new_batch(task: Task) -> list[dict]:
     """A batch that the teacher was not trained on, embedded by teacher and student."""
-    task = task_of(name, "S2b", data)
-    adata, query = task.given(), task.given_query()
-    model = teacher(adata)
-    student = model.distill(holdout=0.0, progress=False)
-    scores = speed(model.student_fidelity(student, query, labels=task.labels[adata.n_obs :]))
-    parts = {"teacher": (model.get_latent_representation(), model.get_latent_representation(query, obsm_key=None))}
-    parts["student"] = tuple(student.get_latent_representation(part, obsm_key=None) for part in (adata, query))
-    for who, of in parts.items():  # mixing of the new batch with those that were trained on
-        scores[f"mixing_{who}"] = more.metrics.cilisi(np.concatenate(of), task.labels, task.batches)
+    taught, query = teacher(task), task.given_query()
+    student = taught.model.distill(holdout=0.0, progress=False)
+    scores = speed(taught.model.student_fidelity(student, query, labels=task.labels[task.data.n_obs :]))
+    parts = [student.get_latent_representation(part, obsm_key=None) for part in (taught.model.adata, query)]
+    for who, z in (("teacher", taught.z), ("student", np.concatenate(parts))):  # of the new batch with the others
+        scores[f"mixing_{who}"] = cilisi(z, task.labels, task.batches)
     scores["mixing_lost"] = scores["mixing_teacher"] - scores["mixing_student"]
-    return [{"set": name, "row": f"new batch ({task.split.held_out})", "seed": 0, **scores}]
+    return [{"set": task.split.dataset, "row": f"new batch ({task.split.held_out})", "seed": 0, **scores}]
 
 
 def speed(scores: dict) -> dict:
@@ -123,24 +98,22 @@ def speed(scores: dict) -> dict:
 
 
 def text(value: object) -> str:
-    if value is None or value != value:
-        return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    there = value is not None and value == value
+    return f"{value:.3f}" if there and isinstance(value, float) else str(value) if there else ""
 
 
 def main() -> None:
-    """Run and write."""
     args = arguments(__doc__, sets=SETS, new_batch=["pbmc_kang", "pbmc_4batch"], seeds=[0, 1])
-    warnings.filterwarnings("ignore")
     path = args.results / "distillation.json"
     rows = json.loads(path.read_text()) if path.exists() else []
-    jobs = [(name, False) for name in args.sets] + [(name, True) for name in args.new_batch]
-    for name, new in jobs:
-        found = new_batch(name, args.data) if new else known_batches(name, args.data, args.seeds)
-        rows = [r for r in rows if r["set"] != name or r["row"].startswith("new batch") != new] + found
+    for name, new in [(name, False) for name in args.sets] + [(name, True) for name in args.new_batch]:
+        loaded, known = load_dataset(name, args.data)
+        task = next(make_tasks(loaded, "S2b" if new else "S1", known=known, dataset=name))
+        rows = [r for r in rows if r["set"] != name or r["row"].startswith("new batch") != new]
+        rows += new_batch(task) if new else known_batches(task, args.seeds)
         rows.sort(key=lambda r: (SETS.index(r["set"]), r["row"].startswith("new batch")))
-        table = markdown([{c: text(r.get(c)) for c in COLUMNS} for r in rows])
-        write(path.with_suffix(".md"), "Distillation", made_by(), TEXTS["distillation"], table)
+        table = [{c: text(r.get(c)) for c in COLUMNS} for r in rows]
+        write(path.with_suffix(".md"), "Distillation", made_by(), TEXTS["distillation"], markdown(table))
         path.write_text(json.dumps(rows, indent=1, default=float) + "\n")
 
 

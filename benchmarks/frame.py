@@ -1,20 +1,17 @@
 """What the scripts of this folder share: arguments, a quiet start on one thread, tables, pages with their command."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-WORK = HERE / "work"
-"""Single results of runs, until they are gathered into the tables; not committed."""
 
 
 def arguments(
@@ -34,10 +31,11 @@ def arguments(
         made.add_argument(name, **({"type": kind} if isinstance(kind, type) else {"choices": list(kind)}))
     made.add_argument("--data", type=Path, default=os.environ.get("MORE_DATA"), help="default: $MORE_DATA")
     for name, default in ({"results": RESULTS, "threads": 1} | options).items():
-        one = default[0] if isinstance(default, list | tuple) else default
+        several = isinstance(default, list)
+        one = default[0] if several else default
         kind, default = (one, None) if isinstance(one, type) else (type(one), default)
-        several = "*" if isinstance(options.get(name), list | tuple) else None
-        how = {"action": "store_true"} if kind is bool else {"type": kind, "default": default, "nargs": several}
+        how = {"type": kind, "default": default, "nargs": "*" if several else None}
+        how = {"action": "store_true"} if kind is bool else how
         made.add_argument(f"--{name.replace('_', '-')}", help=f"default: {default}", **how)
     found = made.parse_args(argv)
     if data and not found.data:
@@ -53,6 +51,7 @@ def start(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    warnings.filterwarnings("ignore")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr, force=True)
     for noisy in ("lightning.pytorch", "lightning.fabric", "scvi", "jax"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -70,7 +69,7 @@ def made_by() -> str:
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table of equal dicts; columns of numbers stand right."""
-    header = list(rows[0])
+    header = list(rows[0] if rows else ["not measured yet"])
     cells = [[str(row[name]) for name in header] for row in rows]
     numeric = [all(row[i].lstrip("*")[:1] in tuple("+−-.–<0123456789") for row in cells) for i in range(len(header))]
     rule = ["---:" if right else "---" for right in numeric]

@@ -1,14 +1,11 @@
 """The records as the pages need them: comparisons on shared splits, and numbers as text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from catalogue import CHOICES, CLASSIFIERS, CONTROLS, DATASETS, METHODS, SHORT, Belongs
+from catalogue import CHOICES, CLASSIFIERS, CONTROLS, DATASETS, METHODS, SHORT, Group
 
 from more_scvi.evaluation import tidy
 from more_scvi.evaluation._compare import (
@@ -24,6 +21,7 @@ from more_scvi.evaluation._compare import (
 )
 
 OURS = "more"
+ALL = Group()
 SOURCES = {name: entry.source for name, entry in DATASETS.items() if entry.source}
 
 
@@ -39,15 +37,14 @@ class Results:
         self.records = list(records)
         if not self.records:
             raise ValueError("No results to report. Run benchmarks/run.py first.")
-        self.table = tidy(self.records)
-        self.chosen = {
-            name: choose(self.table, of) if self.table["metric"].isin(of).any() else {} for name, of in CHOICES.items()
-        }
+        self.table, self.chosen = tidy(self.records), {}
         for name, candidates in CHOICES.items():
+            self.chosen[name] = choose(self.table, candidates) if self.table["metric"].isin(candidates).any() else {}
             self.table = with_chosen(self.table, name, candidates)
-        newest = {r["method"]: r for r in sorted(self.records, key=lambda r: r.get("date", ""))}
-        older = [r for r in self.records if r.get("fingerprint") != newest[r["method"]].get("fingerprint")]
-        self.older = {tuple(record[key] for key in ("dataset", "protocol", "method")) for record in older}
+        self.summary = summarise(self.table)
+        newest = {r["method"]: r.get("fingerprint") for r in sorted(self.records, key=lambda r: r.get("date", ""))}
+        older = (r for r in self.records if r.get("fingerprint") != newest[r["method"]])
+        self.older = {(r["dataset"], r["protocol"], r["method"]) for r in older}
         self._values = {metric: split_values(part, metric) for metric, part in self.table.groupby("metric")}
         found, head = set(self.table["method"]), {m: m.split(":")[0] for m in self.table["method"]}
         order = [*(m for m in METHODS if m in found), *sorted(found - set(METHODS))]
@@ -58,30 +55,20 @@ class Results:
         self.integrating = [m for m in self.rivals if m not in CLASSIFIERS]
         self.methods = [*[OURS] * (OURS in found), *self.variants, *self.peers, *self.controls]
 
-    @cached_property
-    def summary(self) -> pd.DataFrame:
-        return summarise(self.table)
-
-    def compare(self, other: str, metric: str, belongs: Belongs | None = None, ours: str = OURS) -> Comparison | None:
+    def compare(self, other: str, metric: str, group: Group = ALL, ours: str = OURS) -> Comparison | None:
         """On shared splits of the rows that belong; ``None`` if there is none."""
-        values = self._of(metric, belongs)
+        values = self._values.get(metric, pd.DataFrame())
         if ours not in values or other not in values:
             return None
-        found = compare_columns(values, ours, other, metric, SOURCES)
+        belongs = [group.belongs(dataset, protocol) for dataset, protocol, *_ in values.index]
+        found = compare_columns(values[belongs], ours, other, metric, SOURCES)
         return found if found.n_rows else None
 
-    def _of(self, metric: str, belongs: Belongs | None) -> pd.DataFrame:
-        """Splits × methods of the rows that belong."""
-        values = self._values.get(metric, pd.DataFrame())
-        if belongs is None or values.empty:
-            return values
-        return values[[belongs(dataset, protocol) for dataset, protocol, *_ in values.index]]
-
     def best_peers(
-        self, metric: str, belongs: Belongs | None = None, ours: str = OURS, among: Iterable[str] | None = None
+        self, metric: str, group: Group = ALL, ours: str = OURS, among: Iterable[str] | None = None
     ) -> pd.DataFrame:
         """Per row the rival that is furthest ahead of ours (or least behind): who wins it against everybody."""
-        found = {m: self.compare(m, metric, belongs, ours) for m in (self.rivals if among is None else among)}
+        found = {m: self.compare(m, metric, group, ours) for m in (self.rivals if among is None else among)}
         parts = [one.rows.assign(best=other).reset_index() for other, one in found.items() if one is not None]
         if not parts:
             return pd.DataFrame()
@@ -99,23 +86,16 @@ class Results:
 
     def values(self, method: str, metric: str) -> pd.Series:
         """Mean per row (data set, protocol) of one method."""
-        values = self._of(metric, None)
+        values = self._values.get(metric, {})
         return values[method].groupby(level=[0, 1]).mean().dropna() if method in values else pd.Series(dtype=float)
 
     def differences(self, metric: str, dataset: str, protocol: str) -> pd.Series:
         """MoRE minus each method in one row, the mean over shared splits."""
-        values = self._values.get(metric, pd.DataFrame(columns=[OURS]))
-        if values.empty or OURS not in values or (dataset, protocol) not in values.index.droplevel([2, 3]):
+        values = self._values.get(metric, {})
+        if OURS not in values or (dataset, protocol) not in values.index.droplevel([2, 3]):
             return pd.Series(dtype=float)
         values = values.loc[(dataset, protocol)]
         return -values.sub(values[OURS], axis=0).mean()
-
-    def times_longer(self, other: str, belongs: Belongs | None = None) -> float | None:
-        """CPU seconds of another method over those of MoRE on shared splits, geometric mean."""
-        found = self.compare(other, "seconds", belongs)
-        if found is None or (found.splits[["ours", "other"]] <= 0).any(axis=None):
-            return None
-        return float(np.exp(np.log(found.splits["other"] / found.splits["ours"]).mean()))
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -134,13 +114,10 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 def marked(found: Comparison | None, digits: int = 3) -> str:
     """The difference, bold where it is shown and the other was not trained short."""
-    text = signed(None if found is None else found.difference, digits)
-    shown = found is not None and found.verdict() in ("better", "worse") and found.other not in SHORT
+    if found is None:
+        return "–"
+    text, shown = signed(found.difference, digits), found.verdict() in ("better", "worse") and found.other not in SHORT
     return f"**{text}**" if shown and text != ".0" else text
-
-
-def tally(found: Comparison) -> str:
-    return " / ".join(map(str, found.tally()))
 
 
 def ranged(mean: float, low: float, high: float, digits: int = 3) -> str:

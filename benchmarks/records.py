@@ -1,23 +1,16 @@
 """Results of the benchmark as tables, ``<data set>.csv.gz``: one row per split and method; see README.md.
 
-    python benchmarks/records.py FOLDER     # gather the results of a run into the tables in results/
-
-Columns: what was asked (``dataset``, ``protocol``, ``seed``, ``rotation``, ``held_out``, ``split_digest`` of what was
-hidden, ``data``, a fingerprint of cells and counts), who answered (``method``, ``settings``, ``commit``, ``date``,
-``fingerprint`` of settings and code, ``versions.*``), and what came of it (``scores.*``, ``seconds.*``, ...).
+python benchmarks/records.py FOLDER     # gather the results of a run into the tables in results/
 """
 
-from __future__ import annotations
-
-import csv
 import gzip
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from frame import arguments
 
 from more_scvi._files import write_files
@@ -41,10 +34,10 @@ def merge(folder: Path, records: Iterable[Mapping[str, Any]]) -> int:
     changed, files = 0, {}
     of_set: dict[str, dict[tuple, Mapping[str, Any]]] = defaultdict(dict)
     for record in records:
-        of_set[record["dataset"]][tuple(record[key] for key in KEYS)] = record
+        of_set[record["dataset"]][_key(record)] = record
     for dataset, new in of_set.items():
         path = folder / f"{check_name('dataset', dataset)}.csv.gz"
-        old = {tuple(record[key] for key in KEYS): record for record in _read(path)}
+        old = {_key(record): record for record in _read(path)}
         differ = {key: r for key, r in new.items() if _later(r, old.get(key, {})) and _row(r) != _row(old.get(key, {}))}
         if differ:
             files[path] = _packed([record for _, record in sorted((old | differ).items())])
@@ -52,6 +45,10 @@ def merge(folder: Path, records: Iterable[Mapping[str, Any]]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     write_files(files)
     return changed
+
+
+def _key(record: Mapping[str, Any]) -> tuple:
+    return tuple(record[key] for key in KEYS)
 
 
 def unpack(folder: Path, work: Path, datasets: Iterable[str]) -> None:
@@ -80,12 +77,9 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
 
 def _packed(records: Iterable[Mapping[str, Any]]) -> bytes:
     """The same bytes for the same records."""
-    rows = [_row(record) for record in records]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, sorted({name for row in rows for name in row}, key=_order), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return gzip.compress(text.getvalue().encode(), mtime=0)
+    table = pd.DataFrame([_row(record) for record in records])
+    text = table[sorted(table, key=_order)].to_csv(index=False, lineterminator="\n")
+    return gzip.compress(text.encode(), mtime=0)
 
 
 def _order(name: str) -> tuple:
@@ -98,20 +92,18 @@ def _read(path: Path) -> list[Record]:
     if not path.exists():
         return []
     records = []
-    for row in csv.DictReader(io.StringIO(gzip.decompress(path.read_bytes()).decode())):
+    for row in pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records"):
         record: Record = {"held_out": None, "notes": {}, **{name: {} for name in NESTED}}
         for name, text in row.items():
             head, _, part = name.partition(".")
-            if text and head in NESTED:
-                record[head][part] = text if head == "versions" else json.loads(text)
-            elif text:
-                record[name] = text if name in TEXT else json.loads(text)
+            value = text if head in (*TEXT, "versions") or not text else json.loads(text)
+            if text:
+                record |= {head: record[head] | {part: value}} if head in NESTED else {name: value}
         records.append(record)
     return records
 
 
 def main() -> None:
-    """Gather."""
     args = arguments(__doc__, {"folder": Path}, data=False)
     print(f"{merge(args.results, load_results(args.folder))} new or changed results in {args.results}")
 

@@ -1,11 +1,8 @@
 """Compare MoRE with its peers under hidden labels, unattended and resumable; see README.md in this folder.
 
 ``--datasets``, ``--protocols``, ``--seeds``: only these (with ``--methods`` also further protocols); ``--methods``:
-instead of those of the stages; ``--variants``: JSON, e.g. ``{"more:no-keep": {"base": "more", "train_kwargs": {}}}``;
-``--cache``: folder for trained models of scvi-tools; ``--jobs``: processes, each takes a data set of a stage.
+instead of those of the stages; ``--cache``: folder for trained models of scvi-tools; ``--jobs``: processes.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -13,34 +10,31 @@ from argparse import Namespace
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from itertools import repeat
+from itertools import product, repeat
 from multiprocessing import get_context
 from pathlib import Path
 
-from frame import HERE, RESULTS, WORK, arguments, start
-from plan import QUICK, QUICK_CELLS, STAGES, Stage
+from catalogue import QUICK, QUICK_CELLS, STAGES, Stage
+from frame import HERE, RESULTS, arguments, start
 from records import merge, unpack
 
-OPTIONS = {
-    **{"cache": Path, "datasets": [str], "protocols": [str], "methods": [str], "seeds": [int], "variants": "{}"},
-    **{"scib": False, "jobs": 1},
-}
+OPTIONS = {"cache": Path, "variants": "{}", "scib": False, "jobs": 1, "seeds": [int]}
+OPTIONS |= {"datasets": [str], "protocols": [str], "methods": [str]}
 
 
 def parts_of(stages: Sequence[Stage], args: Namespace) -> list[Stage]:
     """Parts of the plan, one data set and seed each; the first seed of everything comes first."""
     parts, given = [], json.loads(args.variants)
-    for order, stage in enumerate(stages):
-        datasets = [d for d in stage.datasets if not args.datasets or d in args.datasets]
+    for stage in stages:
         protocols = tuple(p for p in stage.protocols if not args.protocols or p in args.protocols)
         if args.methods and args.protocols:
             protocols = tuple(args.protocols)
         what = {"protocols": protocols, "methods": tuple(args.methods or stage.methods) + tuple(given)}
         what |= {"variants": {**stage.variants, **given}, "scib": stage.scib or args.scib}
-        for seed in args.seeds or stage.seeds:
-            for d in datasets if protocols else ():
-                parts.append((seed, order, replace(stage, datasets=(d,), seeds=(seed,), **what)))
-    return [part for *_, part in sorted(parts, key=lambda item: item[:2])]
+        datasets = [d for d in stage.datasets if protocols and d in (args.datasets or stage.datasets)]
+        for seed, dataset in product(args.seeds or stage.seeds, datasets):
+            parts.append(replace(stage, datasets=(dataset,), seeds=(seed,), **what))
+    return sorted(parts, key=lambda part: part.seeds)
 
 
 def _run(part: Stage, work: Path, args: Namespace, cells: int | None) -> int:
@@ -58,8 +52,7 @@ def run(stages: Sequence[Stage], args: Namespace, results: Path, cells: int | No
     """Run whatever is missing, or was made by other code, and gather it into the tables after every part."""
     from more_scvi.evaluation import load_results
 
-    inside = results.resolve().is_relative_to(RESULTS)
-    work, done = WORK / results.resolve().relative_to(RESULTS) if inside else results / "work", 0
+    work, done = results / "work", 0  # single results, until they are gathered into the tables; not committed
     unpack(results, work, {path.name.removesuffix(".csv.gz") for path in results.glob("*.csv.gz")})
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         for part in pool.map(_run, parts_of(stages, args), repeat(work), repeat(args), repeat(cells)):

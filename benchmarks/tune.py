@@ -2,21 +2,12 @@
 
     python benchmarks/tune.py '{"default": {}, "keep20": {"train_kwargs": {"loss_weights": {"keep": 20}}}}' --quick
 
-A variant is a name and what it changes: ``base`` (a method, default ``more``), options of its ``run``
-(``setup_kwargs``, ``model_kwargs``, ``train_kwargs``), and ``constants``
-(``{"more_scvi.model._prepare.EVIDENCE_CELLS": 3000}``); a file may hold them. What the sets are stands in
-``development.py``; ``--datasets`` takes some of these or files. ``--quick`` (600 cells of each set, seed 0, one
-rotation) takes some 4 CPU minutes per variant; the whole some 40.
-
-Labels that a split hides are scored; sets and protocols count alike. Differences are to the first variant, on the same
-splits; brackets: 95 % interval of the mean when whole data sets are resampled, a star where it excludes zero. Finished
-results are kept in ``--records`` and not computed again, unless code, options or data changed. ``--output`` also writes
-the tables and the command to a file.
+A variant is a name and what it changes: ``base`` (a method, default ``more``), options of its ``run``, and
+``constants``; a file may hold them. Differences are to the first variant, on the same splits; brackets: 95 % interval
+of the mean when whole data sets are resampled, a star where it excludes zero. Results in ``--records`` are not computed
+again, unless code, options or data changed.
 """
 
-from __future__ import annotations
-
-import ast
 import hashlib
 import importlib
 import json
@@ -24,11 +15,12 @@ import logging
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
+import pandas as pd
 from frame import HERE, arguments, made_by, markdown, write
 
 COLUMNS = ("own", "LR", "CiLISI", "structure")
@@ -42,7 +34,7 @@ def asked(argv: Sequence[str] | None = None) -> tuple[dict[str, dict], Namespace
     )  # fmt: skip
     args.seeds, args.rotations = args.seeds or ([0] if args.quick else [0, 1, 2]), args.rotations or 3 - 2 * args.quick
     text = Path(args.variants).read_text() if os.path.isfile(args.variants) else args.variants
-    return ast.literal_eval(text.replace("null", "None").replace("true", "True").replace("false", "False")), args
+    return json.loads(text), args
 
 
 def change(stack: ExitStack, constant: str, value: object) -> None:
@@ -60,8 +52,7 @@ def run(variants: dict[str, dict], args: Namespace) -> list[dict]:
     from more_scvi.evaluation import get_method, load_results
     from more_scvi.evaluation._runner import run_data
 
-    code = b"".join(file.read_bytes() for file in sorted((HERE.parent / "src").rglob("*.py")))
-    records = []
+    code, records = b"".join(file.read_bytes() for file in sorted((HERE.parent / "src").rglob("*.py"))), []
     for name in args.datasets or SETS:
         data, dataset = load(name, args.data, 600 if args.quick else None), Path(name).stem
         known = (data.obs["cell_type"] != "Unknown").to_numpy()
@@ -85,36 +76,32 @@ def run(variants: dict[str, dict], args: Namespace) -> list[dict]:
 
 def tables(records: list[dict], variants: Sequence[str]) -> str:
     """Means of every set and protocol, over all, and the differences to the first variant."""
-    from more_scvi.evaluation import tidy
-    from more_scvi.evaluation._compare import ROW, compare_columns, split_values
+    from gathered import Results
 
-    table = tidy(records)
-    values = {c: split_values(table, c) for c in (*COLUMNS, "seconds") if c in set(table["metric"])}
-    means = {column: of.groupby(level=ROW).mean() for column, of in values.items()}
+    results, first = Results(records), variants[0]
+    shown = [column for column in (*COLUMNS, "seconds") if column in set(results.table["metric"])]
 
-    def rows(of) -> list[dict]:
-        return [{"variant": v} | {c: f"{of(m)[v]:.4f}" if v in m else "–" for c, m in means.items()} for v in variants]
+    def means(of: Callable[[pd.Series], float]) -> str:
+        rows = [{"variant": v} | {c: f"{of(results.values(v, c)):.4f}" for c in shown} for v in variants]
+        return markdown(rows).replace("nan", "–")
 
-    parts = ["Mean over sets and protocols:", markdown(rows(lambda m: m.mean()))]
-    first, changed = variants[0], []
-    for name in variants[1:]:
-        row = {"variant": name}
-        for column, of in values.items():
-            if {name, first} <= set(of) and column == "seconds":
-                row[column] = f"× {(of[name] / of[first]).groupby(level=ROW).mean().mean():.2f}"
-            elif {name, first} <= set(of):
-                found = compare_columns(of, name, first, column)
-                low, high = found.interval or (float("nan"),) * 2
-                row[column] = f"{found.difference:+.4f} [{low:+.3f}, {high:+.3f}]{'*' * (low * high > 0)}"
-        changed.append({"variant": name} | {c: row.get(c, "–") for c in values})
-    parts += [f"Difference to `{first}` over {len(values['LR'])} splits:", markdown(changed)] if changed else []
-    for key in means["LR"].index:
-        parts += [f"{', '.join(key)}:", markdown(rows(lambda m, key=key: m.reindex([key]).iloc[0]))]
+    def difference(name: str, column: str) -> str:
+        if (found := results.compare(first, column, ours=name)) is None:
+            return "–"
+        if column == "seconds":
+            return f"× {(found.splits['ours'] / found.splits['other']).groupby(level=[0, 1]).mean().mean():.2f}"
+        low, high = found.interval or (float("nan"),) * 2
+        return f"{found.difference:+.4f} [{low:+.3f}, {high:+.3f}]{'*' * (low * high > 0)}"
+
+    parts = ["Mean over sets and protocols:", means(lambda of: of.mean())]
+    if changed := [{"variant": name} | {c: difference(name, c) for c in shown} for name in variants[1:]]:
+        parts += [f"Difference to `{first}`, on splits that both have:", markdown(changed)]
+    for key in results.values(first, "LR").index:
+        parts += [f"{', '.join(key)}:", means(lambda of, key=key: of.get(key, float("nan")))]
     return "\n\n".join(parts)
 
 
 def main() -> None:
-    """Run, print, write."""
     variants, args = asked()
     logging.getLogger("more_scvi").setLevel(logging.ERROR)
     text = tables(run(variants, args), list(variants))

@@ -1,24 +1,21 @@
 """How results answer to the weight of each loss term, and to alignment and contrast together."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
-from catalogue import TEXTS
+from catalogue import TEXTS, Stage
 from frame import markdown
 from gathered import Results
-from plan import Stage
 from records import load
-from tables import grid, page
 
 from more_scvi.module import LOSS_WEIGHTS
 from more_scvi.pl import sensitivity
 
-FOLDER = "experiments/losses"
 FACTORS = (0.0, 0.1, 1.0, 10.0)
 PAIR = ("align_batch", "contrast")
 RESEEDED = {f"more:seed-{seed}": {"base": "more", "model_kwargs": {"seed": seed}} for seed in (101, 102)}
@@ -39,19 +36,16 @@ def name_of(*weights: tuple[str, float]) -> str:
 
 
 def variants(dataset: str) -> dict[str, dict[str, float]]:
-    """Method name → factors on the weights, one term at a time and then the pair; ``more`` is the default."""
-    single = [{term: factor} for term in terms_of(dataset) for factor in FACTORS if factor != 1]
-    pairs = [dict(zip(PAIR, factors, strict=True)) for factors in product((0.1, 10.0), repeat=2)]
-    return {name_of(*weights.items()): weights for weights in [{}, *single, *pairs]}
+    """Method name → weights, one term at a time and then the pair; ``more`` is the default."""
+    single = [((term, factor),) for term in terms_of(dataset) for factor in FACTORS]
+    pairs = [tuple(zip(PAIR, factors, strict=True)) for factors in product((0.1, 10.0), repeat=2)]
+    return {name_of(*of): {term: factor * LOSS_WEIGHTS[term] for term, factor in of} for of in [*single, *pairs]}
 
 
 def options(dataset: str) -> dict[str, dict[str, Any]]:
     """Method name → its options, of all but the default."""
-    made = dict(RESEEDED)
-    for name, weights in variants(dataset).items():
-        given = {term: factor * LOSS_WEIGHTS[term] for term, factor in weights.items()}
-        made |= {name: {"base": "more", "train_kwargs": {"loss_weights": given}}} if given else {}
-    return made
+    of = {name: {"base": "more", "train_kwargs": {"loss_weights": given}} for name, given in variants(dataset).items()}
+    return RESEEDED | {name: given for name, given in of.items() if name != "more"}
 
 
 DATASETS = ("pbmc_kang", "bm_vangalen", "pbmc_cite_multi")
@@ -59,10 +53,9 @@ STAGES = [Stage("losses", (d,), ("S1",), ("more", *options(d)), (0,), 1, options
 
 
 def stable_region(changes: Mapping[float, float]) -> tuple[float, float]:
-    """Lowest and highest factor that are reached from 1 over stable factors only.
+    """Lowest and highest factor that are reached from 1 over stable factors, whose change is at most 1, only.
 
-    ``changes`` are, per factor, the largest change of any watched figure as a share of what is allowed; factors that
-    were not run are missing and end the region.
+    Factors that were not run are missing and end the region.
     """
     ends = []
     for side in (sorted((f for f in FACTORS if f < 1), reverse=True), sorted(f for f in FACTORS if f > 1)):
@@ -71,45 +64,53 @@ def stable_region(changes: Mapping[float, float]) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-def changes(results: Results, dataset: str, names: Mapping[str, Any]) -> pd.DataFrame:
+def changes(results: Results, names: Iterable[str]) -> pd.DataFrame:
     """Per variant that was run: its mean difference to the default on shared splits."""
     rows = {}
     for name in names:
-        found = {m: results.compare(name, m, lambda of, _: of == dataset) for m in SHOWN}
+        found = {m: results.compare(name, m) for m in SHOWN}
         if any(found.values()):
             rows[name] = {m: float("nan") if of is None else 0.0 - of.difference for m, of in found.items()}
     return pd.DataFrame.from_dict(rows, "index", float, SHOWN)
 
 
-def summary(results: Results, dataset: str, noise: pd.DataFrame) -> pd.DataFrame:
-    """:func:`changes`, with the largest ``change`` as a share of what is allowed, 1 or less where it is stable, and the
-    figure that is ``moved`` by it.
-    """
-    frame = changes(results, dataset, variants(dataset))
-    shares = frame[WATCHED].abs() / noise[WATCHED].abs().max().clip(lower=TOLERANCE).fillna(TOLERANCE)
-    return frame.assign(change=shares.max(axis=1).round(6), moved=shares.fillna(0).idxmax(axis=1))
-
-
-def report(folder: Path) -> list[Path]:
-    """Write ``losses.md`` and ``losses.png``."""
-    results = Results(load(folder / "losses"))
-    noise = {key: changes(results, key, RESEEDED) for key in sorted({r["dataset"] for r in results.records})}
-    found = {key: summary(results, key, of) for key, of in noise.items()}
-    rows = [{"data": key} | {m: f"{of[m].abs().max():.3f}" for m in SHOWN} for key, of in noise.items() if len(of)]
+def report(folder: Path) -> tuple[Results, list[str]]:
+    """The records, and the parts of ``losses.md``; draws ``losses.png``."""
+    results, found, rows, panels = Results(load(folder / "losses")), {}, [], []
+    for key in sorted({r["dataset"] for r in results.records}):
+        of_set = Results(r for r in results.records if r["dataset"] == key)
+        noise, frame = changes(of_set, RESEEDED).abs(), changes(of_set, variants(key))
+        rows += [{"data": key} | {m: f"{noise[m].max():.3f}" for m in SHOWN}] if len(noise) else []
+        shares = frame[WATCHED].abs() / noise[WATCHED].max().clip(lower=TOLERANCE).fillna(TOLERANCE)
+        # as a share of what is allowed the largest change, 1 or less where it is stable, and the figure it is of
+        found[key] = frame.assign(change=shares.max(axis=1).round(6), moved=shares.fillna(0).idxmax(axis=1))
+        for metric in WATCHED:
+            level = of_set.values("more", metric).mean()
+            names = {term: [name_of((term, factor)) for factor in FACTORS] for term in terms_of(key)}
+            levels = {term: level + frame[metric].reindex(of).to_numpy() for term, of in names.items()}
+            table = pd.DataFrame.from_dict(levels, "index", float, FACTORS)
+            panels.append((f"{key}: {metric}", partial(sensitivity, table, metric)))
     parts = ["![Mixing and conservation per term and factor on its weight](losses.png)"]
     parts += ["## Stable region", *_regions(found), "## Alignment and contrast together", *_pairs(found)]
     parts += ["## What training by itself moves", TEXTS["losses_noise"], markdown(rows) if rows else "Not run yet."]
+    draw(panels, folder / "losses.png")
+    return results, parts
 
-    def one(number: int, ax: Any) -> str:
-        (dataset, metric), of = list(product(found, WATCHED))[number], {}
-        level = results.values("more", metric)[dataset].mean()
-        for term in terms_of(dataset):
-            of[term] = [level + found[dataset][metric].get(name_of((term, f)), float("nan")) for f in FACTORS]
-        sensitivity(pd.DataFrame.from_dict(of, "index", float, FACTORS), metric, ax=ax)
-        return f"{dataset}: {metric}"
 
-    figure = grid(len(found) * len(WATCHED), len(WATCHED), 3.7, 3, folder / "losses.png", one)
-    return [page(folder, "losses", "Weights of the loss terms", results, *parts, earlier=TEXTS["first"]), figure]
+def draw(panels: Sequence[tuple[str, Callable]], path: Path) -> None:
+    """Titles and functions that draw on ``ax``: a row per data set, a column per figure; one legend for all."""
+    shape, shared = (len(panels) // len(WATCHED), len(WATCHED)), None
+    figure, axes = plt.subplots(*shape, figsize=(3.7 * shape[1], 3 * shape[0]), layout="constrained", squeeze=False)
+    for (title, one), ax in zip(panels, axes.flat, strict=True):
+        one(ax=ax)
+        ax.set_title(title, fontsize="medium")
+        if legend := ax.get_legend():
+            shared = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+            legend.remove()
+    if shared:
+        figure.legend(*shared, loc="outside lower center", ncols=len(shared[1]), frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def _regions(found: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -130,9 +131,12 @@ def _regions(found: Mapping[str, pd.DataFrame]) -> list[str]:
             rows.append(row)
     whole = [term for term, of in ends.items() if of == (min(FACTORS), max(FACTORS))]
     rest = [f"{term} {low:g}–{high:g}" for term, (low, high) in ends.items() if term not in whole]
-    said = f"Stable on all data ({', '.join(found)}) at any factor from 0 to 10: {', '.join(whole) or 'no term'}; in a "
-    said += f"narrower region: {', '.join(rest) or 'no term'}."
-    return [said, *[f"Not run yet, which counts as not stable: {', '.join(missing)}."] * bool(missing), markdown(rows)]
+    said = [
+        f"Stable on all data ({', '.join(found)}) at any factor from 0 to 10: {', '.join(whole) or 'no term'}; in a "
+        f"narrower region: {', '.join(rest) or 'no term'}."
+    ]
+    said += [f"Not run yet, which counts as not stable: {', '.join(missing)}."] if missing else []
+    return [*said, markdown(rows)]
 
 
 def _pairs(found: Mapping[str, pd.DataFrame]) -> list[str]:

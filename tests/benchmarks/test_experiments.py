@@ -18,6 +18,10 @@ def experiment(monkeypatch):
     return import_module
 
 
+def page(report, folder: Path) -> str:
+    return "\n\n".join(report(folder)[1])
+
+
 def store(folder: Path, dataset: str, protocol: str, seed: int, method: str, **scores: float | None) -> None:
     """Write a record; figures that are not given are those of every other record."""
     record = {
@@ -49,7 +53,7 @@ def test_the_region_of_the_report_holds_on_all_data(experiment, tmp_path):
             store(tmp_path / "losses", dataset, "S1", 0, name)
     store(tmp_path / "losses", "pbmc_kang", "S1", 0, "more:keep-x0", structure=0.8)
     store(tmp_path / "losses", "pbmc_cite_multi", "S1", 0, "more:keep-x10", CiLISI=0.65)
-    text = losses.report(tmp_path)[0].read_text()
+    text = page(losses.report, tmp_path)
     rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("|")}
     assert "| 0–1 | 0.1–10 | 0.1–1 |" in rows["keep"]  # RNA + protein, RNA, both
     assert "pbmc_kang × 0 structure -0.100" in rows["keep"]
@@ -68,7 +72,7 @@ def test_what_another_seed_moves_too_is_not_held_against_a_weight(experiment, tm
     store(tmp_path / "losses", "pbmc_kang", "S1", 0, "more:contrast-x10", CiLISI=0.74)
     store(tmp_path / "losses", "pbmc_kang", "S1", 0, "more:variance-x10", CiLISI=0.77)
     store(tmp_path / "losses", "pbmc_kang", "S1", 0, "more:masked-x10", LR=0.75)
-    text = losses.report(tmp_path)[0].read_text()
+    text = page(losses.report, tmp_path)
     assert "narrower region: masked 0–1, variance 0–1." in text
 
 
@@ -77,7 +81,7 @@ def test_what_was_not_run_is_not_called_stable(experiment, tmp_path):
     for name in losses.variants("pbmc_kang"):
         if "+" not in name and name != "more:keep-x10":
             store(tmp_path / "losses", "pbmc_kang", "S1", 0, name)
-    text = losses.report(tmp_path)[0].read_text()
+    text = page(losses.report, tmp_path)
     assert "5 of 9 pairs are stable" in text
     assert "counts as not stable: keep (pbmc_kang)." in text
 
@@ -95,25 +99,27 @@ def test_variants_change_the_weights_they_are_named_after(experiment):
 
 
 def test_a_difference_between_backbones_is_bold_only_beyond_its_noise(experiment, tmp_path):
-    backbone = experiment("backbone")
+    backbone = experiment("comparisons").backbone
     for dataset, wobble in (("pbmc_kang", -0.03), ("bm_vangalen", 0.0), ("pbmc_cite", 0.031)):
         store(tmp_path / "backbone", dataset, "S1", 0, "more", n_scored=50)
         changed = {"NMI": 0.75 + wobble / 10, "LR": 0.8 + wobble, "n_scored": 50}
         store(tmp_path / "backbone", dataset, "S1", 0, "more:finetuned-backbone", **changed)
     store(tmp_path / "backbone", "pbmc_kang", "S1", 0, "more:no-backbone", NMI=0.9, n_scored=50)
-    text = backbone.report(tmp_path)[0].read_text()
+    text = page(backbone, tmp_path)
     tuned, none = [line for line in text.splitlines() if line.startswith("| `more:") and "/" in line]
     assert "| **−.050** (0 / 0 / 3) |" in tuned and tuned.count("**") == 2
     assert "−.200 (0 / 0 / 1)" in none and "**" not in none  # one data set is no evidence
 
 
-def test_transfer_compares_with_the_best_method_that_is_no_reference(experiment, tmp_path):
-    transfer = experiment("transfer")
+def test_transfer_compares_each_method_where_it_answers(experiment, tmp_path):
+    transfer = experiment("comparisons").transfer
     folder = tmp_path / "results"
     (folder / "experiments").mkdir(parents=True)
     for name, own, matched in (("more", 0.6, 0.2), ("cca", 0.5, 0.1), ("multivi", None, 0.3), ("ceiling", 0.9, None)):
         store(folder, "snareseq_multi", "S6-half", 0, name, own=own, LR=0.3, FOSCTTM=matched, n_scored=50)
     store(folder, "snareseq_multi", "S6-half", 0, "lr_bridge", own=0.0, LR=None, FOSCTTM=None, n_scored=50)
-    text = transfer.report(folder / "experiments")[0].read_text()
-    (row,) = [line for line in text.splitlines() if line.startswith("| snareseq_multi")]
-    assert "| 0.600 | cca 0.500 | +0.100 | 0.900 | – | 0.200 | cca 0.100 |" in row
+    text = page(transfer, folder / "experiments")
+    scores, matches = text.split("## FOSCTTM")
+    assert "| *best peer of each row* | +.100 |" in scores and "| `cca` | +.100 |" in scores
+    assert "| `ceiling` | −.300 |" in scores and "lr_bridge" not in scores  # without paired cells it is silent
+    assert "| `cca` | +.100 |" in matches and "| `MultiVI (2,500 steps)` | −.100 |" in matches

@@ -92,3 +92,10 @@ def test_a_constant_changes_wherever_it_was_imported(scripts, monkeypatch):
         tune.change(stack, "more_scvi.first.SHARE", 0.5)
         assert (first.SHARE, second.SHARE, other.SHARE) == (0.5, 0.5, 7)
     assert (first.SHARE, second.SHARE) == (0.2, 0.2)
+
+
+def test_the_benchmark_stays_small():
+    files = [file for file in (FOLDER / "results").rglob("*") if file.is_file() and "work" not in file.parts]
+    assert sum(len(file.read_text().splitlines()) for file in FOLDER.rglob("*.py")) <= 2000
+    assert len(files) <= 40
+    assert sum(file.stat().st_size for file in files) <= 2e6
