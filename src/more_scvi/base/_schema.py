@@ -19,7 +19,7 @@ from more_scvi.data._arguments import listing
 from more_scvi.data._batches import batch_codes
 from more_scvi.data._cells import Cells, read_cells
 from more_scvi.data._checks import speak_of
-from more_scvi.data._columns import as_batch_array, check_genes
+from more_scvi.data._columns import as_batch_array, check_categories, check_genes
 from more_scvi.data._covariates import CovariateDesign
 from more_scvi.data._fields import RNA, LabelsField, features_key, read_links
 from more_scvi.data._genes import naming_hint
@@ -29,6 +29,8 @@ from more_scvi.data._objects import check_anndata
 from more_scvi.data._rows import RowReader
 from more_scvi.data._spatial import niche_weights
 from more_scvi.modalities._modality import get_modality
+
+NEW_LABELS = "Their cells count as not labelled; to learn new labels, set the data up again and make a new model."
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +197,9 @@ class Schema:
                 " setup_mudata) and make a new model."
             )
         now = {"batch": (self.setup["batch_key"], "_scvi_batch", self._batch_codes(data))}
+        labels = self.label_codes(data, say=True)
         if len(self.labels):
-            now["labels"] = (self.setup["labels_key"], "_scvi_labels", self.label_codes(data))
+            now["labels"] = (self.setup["labels_key"], "_scvi_labels", labels)
         for word, (key, column, codes) in now.items():
             if column not in recorded:
                 continue
@@ -218,14 +221,17 @@ class Schema:
             return np.full(len(obs), -1, dtype=np.int64)
         return pd.Index(self.batches).get_indexer(as_batch_array(obs[key], key)).astype(np.int64)
 
-    def label_codes(self, data: AnnData | MuData) -> np.ndarray:
-        """Codes of visible labels, (cells,); -1 = not labelled."""
-        frame = _frame(self.cells(data))
-        if not len(self.labels):
+    def label_codes(self, data: AnnData | MuData, say: bool = False) -> np.ndarray:
+        """Codes of visible labels, (cells,); -1 = not labelled. ``say``: warn of labels that are not known."""
+        frame, key = _frame(self.cells(data)), self.setup["labels_key"]
+        if key is None:
             return np.full(frame.n_obs, -1, dtype=np.int64)
-        field = LabelsField(self.setup["labels_key"], self.setup["unlabeled_category"])
-        codes = field.codes(frame, np.append(self.labels, field.unlabeled_category))
-        return np.where(codes < len(self.labels), codes, -1)
+        field = LabelsField(key, self.setup["unlabeled_category"])
+        values = field.values(frame)
+        if say:
+            where, known = "mdata" if self.is_mudata else "adata", [*self.labels, field.unlabeled_category]
+            speak_of(where, check_categories, values, known, key, NEW_LABELS)
+        return pd.Index(self.labels).get_indexer(values).astype(np.int64)
 
     def domain_codes(self, batch: np.ndarray, present: np.ndarray) -> np.ndarray:
         """Codes of batch × measured modalities, (cells,); -1 for combinations that were not there at setup."""
@@ -255,7 +261,9 @@ class Schema:
             kind != "counts",
             self.gene_names[modality],
             self.links[modality],
-            niche_weights(adata, cells.obs.iloc[owner], self.setup) if modality == self.spatial else None,
+            None
+            if modality != self.spatial
+            else speak_of(where, niche_weights, adata, cells.obs.iloc[owner], self.setup),
             None if given is None else obsm_features(adata, given),
             None if order is None or (order >= 0).all() else order >= 0,
         )
