@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.neighbors import NearestNeighbors
 
+from more_scvi.data._arguments import check_integer
+
 from ._check import check_embedding
 
 
@@ -38,6 +40,8 @@ def cilisi(z: ArrayLike, labels: ArrayLike, batches: ArrayLike, n_neighbors: int
     LISI: Korsunsky et al. 2019; within types: Andreatta et al. 2024 (there weighted by perplexity and over cells).
     """
     points, y, b = check_embedding(z, labels, batches, flags=False)
+    check_integer("n_neighbors", n_neighbors)
+    check_integer("min_cells", min_cells)
     points = points + 1e-9 * (points.std() + 1e-12) * np.random.default_rng(0).standard_normal(points.shape)
     per_type = []
     for name in np.unique(y):
