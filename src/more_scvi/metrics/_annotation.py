@@ -14,9 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from more_scvi.data._arguments import check_integer
-
-from ._check import check_embedding, check_finite, check_labels, check_mask, check_names, check_scores
+from ._check import check_embedding, check_finite, check_integer, check_labels, check_mask, check_names, check_scores
 
 MIN_SCORED = 5
 """Types with fewer scored cells are left out of macro means."""

@@ -86,6 +86,15 @@ def check_names(
     return array.astype(str)
 
 
+def check_integer(name: str, value: int, minimum: int = 1, maximum: float = np.inf) -> int:
+    """``value`` if it is whole and in range; the check that refuses it loads scvi-tools, which metrics do without."""
+    if type(value) is int and minimum <= value <= maximum:
+        return value
+    from more_scvi.data._arguments import check_integer as check
+
+    return check(name, value, minimum, maximum)
+
+
 def check_labels(first: ArrayLike, second: ArrayLike, names: tuple[str, str]) -> tuple[NDArray, NDArray]:
     """Two lists of names of the same cells, as strings."""
     one, two = (check_names(values, name) for values, name in zip((first, second), names, strict=True))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from numpy.typing import ArrayLike
 from sklearn.neighbors import NearestNeighbors
 
-from more_scvi.data._arguments import check_integer
-
 from ._annotation import macro_f1
-from ._check import check_matrix, check_names
+from ._check import check_integer, check_matrix, check_names
 from ._mixing import cilisi
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from more_scvi.data._arguments import check_integer
-
-from ._check import check_matrix
+from ._check import check_integer, check_matrix
 
 _CHUNK = 1000
 

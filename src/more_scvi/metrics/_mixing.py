@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.neighbors import NearestNeighbors
 
-from more_scvi.data._arguments import check_integer
-
-from ._check import check_embedding
+from ._check import check_embedding, check_integer
 
 
 def cilisi(z: ArrayLike, labels: ArrayLike, batches: ArrayLike, n_neighbors: int = 30, min_cells: int = 10) -> float:

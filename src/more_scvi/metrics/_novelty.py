@@ -7,9 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from more_scvi.data._arguments import check_integer
-
-from ._check import break_ties, check_finite, check_mask, check_matrix, check_names, check_scores
+from ._check import break_ties, check_finite, check_integer, check_mask, check_matrix, check_names, check_scores
 
 
 def novelty_auroc(score: ArrayLike, novel: ArrayLike, among: ArrayLike | None = None) -> float:

@@ -15,9 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from more_scvi.data._arguments import check_integer
-
-from ._check import break_ties, check_embedding, check_mask, check_matrix
+from ._check import break_ties, check_embedding, check_integer, check_mask, check_matrix
 from ._clusters import isolated_f1, leiden, nmi_ari
 from ._kbet import kbet
 from ._sc_graph import sc_graph

@@ -7,9 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import pdist
 from scipy.stats import rankdata
 
-from more_scvi.data._arguments import check_integer
-
-from ._check import check_embedding, check_matrix
+from ._check import check_embedding, check_integer, check_matrix
 
 
 def structure(
