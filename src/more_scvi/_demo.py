@@ -18,8 +18,8 @@ from rich.table import Table
 
 from more_scvi import pl
 from more_scvi.backbones._registry import get_backbone
-from more_scvi.data._demo import load_demo
 from more_scvi.data._genes import match_genes
+from more_scvi.data._simulate import load_demo
 from more_scvi.metrics._annotation import linear_probe, macro_f1, scorable
 from more_scvi.metrics._mixing import cilisi
 from more_scvi.metrics._structure import structure

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from more_scvi.data import _arguments, _columns, _values, check_anndata, check_matrix, check_mudata, check_setup
+from more_scvi.data import _arguments, _columns, _matrix, check_anndata, check_matrix, check_mudata, check_setup
 from more_scvi.data._checks import check_vocabulary
 
 CONTAINERS = {
@@ -44,16 +44,16 @@ def adata():
 # ---- values
 
 
-@pytest.mark.parametrize("block", [7, _values.BLOCK_VALUES])
+@pytest.mark.parametrize("block", [7, _matrix.BLOCK_VALUES])
 @pytest.mark.parametrize("kind", [*BAD, None])
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_scan_finds_the_bad_value_in_any_container(container, kind, block, monkeypatch):
-    monkeypatch.setattr(_values, "BLOCK_VALUES", block)
+    monkeypatch.setattr(_matrix, "BLOCK_VALUES", block)
     x = counts()
     x[4] = 0
     if kind:
         x[33, 7] = BAD[kind]
-    scan = _values.scan_values(CONTAINERS[container](x))
+    scan = _matrix.scan_values(CONTAINERS[container](x))
     assert set(scan.first) == ({kind} if kind else set())
     if kind:
         cell, gene, value = scan.first[kind]
@@ -67,25 +67,25 @@ def test_scan_finds_the_bad_value_in_any_container(container, kind, block, monke
 
 @pytest.mark.parametrize("dtype", [bool, np.uint16, np.int64, np.float64])
 def test_scan_reads_every_dtype(dtype):
-    scan = _values.scan_values(sp.csr_matrix(counts().astype(dtype)))
+    scan = _matrix.scan_values(sp.csr_matrix(counts().astype(dtype)))
     assert scan.is_integer
     assert scan.maximum == (1 if dtype is bool else 30)
 
 
 @pytest.mark.parametrize("container", ["dense", "csr_matrix", "csc_matrix"])
 def test_scan_reads_backed_matrices_in_pieces(tmp_path, monkeypatch, container):
-    monkeypatch.setattr(_values, "BLOCK_VALUES", 64)
+    monkeypatch.setattr(_matrix, "BLOCK_VALUES", 64)
     x = counts()
     x[33, 7] = np.nan
     ad.AnnData(CONTAINERS[container](x)).write_h5ad(tmp_path / "a.h5ad")
     backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
-    assert _values.scan_values(backed.X).first["nonfinite"][:2] == (33, 7)
+    assert _matrix.scan_values(backed.X).first["nonfinite"][:2] == (33, 7)
     backed.file.close()
 
 
 def test_scan_never_densifies():
     x = sp.random(20_000, 20_000, density=1e-5, format="csc", random_state=0)  # 3 GB if dense
-    assert _values.scan_values(x).n_fractional == x.nnz
+    assert _matrix.scan_values(x).n_fractional == x.nnz
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_scan_never_densifies():
 )
 def test_scan_refuses_what_is_not_a_matrix_of_numbers(x, words):
     with pytest.raises(TypeError, match=words):
-        _values.scan_values(x)
+        _matrix.scan_values(x)
 
 
 # ---- the matrix

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from more_scvi.data import RowReader, _values, check_matrix
+from more_scvi.data import RowReader, _matrix, check_matrix
 from more_scvi.data._covariates import CovariateDesign
 from more_scvi.data._fields import BatchField, LabelsField
 
@@ -65,7 +65,7 @@ def test_any_matrix_is_read_as_the_canonical_one(case, backed, size, block):
     adata = ad.AnnData(obs=pd.DataFrame(index=pd.Index([f"c{i}" for i in range(x.shape[0])])), shape=x.shape)
     adata.layers["x"] = x
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_values, "BLOCK_VALUES", block)
+        patch.setattr(_matrix, "BLOCK_VALUES", block)
         if backed:
             whole = ad.AnnData(x, obs=adata.obs, var=adata.var)
             whole.write_h5ad(Path(folder) / "a.h5ad")
@@ -74,7 +74,7 @@ def test_any_matrix_is_read_as_the_canonical_one(case, backed, size, block):
         genes = np.arange(x.shape[1])[::-2]
         got = sp.vstack([rows for _, rows in RowReader(adata, layer).chunks(size)])
         some = RowReader(adata, layer, genes)[:]
-        scan = _values.scan_values(adata.X if backed else adata.layers["x"])
+        scan = _matrix.scan_values(adata.X if backed else adata.layers["x"])
         if backed:
             adata.file.close()
     assert got.dtype == some.dtype == np.float32
@@ -130,11 +130,11 @@ def test_order_and_type_of_a_column_do_not_matter(values, levels, data):
         mapping = field.categories(want)
         assert field.categories(got).tolist() == mapping.tolist()
         assert field.codes(got, mapping).tolist() == field.codes(want, mapping).tolist()
-    one, other = (CovariateDesign.fit(adata, ["k"], ["n"]) for adata in (got, want))
+    one, other = (CovariateDesign.fit(adata.obs, ["k"], ["n"]) for adata in (got, want))
     assert one == other
-    np.testing.assert_allclose(one.transform(got), other.transform(want), rtol=1e-6)
+    np.testing.assert_allclose(one.transform(got.obs), other.transform(want.obs), rtol=1e-6)
     order = np.random.default_rng(0).permutation(len(values))
-    np.testing.assert_allclose(one.transform(got[order]), one.transform(got)[order], rtol=1e-6)
+    np.testing.assert_allclose(one.transform(got.obs.iloc[order]), one.transform(got.obs)[order], rtol=1e-6)
 
 
 @QUICK
@@ -144,7 +144,7 @@ def test_the_origin_of_a_covariate_does_not_matter(origin, n):
     designs = []
     for shift in (0, origin):
         adata = ad.AnnData(obs=pd.DataFrame({"time": values + shift}))
-        designs.append(CovariateDesign.fit(adata, [], ["time"]).transform(adata))
+        designs.append(CovariateDesign.fit(adata.obs, [], ["time"]).transform(adata.obs))
     np.testing.assert_allclose(designs[0], designs[1], atol=1e-5)
 
 
@@ -160,18 +160,18 @@ def test_the_origin_of_a_covariate_does_not_matter(origin, n):
 )
 def test_a_covariate_of_other_data_is_checked_as_that_of_setup(value, dtype, error):
     adata = ad.AnnData(obs=pd.DataFrame({"age": [1.0, 2.0, 3.0]}, index=list("xyz")))
-    design = CovariateDesign.fit(adata, [], ["age"])
+    design = CovariateDesign.fit(adata.obs, [], ["age"])
     adata.obs["age"] = pd.Series([1.0, value, 3.0], index=list("xyz"), dtype=dtype)
     with pytest.raises(error, match=r"adata.obs\['age'\]" + (".*1 of 3 cells.*'y'" if error is ValueError else "")):
-        design.transform(adata)
+        design.transform(adata.obs)
 
 
 def test_a_new_level_of_a_covariate_is_not_said_to_be_centred():
     adata = ad.AnnData(obs=pd.DataFrame({"sex": ["f", "m"]}, index=list("xy")))
-    design = CovariateDesign.fit(adata, ["sex"], [])
+    design = CovariateDesign.fit(adata.obs, ["sex"], [])
     adata.obs["sex"] = ["f", "d"]
     with pytest.warns(UserWarning, match=r"'d' \(1 of 2 cells.*effect is not removed") as caught:
-        out = design.transform(adata)
+        out = design.transform(adata.obs)
     assert "centred" not in str(caught[0].message)
     assert out.tolist() == [[1, 0], [0, 0]]
 

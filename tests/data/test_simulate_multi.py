@@ -227,7 +227,7 @@ def test_no_warnings():
         ({"modalities": ()}, "at least one of 'rna', 'atac', 'protein'"),
         ({"modalities": "rna"}, "must be a tuple"),
         ({"modalities": ("rna", "prot")}, "Did you mean 'protein'"),
-        ({"pattern": {"batch7": ("rna",)}}, "'batch7'; batches are 'batch0', 'batch1'"),
+        ({"pattern": {"batch7": ("rna",)}}, "'batch7' is not supported; choose one of 'batch0', 'batch1'"),
         ({"pattern": {"batch1": "rna"}}, "must be a tuple"),
         ({"pattern": {"batch1": ()}}, "at least one"),
         ({"pattern": {"batch0": ("rna",), "batch1": ("rna",)}}, "'atac', 'protein' in no batch"),

@@ -34,5 +34,9 @@ def test_every_cell_passes_the_backbone_once_and_once_more_for_a_masked_view(ada
 def test_training_holds_two_kilobytes_of_a_cell_at_most(adata):
     model = more.MoRE(adata)
     cells = make_training_set(model.reader, adata, np.arange(adata.n_obs), 1, 0, "cpu")
-    assert cells.nbytes <= 2000 * adata.n_obs
+    parts = [*vars(cells.arrays).values(), *vars(cells.lessons).values(), cells.masked.base]
+    for target in cells.masked.targets.values():
+        parts += [target.target.data, target.target.indices, target.target.indptr, target.totals]
+    assert cells.inside is None
+    assert sum(part.nbytes for part in parts if isinstance(part, np.ndarray)) <= 2000 * adata.n_obs
     assert {part.dtype for part in (cells.arrays.wide, cells.masked.base)} == {np.dtype("float16")}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import more_scvi as more
-from more_scvi.base import prepare
+from more_scvi.base._prepare import prepare
 from more_scvi.model._fit import make_training_set
 
 MINI = {

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from more_scvi.annotate import Lessons
-from more_scvi.base import Arrays, MaskedTargets, MaskedViews
+from more_scvi.base._arrays import Arrays, MaskedTargets, MaskedViews
 from more_scvi.module import LOSS_WEIGHTS, ModalitySizes, MoREModule
 from more_scvi.train import BalancedBatchSampler, CachedCells, MoRETrainingPlan, TrainingSet
 

@@ -1,7 +1,5 @@
 """What stages hand over: arrays with one row per cell, columns of all modalities side by side."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -10,27 +8,13 @@ import scipy.sparse as sp
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """What module and annotator read of cells, of the registered ones or others.
+    """What module and annotator read of cells, of the registered ones or others."""
 
-    Attributes
-    ----------
-    base
-        Linear bases, (cells, width) float32; zero where a modality was not measured.
-    present
-        Boolean (cells, modalities): which were measured.
-    wide
-        Wide view that the closed-form experts read, (cells, n_wide) float16.
-    batch
-        Codes of batches, (cells,); negative: a batch that the model does not know.
-    domain
-        Codes of batch × measured modalities, (cells,): what the module calls a batch; -1: not known.
-    """
-
-    base: np.ndarray
-    present: np.ndarray
-    wide: np.ndarray
-    batch: np.ndarray
-    domain: np.ndarray
+    base: np.ndarray  # linear bases, (cells, width) float32; zero where a modality was not measured
+    present: np.ndarray  # bool (cells, modalities): which were measured
+    wide: np.ndarray  # wide view that the closed-form experts read, (cells, n_wide) float16
+    batch: np.ndarray  # codes of batches, (cells,); negative: a batch that the model does not know
+    domain: np.ndarray  # codes of batch × measured modalities, (cells,), a batch to the module; -1: not known
 
     def __len__(self) -> int:
         return len(self.base)
@@ -38,60 +22,32 @@ class Arrays:
 
 @dataclass(frozen=True, eq=False)
 class MaskedTargets:
-    """What masked modelling of one modality predicts.
+    """What masked modelling of one modality predicts."""
 
-    Attributes
-    ----------
-    hidden
-        Boolean (views, targets): targets that a view does not show.
-    target
-        csr (cells, targets): counts or log-normalised values; rows of cells without the modality are empty.
-    totals
-        Total counts, (cells,) float32.
-    """
-
-    hidden: np.ndarray
-    target: sp.csr_matrix
-    totals: np.ndarray
+    hidden: np.ndarray  # bool (views, targets): targets that a view does not show
+    target: sp.csr_matrix  # (cells, targets) counts or log-normalised values; empty rows: cells without the modality
+    totals: np.ndarray  # total counts, (cells,) float32
 
 
 @dataclass(frozen=True, eq=False)
 class MaskedViews:
-    """Cells as they look while a panel of their features is hidden; made only for losses that read them.
+    """Cells as they look while a panel of their features is hidden; made only for losses that read them."""
 
-    Attributes
-    ----------
-    base
-        Bases of the views, (cells, views, width) float16.
-    targets
-        Per modality, what the views hide.
-    """
-
-    base: np.ndarray
-    targets: dict[str, MaskedTargets]
+    base: np.ndarray  # bases of the views, (cells, views, width) float16
+    targets: dict[str, MaskedTargets]  # per modality, what the views hide
 
 
 @dataclass(frozen=True, eq=False)
 class InsideArrays:
     """What adapters inside the backbone and the mix of its layers read (:class:`more_scvi.module.Inside`).
 
-    Attributes
-    ----------
-    tokens
-        What enters the last layers, (cells, tokens, d) float16, padded: 2 · tokens · d bytes per cell. None: no adapter
-        is inside.
-    keep
-        bool (cells, tokens), False for padding.
-    frozen
-        What the frozen layers make of the tokens, (cells, width) float32.
-    blocks
-        Part of each block of the frozen features in the base, (cells, blocks, axes) float16; None: there is one block.
+    ``tokens`` take 2 · tokens · d bytes per cell. Without an adapter inside, the first three are None.
     """
 
-    tokens: np.ndarray | None = None
-    keep: np.ndarray | None = None
-    frozen: np.ndarray | None = None
-    blocks: np.ndarray | None = None
+    tokens: np.ndarray | None = None  # what enters the last layers, (cells, tokens, d) float16, padded
+    keep: np.ndarray | None = None  # bool (cells, tokens), False for padding
+    frozen: np.ndarray | None = None  # what the frozen layers make of the tokens, (cells, width) float32
+    blocks: np.ndarray | None = None  # each block's part in the base, (cells, blocks, axes) float16; None: one block
 
     def rows(self, cells: np.ndarray) -> dict[str, np.ndarray]:
         """Rows of what is there; tokens without the padding that none of these cells needs."""

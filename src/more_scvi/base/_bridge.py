@@ -11,9 +11,7 @@ cells × cells matrix is needed.
 Nothing here sees labels.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,45 +31,23 @@ def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
     return np.linalg.solve(gram, x.T @ y).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Link:
-    """Coordinates in a space that two modalities share, linear in the base of each.
+class Link(NamedTuple):
+    """Coordinates of unit variance in a space that two modalities share, linear in the base of each."""
 
-    Attributes
-    ----------
-    first, second
-        (width of the base, coordinates) each: coordinates are ``base @ first``, of unit variance.
-    """
-
-    first: np.ndarray
+    first: np.ndarray  # (width of the base, coordinates): coordinates are ``base @ first``
     second: np.ndarray
 
 
-def link_genes(
-    first: np.ndarray,
-    first_genes: np.ndarray,
-    second: np.ndarray,
-    second_genes: np.ndarray,
-    n: int = N_CANONICAL,
-    penalty: float = LINK_PENALTY,
-) -> Link:
-    """Canonical directions of two sets of different cells.
+def link_genes(first: np.ndarray, first_genes: np.ndarray, second: np.ndarray, second_genes: np.ndarray) -> Link:
+    """Canonical directions of two sets of different cells, at most :data:`N_CANONICAL`.
 
-    Parameters
-    ----------
-    first, second
-        Bases, (cells, width) each; centred.
-    first_genes, second_genes
-        (cells, genes) each: values of the same genes, in the same order.
-    n
-        Coordinates, fewer where the data hold fewer.
-    penalty
-        Ridge of the smoothing.
+    ``first`` and ``second``: centred bases, (cells, width) each; ``first_genes`` and ``second_genes``: values of the
+    same genes in the same order, (cells, genes) each.
     """
     maps, factors = [], []
     for base, genes in ((first, first_genes), (second, second_genes)):
         standard = (genes - genes.mean(0)) / np.maximum(genes.std(0), 1e-6)
-        weight = ridge(base, standard, penalty)
+        weight = ridge(base, standard, LINK_PENALTY)
         fitted = base @ weight
         weight = weight / np.maximum(fitted.std(0), 1e-6)
         maps.append(weight)
@@ -80,7 +56,7 @@ def link_genes(
             np.linalg.cholesky(weight.T @ (base.T @ base) @ weight + 1e-3 * len(base) * np.eye(genes.shape[1])).T
         )
     u, s, vt = np.linalg.svd(factors[0] @ factors[1].T)
-    n = min(n, int((s > 1e-6 * s[0]).sum()))
+    n = min(N_CANONICAL, int((s > 1e-6 * s[0]).sum()))
     out = []
     for base, weight, factor, vectors in zip((first, second), maps, factors, (u[:, :n], vt[:n].T), strict=True):
         directions = weight @ np.linalg.solve(factor, vectors)

@@ -1,7 +1,5 @@
 """From the matrix of one modality to the features of its paths, block by block; every function only reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,18 +18,10 @@ from more_scvi.data._spatial import niche_means
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of one modality before any batch is removed, one row per cell that has it.
+    """Features of one modality before any batch is removed, one row per cell that has it."""
 
-    Attributes
-    ----------
-    paths
-        Path → (rows, features), in the order of the base.
-    wide
-        Wide view of the direct path, (rows, n_wide) float32.
-    """
-
-    paths: dict[str, np.ndarray]
-    wide: np.ndarray
+    paths: dict[str, np.ndarray]  # path -> (rows, features), in the order of the base
+    wide: np.ndarray  # wide view of the direct path, (rows, n_wide) float32
 
 
 def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> None:
@@ -45,20 +35,15 @@ def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> Non
     sums, seen = count_features(measured.reader)
     base.level.copy_(torch.from_numpy((sums / max(sums.sum(), 1e-12)).astype(np.float32)))
     base.detected.copy_(torch.from_numpy((seen / max(len(batch), 1)).astype(np.float32)))
-    base.targets.copy_(base.direct.features[: len(base.targets)])
 
 
 def read_features(measured: Measured, base: ModalityBase, frozen: np.ndarray | None) -> Features:
     """Features of all paths; ``frozen``: (rows, features) of the backbone, None where it does not read the modality."""
     direct, visible = base.direct, measured.visible
-    if visible is None:
-        blocks = (direct.normalise(x) for _, x in measured.reader.chunks())
-        parts = [(direct.transform(x), direct.transform_wide(x)) for x in blocks]
-    else:
-        share = float(base.level.cpu().numpy()[visible].sum())
-        blocks = (direct.normalise(x, visible, share) for _, x in measured.reader.chunks())
-        parts = [(direct.transform(x, visible), direct.transform_wide(x, visible)) for x in blocks]
-    full, wide = zip(*parts, strict=True)
+    # of features that are missing the totals lack the counts, too
+    share = 1.0 if visible is None else float(base.level.cpu().numpy()[visible].sum())
+    blocks = (direct.normalise(x, visible, share) for _, x in measured.reader.chunks())
+    full, wide = zip(*((direct.transform(x, visible), direct.transform_wide(x, visible)) for x in blocks), strict=True)
     paths = {"direct": np.concatenate(full)}
     if frozen is not None:
         paths["frozen"] = np.asarray(frozen, np.float32)
@@ -83,27 +68,13 @@ def read_masked(
     batch: np.ndarray,
     covariates: np.ndarray,
 ) -> tuple[np.ndarray, MaskedTargets]:
-    """Base of cells of which a panel of features is hidden, and what is hidden.
+    """Base of cells of which a panel of features is hidden, (rows, views, width) float16, and what is hidden.
 
-    Parameters
-    ----------
-    measured, base
-        The modality and its part of the module.
-    panels
-        bool (views, features): what each view shows.
-    frozen
-        (rows, views, features) of the backbone, None where it does not read the modality.
-    full
-        Features of the whole cells: views are centred to their batch means.
-    batch, covariates
-        Of the rows.
-
-    Returns
-    -------
-    (rows, views, width) float16, and targets with one row per row.
+    ``panels``: bool (views, features), what each view shows; ``frozen``: (rows, views, features) of the backbone, None
+    where it does not read the modality; ``full``: the whole cells, to whose batch means views are centred.
     """
-    direct, share = base.direct, _visible_share(measured, base, panels)
-    columns = base.targets.cpu().numpy()
+    direct, columns = base.direct, base.targets.cpu().numpy()
+    share = np.ones(len(panels)) if measured.normalised else panels @ base.level.cpu().numpy()
     views: list[np.ndarray] = []
     target, totals = [], []
     for _, x in measured.reader.chunks():
@@ -117,9 +88,11 @@ def read_masked(
         paths["frozen"] = frozen if frozen.shape[1] else np.zeros(shape, np.float32)
     if "niche" in full.paths:
         paths["niche"] = np.repeat(full.paths["niche"][:, None], len(panels), 1)
+    means = {name: batch_means(x, batch, base.n_batch) for name, x in full.paths.items()}
     out = np.empty((len(batch), len(panels), base.width), np.float16)
     for k in range(len(panels)):
-        shifted = {name: _recentre(paths[name][:, k], full.paths[name], batch, base.n_batch) for name in full.paths}
+        views_k = {name: np.asarray(paths[name][:, k], np.float32) for name in means}
+        shifted = {n: x + (means[n] - batch_means(x, batch, base.n_batch))[batch] for n, x in views_k.items()}
         out[:, k] = base.transform(shifted, batch, covariates)
     return out, MaskedTargets(~panels[:, columns], sp.vstack(target, "csr"), np.concatenate(totals))
 
@@ -129,13 +102,3 @@ def gene_values(measured: Measured, base: ModalityBase, links: sp.csr_matrix) ->
     links = sp.csr_matrix(links, dtype=np.float32)
     blocks = [base.direct.normalise(x) @ links for _, x in measured.reader.chunks()]
     return np.concatenate([b.toarray() if sp.issparse(b) else np.asarray(b) for b in blocks]).astype(np.float32)
-
-
-def _visible_share(measured: Measured, base: ModalityBase, panels: np.ndarray) -> np.ndarray:
-    """Share of all counts that each panel shows, (views,)."""
-    return np.ones(len(panels)) if measured.normalised else panels @ base.level.cpu().numpy()
-
-
-def _recentre(view: np.ndarray, full: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
-    means = [batch_means(np.asarray(x, np.float32), batch, n_batch) for x in (full, view)]
-    return view + (means[0] - means[1])[batch]

@@ -1,7 +1,5 @@
 """Where each modality stands in arrays that hold all of them side by side."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 
@@ -9,19 +7,12 @@ from dataclasses import dataclass
 class Layout:
     """Columns of the modalities.
 
-    Attributes
-    ----------
-    modalities
-        Names, in order.
-    widths
-        Columns of each in the base.
-    wide_widths
-        Columns of each in the wide view; coordinates that modalities share through genes follow after all of them.
+    In the wide view, coordinates that modalities share through genes follow after those of all modalities.
     """
 
-    modalities: tuple[str, ...]
-    widths: tuple[int, ...]
-    wide_widths: tuple[int, ...]
+    modalities: tuple[str, ...]  # names, in order
+    widths: tuple[int, ...]  # columns of each in the base
+    wide_widths: tuple[int, ...]  # columns of each in the wide view
 
     @property
     def width(self) -> int:

@@ -14,14 +14,12 @@ each and averaged; the mean takes the place of :math:`h`.
 Nothing here sees labels.
 """
 
-from __future__ import annotations
-
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import nn
 
 from more_scvi.data._batches import batch_offsets
+from more_scvi.modalities._parts import fill, fix_signs, members
 
 TOTAL_VARIANCE = 50.0
 """Variance of a path summed over its axes: about 1 per axis of the usual width, what heads and optimiser expect.
@@ -71,19 +69,16 @@ class PathBase(nn.Module):
             slope = np.linalg.solve(gram, c.T @ centred).astype(np.float32)
             centred = centred - c @ slope
             offset = offset - batch_means(covariates, batch, len(self.offset)) @ slope
-            self.slope.copy_(torch.from_numpy(slope))
+            fill(self, slope=slope)
         if self.n_blocks > 1:
             spread = np.sqrt((self._split(centred) ** 2).sum(2).mean(0) / TOTAL_VARIANCE)
-            self.block_scale.copy_(torch.from_numpy(np.where(spread > 1e-8, spread, 1.0)))
+            fill(self, block_scale=np.where(spread > 1e-8, spread, 1.0))
             centred = self._scaled(centred).mean(1)
         values, vectors = np.linalg.eigh((centred.T @ centred) / len(centred))
-        rotation = vectors[:, ::-1][:, : self.rotation.shape[1]]
-        rotation = rotation * np.sign(rotation[np.abs(rotation).argmax(0), np.arange(rotation.shape[1])])
+        rotation = fix_signs(vectors[:, ::-1][:, : self.rotation.shape[1]])
         out = centred @ rotation
         scale = np.sqrt((out**2).sum(1).mean() / TOTAL_VARIANCE)
-        self.offset.copy_(torch.from_numpy(offset.astype(np.float32)))
-        self.rotation.copy_(torch.from_numpy(np.ascontiguousarray(rotation, dtype=np.float32)))
-        self.scale.fill_(float(scale) if scale > 1e-8 else 1.0)
+        fill(self, offset=offset, rotation=rotation, scale=scale if scale > 1e-8 else 1.0)
         return (out / float(self.scale)).astype(np.float32)
 
     def transform(self, features: np.ndarray, batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
@@ -124,7 +119,6 @@ class PathBase(nn.Module):
 def batch_means(x: np.ndarray, batch: np.ndarray, n_batch: int) -> np.ndarray:
     """Mean of each batch, (batches, columns); batches without cells get the overall mean."""
     n = np.bincount(batch, minlength=n_batch)
-    member = sp.csr_matrix((np.ones(len(x)), (batch, np.arange(len(x)))), shape=(n_batch, len(x)))
-    out = (member @ x) / np.maximum(n, 1)[:, None]
+    out = (members(batch, n_batch) @ x) / np.maximum(n, 1)[:, None]
     out[n == 0] = x.mean(0)
     return out.astype(np.float32)

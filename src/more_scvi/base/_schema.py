@@ -1,12 +1,11 @@
 """What a model knows of the data it was set up with, and how it reads these and other data by that."""
 
-from __future__ import annotations
-
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -17,11 +16,11 @@ from scvi import REGISTRY_KEYS
 
 from more_scvi.data._arguments import listing
 from more_scvi.data._batches import batch_codes
-from more_scvi.data._cells import Cells, read_cells
+from more_scvi.data._cells import Cells, cells_of, read_cells
 from more_scvi.data._checks import speak_of
-from more_scvi.data._columns import as_batch_array, check_categories, check_genes
+from more_scvi.data._columns import as_label_array, check_categories, check_genes, value_text
 from more_scvi.data._covariates import CovariateDesign
-from more_scvi.data._fields import RNA, LabelsField, features_key, read_links
+from more_scvi.data._fields import RNA, features_key, read_links
 from more_scvi.data._genes import naming_hint
 from more_scvi.data._matrix import check_matrix
 from more_scvi.data._measured import CellSet, Measured
@@ -35,39 +34,21 @@ NEW_LABELS = "Their cells count as not labelled; to learn new labels, set the da
 
 @dataclass(frozen=True, eq=False)
 class Schema:
-    """Names, categories and places of the registered data.
+    """Names, categories and places of the registered data."""
 
-    Attributes
-    ----------
-    setup
-        Arguments of ``setup_anndata`` or ``setup_mudata``, resolved.
-    modalities
-        Names, in order.
-    features, gene_names, links
-        Per modality: names of its features, genes that a backbone reads, csr (features, genes) or None.
-    batches, labels
-        Categories in the order of their codes; no labels: empty.
-    covariates
-        The covariate design.
-    domains
-        Combinations of batch and measured modalities that occur.
-    patterns
-        bool (patterns, modalities): combinations of measured modalities that occur.
-    """
-
-    setup: Mapping[str, Any]
-    modalities: list[str]
-    features: dict[str, np.ndarray]
-    gene_names: dict[str, list[str]]
-    links: dict[str, sp.csr_matrix | None]
-    batches: np.ndarray
-    labels: np.ndarray
+    setup: Mapping[str, Any]  # arguments of ``setup_anndata`` or ``setup_mudata``, resolved
+    modalities: list[str]  # names, in order
+    features: dict[str, np.ndarray]  # per modality, names of its features
+    gene_names: dict[str, list[str]]  # per modality, genes that a backbone reads
+    links: dict[str, sp.csr_matrix | None]  # per modality, (features, genes) or None
+    batches: np.ndarray  # categories in the order of their codes
+    labels: np.ndarray  # same; empty without labels
     covariates: CovariateDesign
-    domains: list[tuple[str, tuple[str, ...]]]
-    patterns: np.ndarray
+    domains: list[tuple[str, tuple[str, ...]]]  # combinations of batch and measured modalities that occur
+    patterns: np.ndarray  # bool (patterns, modalities): combinations of measured modalities that occur
 
     @classmethod
-    def of(cls, registry: Mapping[str, Any]) -> Schema:
+    def of(cls, registry: Mapping[str, Any]) -> Self:
         """Read a registry as scvi-tools keeps it."""
         setup = registry["setup_args"]
         state = {key: field["state_registry"] for key, field in registry["field_registries"].items()}
@@ -122,8 +103,7 @@ class Schema:
             if self.modalities[0] != RNA:
                 known = ", ".join(self.names.values())
                 raise TypeError(f"The model has no RNA modality; give a MuData with one of {known}, not an AnnData.")
-            rows = {RNA: np.arange(data.n_obs, dtype=np.int64)}
-            return Cells(data.obs_names, {RNA: data}, rows, data.obs, {})
+            return cells_of(data, data.obs)
         here = {modality: name for modality, name in self.names.items() if name in data.mod}
         if not here:
             raise ValueError(
@@ -140,18 +120,13 @@ class Schema:
             keys,
             labels_key=label,
             unlabeled_category=setup["unlabeled_category"],
-            optional=[*keys, *([label] if label else [])],
+            optional=[*keys, label or ""],
         )
 
     def read(self, data: AnnData | MuData, given: Mapping[str, str]) -> CellSet:
-        """Cells with codes and matrices; the data are checked and only read.
+        """Cells of any data with codes and matrices; the data are checked and only read.
 
-        Parameters
-        ----------
-        data
-            The registered data or others.
-        given
-            Modality → key of ``obsm`` with features that were computed elsewhere.
+        ``given``: modality → key of ``obsm`` with features that were computed elsewhere.
         """
         cells = self.cells(data)
         present = np.zeros((len(cells), len(self.modalities)), dtype=bool)
@@ -159,7 +134,7 @@ class Schema:
             present[:, self.modalities.index(modality)] = cells.rows[modality] >= 0
         batch = batch_codes(cells.obs, self.setup["batch_key"], self.batches)
         measured = {name: self._measured(cells, name, given.get(name)) for name in cells.adatas}
-        covariates = self.covariates.transform(_frame(cells))
+        covariates = self.covariates.transform(cells.obs)
         return CellSet(cells.names, measured, present, batch, self.domain_codes(batch, present), covariates)
 
     def check_complete(self, data: AnnData | MuData) -> None:
@@ -196,7 +171,9 @@ class Schema:
                 "The data hold cells that were not there at setup; register the data again (setup_anndata or"
                 " setup_mudata) and make a new model."
             )
-        now = {"batch": (self.setup["batch_key"], "_scvi_batch", self._batch_codes(data))}
+        with warnings.catch_warnings(action="ignore"):  # the error says what the warning would
+            batch = np.maximum(batch_codes(obs, self.setup["batch_key"], self.batches), -1)  # as setup writes new ones
+        now = {"batch": (self.setup["batch_key"], "_scvi_batch", batch)}
         labels = self.label_codes(data, say=True)
         if len(self.labels):
             now["labels"] = (self.setup["labels_key"], "_scvi_labels", labels)
@@ -212,26 +189,16 @@ class Schema:
                     f" other {word} now. Register the data again (setup_anndata or setup_mudata) and make a new model."
                 )
 
-    def _batch_codes(self, data: AnnData | MuData) -> np.ndarray:
-        """Codes of batches, -1 for all that setup did not see."""
-        obs, key = self.cells(data).obs, self.setup["batch_key"]
-        if key is None:
-            return np.zeros(len(obs), dtype=np.int64)
-        if key not in obs:
-            return np.full(len(obs), -1, dtype=np.int64)
-        return pd.Index(self.batches).get_indexer(as_batch_array(obs[key], key)).astype(np.int64)
-
     def label_codes(self, data: AnnData | MuData, say: bool = False) -> np.ndarray:
         """Codes of visible labels, (cells,); -1 = not labelled. ``say``: warn of labels that are not known."""
-        frame, key = _frame(self.cells(data)), self.setup["labels_key"]
-        if key is None:
-            return np.full(frame.n_obs, -1, dtype=np.int64)
-        field = LabelsField(key, self.setup["unlabeled_category"])
-        values = field.values(frame)
+        obs, key, mark = self.cells(data).obs, self.setup["labels_key"], self.setup["unlabeled_category"]
+        if key not in obs:
+            return np.full(len(obs), -1, dtype=np.int64)
+        values = as_label_array(obs[key], mark)
         if say:
-            where, known = "mdata" if self.is_mudata else "adata", [*self.labels, field.unlabeled_category]
-            speak_of(where, check_categories, values, known, key, NEW_LABELS)
-        return pd.Index(self.labels).get_indexer(values).astype(np.int64)
+            where = "mdata" if self.is_mudata else "adata"
+            speak_of(where, check_categories, values, [*self.labels, value_text(mark)], key, NEW_LABELS)
+        return pd.Index(self.labels).get_indexer(values)
 
     def domain_codes(self, batch: np.ndarray, present: np.ndarray) -> np.ndarray:
         """Codes of batch × measured modalities, (cells,); -1 for combinations that were not there at setup."""
@@ -248,8 +215,7 @@ class Schema:
         where = "adata" if cells.obs is adata.obs else f"mdata[{self.names[modality]!r}]"
         entry = get_modality(modality)
         order = speak_of(where, check_genes, adata.var_names, self.features[modality].tolist(), entry.features)
-        rules = entry.values
-        what = {"layer": self.layer(modality), "data_type": kind, "rules": rules}
+        what = {"layer": self.layer(modality), "data_type": kind, "rules": entry.values}
         speak_of(where, check_matrix, adata, role=modality, query=True, **what)
         here = np.flatnonzero(rows >= 0)
         owner = np.empty(len(here), dtype=np.int64)
@@ -298,16 +264,9 @@ def obsm_features(adata: AnnData, key: str) -> np.ndarray:
     if features.ndim != 2 or not np.isfinite(features).all():
         raise ValueError(
             f"adata.obsm[{key!r}] must be a finite (cells, features) array; got shape {features.shape} with"
-            f" {int((~np.isfinite(features)).sum())} values that are not finite. Recompute it, or drop these"
-            " cells."
+            f" {int((~np.isfinite(features)).sum())} values that are not finite. Recompute it, or drop these cells."
         )
     return features
-
-
-def _frame(cells: Cells) -> AnnData:
-    """The columns of the cells as an AnnData, which the fields read."""
-    only = next(iter(cells.adatas.values()))
-    return only if cells.obs is only.obs else AnnData(obs=cells.obs)
 
 
 def _matrix(adata: AnnData, layer: str | None) -> Any:

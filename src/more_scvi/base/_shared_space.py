@@ -9,13 +9,12 @@ principal components, one with fewer near where it would be.
 With one modality this is the rotation to its principal axes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 
 from more_scvi.base._bridge import MIN_PAIRS, PAIRED_PENALTY, Link, link_genes, linked_coordinates, ridge
+from more_scvi.modalities._parts import fix_signs
 
 MAX_STRETCH = 3.0
 """Most by which a guess is drawn out: a poor one at full spread would be noise. Source: plain value, not tuned."""
@@ -34,39 +33,19 @@ OWN_TRUST = 2.0
 
 @dataclass(frozen=True)
 class SharedSpace:
-    """Result of :func:`fit_shared_space`.
+    """Result of :func:`fit_shared_space`."""
 
-    Attributes
-    ----------
-    rotations
-        Per modality (width, n_latent): base to shared space.
-    trust
-        (modalities, n_latent): logits at which fusion starts.
-    scales
-        Per modality, the factor on its base in the shared space.
-    links
-        Link through genes of each pair of modalities (positions) that no cell has both of, where genes allow it.
-    """
-
-    rotations: list[np.ndarray]
-    trust: np.ndarray
-    scales: list[float]
-    links: dict[tuple[int, int], Link]
+    rotations: list[np.ndarray]  # per modality (width, n_latent): base to shared space
+    trust: np.ndarray  # (modalities, n_latent): logits at which fusion starts
+    scales: list[float]  # per modality, the factor on its base in the shared space
+    links: dict[tuple[int, int], Link]  # of pairs of modalities (positions) that no cell has both of, if genes allow
 
 
 def fit_shared_space(bases: list[np.ndarray], present: np.ndarray, n_latent: int, genes: Genes) -> SharedSpace:
-    """Axes, guesses and starting trust.
+    """Axes, guesses and starting trust of a space of ``n_latent`` axes.
 
-    Parameters
-    ----------
-    bases
-        Per modality (cells, width), zero where not measured.
-    present
-        bool (cells, modalities).
-    n_latent
-        Axes of the shared space.
-    genes
-        Per modality, values (cells that have it, genes) and gene names, or None.
+    ``bases``: per modality (cells, width), zero where not measured; ``present``: bool (cells, modalities); ``genes``:
+    per modality, values (cells that have it, genes) and gene names, or None.
     """
     n = len(bases)
     scales = np.sqrt(_confirmed(bases, present))
@@ -91,12 +70,12 @@ def fit_shared_space(bases: list[np.ndarray], present: np.ndarray, n_latent: int
         for other in range(n):
             if other == m or not own[other].shape[1]:
                 continue
-            both = present[:, m] & present[:, other]
+            both, pair = present[:, m] & present[:, other], (min(m, other), max(m, other))
             wanted = measured[other] @ own[other]
             if both.sum() >= MIN_PAIRS:
                 guess = ridge(bases[m][both], bases[other][both] @ own[other], PAIRED_PENALTY)
-            elif (min(m, other), max(m, other)) in links:
-                guess = _through_genes(links[min(m, other), max(m, other)], m < other, measured[other], wanted)
+            elif pair in links:
+                guess = _through_genes(links[pair], m < other, measured[other], wanted)
             else:
                 continue  # this modality knows nothing of these axes
             spread = (measured[m] @ guess).std(0)
@@ -132,8 +111,7 @@ def _confirmed(bases: list[np.ndarray], present: np.ndarray) -> np.ndarray:
 def _principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Axes (width, width) and variances, largest first, signs fixed for reproducibility."""
     values, vectors = np.linalg.eigh(rows.T @ rows / max(len(rows), 1))
-    vectors = vectors[:, ::-1]
-    return vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]), values[::-1]
+    return fix_signs(vectors[:, ::-1]), values[::-1]
 
 
 def _link(measured: list[np.ndarray], genes: Genes, i: int, j: int) -> Link | None:
@@ -141,16 +119,14 @@ def _link(measured: list[np.ndarray], genes: Genes, i: int, j: int) -> Link | No
     first, second = genes[i], genes[j]
     if first is None or second is None:
         return None
-    at_first, at_second = ({name: at for at, name in enumerate(names)} for _, names in (first, second))
-    shared = [name for name in first[1] if name in at_second]
+    shared, at_first, at_second = np.intersect1d(first[1], second[1], return_indices=True)
     if len(shared) < MIN_LINKED:
         return None
-    x, y = first[0][:, [at_first[g] for g in shared]], second[0][:, [at_second[g] for g in shared]]
-    return link_genes(measured[i], x, measured[j], y)
+    return link_genes(measured[i], first[0][:, at_first], measured[j], second[0][:, at_second])
 
 
 def _through_genes(link: Link, is_first: bool, target: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Map from the base of one side of a link to axes of the other, (width, axes), by way of the coordinates."""
-    here, there = (link.first, link.second) if is_first else (link.second, link.first)
+    here, there = link if is_first else link[::-1]
     to_axes = ridge(linked_coordinates(target, there), wanted, PAIRED_PENALTY)
     return here @ to_axes / np.sqrt(here.shape[1])

@@ -1,7 +1,5 @@
 """Shares of the paths in the base before training, from the evidence there is for each."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from more_scvi.base._bridge import ridge
@@ -38,10 +36,7 @@ def path_shares(names: list[str], n_cells: int, overlap: float, coverage: float)
     """
     least, enough = COVERAGE
     seen = float(np.clip((coverage - least) / (enough - least), LEAST_SEEN, 1.0))
-    evidence = {
-        "frozen": min(1.0, 2.0 * overlap) * seen,
-        "direct": (n_cells / EVIDENCE_CELLS) ** EVIDENCE_POWER,
-    }
+    evidence = {"frozen": min(1.0, 2.0 * overlap) * seen, "direct": (n_cells / EVIDENCE_CELLS) ** EVIDENCE_POWER}
     share = np.array([evidence.get(name, 0.0) for name in names])
     niche = np.array([NICHE_SHARE if name == "niche" else 0.0 for name in names])
     return share / share.sum() * (1.0 - niche.sum()) + niche
@@ -55,14 +50,8 @@ def covered(frozen: np.ndarray, direct: np.ndarray, batch: np.ndarray, seed: int
     tissue, or a panel that is too small for it. With few cells the components are noisy themselves, so the value is
     drawn towards 1.
 
-    Parameters
-    ----------
-    frozen, direct
-        (cells, features) each.
-    batch
-        (cells,) codes.
-    seed
-        Of the choice of cells, where there are more than can be looked at.
+    ``frozen`` and ``direct``: (cells, features) each; ``batch``: (cells,) codes; ``seed``: of the choice of cells where
+    there are more than can be looked at.
     """
     rows = np.random.default_rng(seed).permutation(len(batch))[:COVERAGE_CELLS]
     batch = np.unique(batch[rows], return_inverse=True)[1]

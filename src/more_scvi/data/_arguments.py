@@ -1,7 +1,5 @@
 """Checks of single arguments: each refusal names the argument, the value, what is legal and the next step."""
 
-from __future__ import annotations
-
 import difflib
 import sys
 import warnings

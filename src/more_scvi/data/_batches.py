@@ -1,7 +1,5 @@
 """Batches of cells that a model did not see: their codes, and where they are centred."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,10 +4,9 @@ Rows are found by cell name. A cell that a modality does not list is missing the
 zeros. All functions are pure: nothing of the data is changed, also when they fail.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from mudata import MuData
 from ._arguments import listing, nearest
 from ._columns import as_text, check_column, value_text
 from ._fields import RNA
-from ._objects import check_anndata, check_modalities
+from ._objects import check_modalities
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,33 +58,17 @@ def read_cells(
     from the ``rna:batch``-like copies that mudata makes of them. All places that hold a value for a cell must hold the
     same one; values are compared as text (``1``, ``1.0`` and ``"1"`` are one value), numbers to seven digits.
 
-    Parameters
-    ----------
-    data
-        A MuData whose modalities share cells, views included, or an AnnData, which is read as RNA.
-    modalities
-        Role -> name in ``mdata.mod``. Not read for an AnnData.
-    keys
-        Columns to look up; or a dict of them and of the arguments that named them, for messages.
-    labels_key
-        Looked up as well; in it, `unlabeled_category` counts as no value.
-    optional
-        Those of the columns that may exist nowhere; they are left out of ``obs`` and ``found`` then.
+    `data`: a MuData, views included, or an AnnData, which is read as RNA. `modalities`: role -> name in ``mdata.mod``.
+    `keys`: columns to look up, or a dict of them and of the arguments that named them, for messages; `labels_key` is
+    looked up as well, in it `unlabeled_category` counts as no value. `optional`: columns that may exist nowhere.
     """
     arguments = dict(keys) if isinstance(keys, Mapping) else dict.fromkeys(keys, "key")
     if labels_key is not None:
         arguments.setdefault(labels_key, "key")
     if isinstance(data, AnnData):
-        check_anndata(data)
         keys = [key for key in arguments if key in data.obs or key not in optional]
         columns = {key: check_column(data.obs, key, arguments[key]) for key in keys}
-        return Cells(
-            data.obs_names,
-            {RNA: data},
-            {RNA: np.arange(data.n_obs, dtype=np.int64)},
-            pd.DataFrame(columns, index=data.obs_names),
-            dict.fromkeys(keys, "adata.obs"),
-        )
+        return cells_of(data, pd.DataFrame(columns, index=data.obs_names))
     chosen = check_modalities(data, modalities)
     names = data.obs_names
     adatas = {role: data.mod[name] for role, name in chosen.items()}
@@ -107,6 +90,12 @@ def read_cells(
         elif key not in optional:
             raise KeyError(_not_found(data, chosen, key, argument))
     return Cells(names, adatas, rows, pd.DataFrame(obs, index=names), found)
+
+
+def cells_of(adata: AnnData, obs: pd.DataFrame) -> Cells:
+    """The cells of an AnnData, which is read as RNA, with the columns `obs`."""
+    rows = {RNA: np.arange(adata.n_obs, dtype=np.int64)}
+    return Cells(adata.obs_names, {RNA: adata}, rows, obs, dict.fromkeys(obs, "adata.obs"))
 
 
 def _rows_by_name(mdata: MuData, name: str) -> np.ndarray:
@@ -161,28 +150,23 @@ def _merge(places: Mapping[str, pd.Series], key: str, argument: str, absent: str
     `absent`: text that counts as no value, besides missing ones.
     """
     where, columns = list(places), list(places.values())
-    text = np.full(len(columns[0]), None, dtype=object)
-    source = np.full(len(text), -1)
-    for p, column in enumerate(columns):
-        own = as_text(column)
-        has = pd.notna(own) & (own != absent)
-        differ = has & (source >= 0) & (own != text)
-        for q in np.unique(source[differ]):
-            i = np.flatnonzero(differ & (source == q))
-            i = i[~_same_numbers(columns[q].iloc[i], column.iloc[i])]
-            if len(i):
-                raise ValueError(
-                    f"{argument}={key!r}: cell {column.index[i[0]]!r} is {text[i[0]]!r} in {where[q]} and"
-                    f" {own[i[0]]!r} in {where[p]} ({len(i)} cells differ). Correct one of the two columns or drop it;"
-                    " copies like 'rna:batch' in mdata.obs are renewed by mdata.pull_obs()."
-                )
-        new = has & (source < 0)
-        text[new], source[new] = own[new], p
-    used = sorted(set(source[source >= 0])) or list(range(len(columns)))
-    found = ", ".join(where[p] for p in used)
-    if len(used) == 1 or (source < 0).all():
-        return columns[used[0]].rename(key), found
-    values = np.full(len(text), np.nan, dtype=object)
+    text = np.stack([as_text(column) for column in columns])
+    has = pd.notna(text) & (text != absent)
+    source = np.where(has.any(0), has.argmax(0), -1)  # the place that gives the value of a cell
+    for q, p in combinations(range(len(columns)), 2):
+        i = np.flatnonzero((source == q) & has[p] & (text[p] != text[q]))
+        i = i[~_same_numbers(columns[q].iloc[i], columns[p].iloc[i])]
+        if len(i):
+            raise ValueError(
+                f"{argument}={key!r}: cell {columns[p].index[i[0]]!r} is {text[q, i[0]]!r} in {where[q]} and"
+                f" {text[p, i[0]]!r} in {where[p]} ({len(i)} cells differ). Correct one of the two columns or drop it;"
+                " copies like 'rna:batch' in mdata.obs are renewed by mdata.pull_obs()."
+            )
+    used = np.unique(source[source >= 0]).tolist()
+    found = ", ".join(where[p] for p in used or range(len(columns)))
+    if len(used) < 2:
+        return columns[used[0] if used else 0].rename(key), found
+    values = np.full(len(source), np.nan, dtype=object)
     for p in used:
         values[source == p] = columns[p].astype(object).to_numpy()[source == p]
     return pd.Series(values, index=columns[0].index, name=key).infer_objects(), found

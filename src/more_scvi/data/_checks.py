@@ -4,8 +4,6 @@ All functions are pure: they read the data, never change them, draw no random nu
 the object, the value, the legal values and the next step. An AnnData is checked as a MuData of one modality is.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import warnings
@@ -32,9 +30,8 @@ from ._columns import (
 )
 from ._fields import RNA
 from ._genes import naming_hint
-from ._matrix import GENES, DataType, ValueRules, check_matrix
+from ._matrix import GENES, DataType, ValueRules, ValueScan, check_matrix
 from ._objects import check_anndata, check_modalities, check_names, check_roles, refuse_views
-from ._values import ValueScan
 
 logger = logging.getLogger("more_scvi")
 
@@ -57,12 +54,7 @@ class DataSummary:
 
 
 def check_setup(
-    adata: AnnData,
-    *,
-    layer: str | None = None,
-    gene_key: str | None = None,
-    data_type: str = "auto",
-    **columns: Any,
+    adata: AnnData, *, layer: str | None = None, gene_key: str | None = None, data_type: str = "auto", **columns: Any
 ) -> DataSummary:
     """Check everything ``setup_anndata`` is given; the arguments are those of ``MoRE.setup_anndata``.
 

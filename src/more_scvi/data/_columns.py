@@ -4,8 +4,6 @@ Values are compared as text throughout: ``1``, ``1.0`` and ``"1"`` are one batch
 values like any other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from typing import Any
 

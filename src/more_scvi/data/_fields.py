@@ -1,7 +1,6 @@
-"""Columns registered with scvi-tools: categories as text, robust to numbers, booleans and missing labels."""
+"""What is registered with scvi-tools: categories as text, robust to numbers, booleans and missing labels."""
 
-from __future__ import annotations
-
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +9,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
 from scvi.data.fields import BaseAnnDataField, CategoricalObsField, LayerField
 
 from more_scvi.data._columns import as_batch_array, as_label_array, check_categories, value_text
@@ -174,3 +174,29 @@ class LabelsField(BatchField):
         """Position in ``mapping``; labels it does not hold count as unlabelled."""
         codes = pd.Index(mapping).get_indexer(self.values(adata)).astype(np.int64)
         return np.where(codes < 0, len(mapping) - 1, codes)
+
+
+class DataManager(AnnDataManager):
+    """As upstream, but the AnnData is freed once neither the user nor a model holds it.
+
+    scvi-tools keeps every manager in a store of the model class, and each manager its AnnData: data would stay in
+    memory until the process ends.
+    """
+
+    _adata: weakref.ref[AnnData] | None = None
+
+    @property
+    def adata(self) -> AnnData | None:
+        """The registered AnnData; None before registration and after it is gone."""
+        return None if self._adata is None else self._adata()
+
+    @adata.setter
+    def adata(self, value: AnnData | None) -> None:
+        self._adata = None if value is None else weakref.ref(value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_adata": self.adata}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.adata = state["_adata"]

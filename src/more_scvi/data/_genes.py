@@ -1,7 +1,5 @@
 """Which gene of a vocabulary is each of the user's genes? Symbols or Ensembl ids, human or mouse."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import re
@@ -9,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 
@@ -102,7 +100,7 @@ class GeneVocabulary:
         return gzip.compress(self._to_text().encode(), mtime=0)
 
     @classmethod
-    def from_bytes(cls, content: bytes, path: str | Path) -> GeneVocabulary:
+    def from_bytes(cls, content: bytes, path: str | Path) -> Self:
         """Read what :meth:`to_bytes` gives; ``path`` is named in errors."""
         try:
             rows = [line.split("\t") for line in unzip_text(content, path).removesuffix("\n").split("\n")]

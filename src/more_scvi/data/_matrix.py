@@ -1,10 +1,12 @@
-"""The matrix of one modality: values are finite, not negative, and counts or log-normalised."""
+"""The matrix of one modality: values are finite, not negative, and counts or log-normalised.
 
-from __future__ import annotations
+One pass reads stored values in blocks of a fixed size: a sparse matrix is never made dense, a backed one never read
+whole, and the answer never depends on a random draw.
+"""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +15,11 @@ from anndata import AnnData
 
 from ._arguments import check_option, listing, nearest, warn
 from ._rows import Lines, RowReader
-from ._values import ValueScan, scan_values
 
 DataType = str
+BLOCK_VALUES = 1 << 21
+"""Values held in memory at a time (16 MB as float64)."""
+
 LOG_MAXIMUM = 20.0
 """log1p of 485 million: log-normalised values stay below, measured counts rarely do."""
 
@@ -57,13 +61,58 @@ class ValueRules:
 GENES = ValueRules()
 
 
+@dataclass
+class ValueScan:
+    """What :func:`scan_values` found in a (cells, genes) matrix."""
+
+    has_counts: np.ndarray  # bool (cells,): the cell holds at least one value other than zero
+    n_nonfinite: int = 0
+    n_negative: int = 0
+    n_fractional: int = 0
+    n_nonzero: int = 0
+    maximum: float = 0.0  # 0.0 where nothing is stored
+    first: dict[str, tuple[int, int, float]] = field(default_factory=dict)  # kind -> cell, gene, value of the first met
+    said: str = ""  # what the values were found to be, in words
+
+    @property
+    def is_integer(self) -> bool:
+        """All values are whole numbers."""
+        return self.n_fractional == 0
+
+    @property
+    def empty_cells(self) -> np.ndarray:
+        """Positions of the cells without a single non-zero value, int64."""
+        return np.flatnonzero(~self.has_counts)
+
+
+def scan_values(x) -> ValueScan:
+    """Look at every value of a (cells, genes) matrix once, dense, sparse or backed; TypeError for anything else.
+
+    Parts that a sparse matrix stores for one place count as their sum.
+    """
+    lines = Lines(x)
+    scan = ValueScan(np.zeros(lines.shape[0], dtype=bool))
+    for start, piece in lines.pieces(BLOCK_VALUES):
+        stored = sp.coo_matrix(piece)
+        values, cells, genes = stored.data, stored.row, stored.col
+        cells, genes = (cells + start, genes) if lines.by_row else (cells, genes + start)
+        if not values.size:
+            continue
+        finite = np.isfinite(values)
+        whole = np.where(finite, values, 0)
+        scan.has_counts[cells[values != 0]] = True
+        scan.n_nonzero += int(np.count_nonzero(values))
+        scan.maximum = max(scan.maximum, float(whole.max()))
+        for name, bad in {"nonfinite": ~finite, "fractional": np.rint(whole) != whole, "negative": whole < 0}.items():
+            at = np.flatnonzero(bad)
+            if len(at) and name not in scan.first:
+                scan.first[name] = int(cells[at[0]]), int(genes[at[0]]), float(values[at[0]])
+            setattr(scan, f"n_{name}", getattr(scan, f"n_{name}") + len(at))
+    return scan
+
+
 def check_matrix(
-    adata: AnnData,
-    *,
-    layer: str | None = None,
-    data_type: str = "auto",
-    query: bool = False,
-    rules: ValueRules = GENES,
+    adata: AnnData, *, layer: str | None = None, data_type: str = "auto", query: bool = False, rules: ValueRules = GENES
 ) -> tuple[ValueScan, DataType]:
     """Read the matrix once: values finite, not negative, and of which kind; an error says why it cannot be used.
 

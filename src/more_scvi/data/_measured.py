@@ -1,7 +1,5 @@
 """One modality of some cells, as the stages read it: nothing after this sees an AnnData."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +31,8 @@ class Measured:
             return self.given
         if self.links is None and self.visible is None:
             return self.reader
-        return GeneReader(self.reader, self.links, None if self.visible is None else self._shown)
+        links = sp.identity(self.reader.shape[1], format="csr") if self.links is None else self.links
+        return GeneReader(self.reader, links if self.visible is None else links[:, self._shown])
 
     @property
     def source_genes(self) -> list[str]:
@@ -59,17 +58,14 @@ class Measured:
 
 
 class GeneReader:
-    """Rows of a matrix as the backbone reads them: summed up to genes, then some columns; slices are csr."""
+    """Rows of a matrix summed up to genes by ``links``, csr (features, genes); slices are csr."""
 
-    def __init__(self, reader: RowReader, links: sp.csr_matrix | None, columns: np.ndarray | None):
-        self._reader, self._columns = reader, slice(None) if columns is None else columns
-        self._links = None if links is None else links.astype(np.float32)
-        n = reader.shape[1] if links is None else links.shape[1]
-        self.shape = (len(reader), n if columns is None else len(columns))
+    def __init__(self, reader: RowReader, links: sp.csr_matrix):
+        self._reader, self._links = reader, sp.csr_matrix(links, dtype=np.float32)
+        self.shape = (len(reader), links.shape[1])
 
     def __getitem__(self, rows: slice) -> sp.csr_matrix:
-        block = self._reader[rows]
-        return (block if self._links is None else sp.csr_matrix(block @ self._links))[:, self._columns]
+        return sp.csr_matrix(self._reader[rows] @ self._links).sorted_indices()
 
 
 @dataclass(frozen=True, eq=False)

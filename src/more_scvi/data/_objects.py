@@ -1,7 +1,5 @@
 """The objects a user hands over: an AnnData, or a MuData and what each of its modalities is."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

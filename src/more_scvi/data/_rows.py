@@ -1,7 +1,5 @@
 """Rows of any matrix an AnnData can hold, as csr blocks of bounded size."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Features that are zero in all cells as if they had not been measured: a query that was padded with zeros."""
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np
@@ -33,14 +31,7 @@ def silent_features(reader: RowReader, detected: np.ndarray) -> np.ndarray | Non
 
     Padding with zeros is told by features that cells of every type show (:data:`COMMON`): if more than
     :data:`SILENT_SHARE` of them are empty in all cells, all features are taken as missing that are empty here and were
-    not in training.
-
-    Parameters
-    ----------
-    reader
-        The cells.
-    detected
-        Share of the training cells in which each feature was seen, (features,); 0: it is not there, or not known.
+    not in training. ``detected``: share of the training cells in which each was seen, (features,); 0: it is not there.
     """
     common = detected >= COMMON
     if len(reader) < SILENT_CELLS or not common.any():

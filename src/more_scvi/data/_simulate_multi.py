@@ -1,7 +1,5 @@
 """Simulated cells with RNA, chromatin accessibility and surface proteins, driven by one known state per cell."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -200,10 +198,7 @@ def _check_pattern(pattern: Any, batches: Sequence[str], chosen: tuple[str, ...]
     """Modalities of every batch; ValueError for unknown ones and for a modality that no batch has."""
     measured = dict.fromkeys(batches, chosen)
     for batch, names in check_mapping("pattern", pattern).items():
-        if batch not in measured:
-            raise ValueError(
-                f"pattern has the batch {batch!r}; batches are {listing(batches)}.{nearest(batch, batches)}"
-            )
+        check_option("a batch of pattern", batch, batches)
         measured[batch] = _check_modalities(f"pattern[{batch!r}]", names, chosen)
     nowhere = [name for name in chosen if not any(name in names for names in measured.values())]
     if nowhere:

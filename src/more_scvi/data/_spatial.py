@@ -1,7 +1,5 @@
 """Spatial neighbours within sections, and what surrounds each cell."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,10 +26,7 @@ TIE = 1e-9
 
 
 def neighbours(
-    coordinates: np.ndarray,
-    sections: Sequence | np.ndarray,
-    k: int | None = None,
-    radius: float | None = None,
+    coordinates: np.ndarray, sections: Sequence | np.ndarray, k: int | None = None, radius: float | None = None
 ) -> sp.csr_matrix:
     """Weights of the spatial neighbours of each cell within its own section.
 

@@ -1,12 +1,8 @@
 """Modality alignment: paired cells find each other, and one modality lands where all of them would."""
 
-from __future__ import annotations
-
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from more_scvi.losses._pairs import same
+from more_scvi.losses._pairs import info_nce
 
 
 def pair_modalities(first: Tensor, second: Tensor, groups: Tensor, temperature: float = 0.2) -> Tensor:
@@ -31,13 +27,7 @@ def pair_modalities(first: Tensor, second: Tensor, groups: Tensor, temperature: 
     -------
     0-d tensor; 0 without a pair of cells in one group.
     """
-    allowed = same(groups)
-    if len(first) < 2 or not (allowed.sum(1) > 1).any():
-        return first.sum() * 0.0
-    scores = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T / temperature
-    scores = scores.masked_fill(~allowed, float("-inf"))
-    target = torch.arange(len(scores), device=scores.device)
-    return 0.5 * (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target))
+    return info_nce(first, second, groups, temperature) if len(first) else first.sum()
 
 
 def distil(student: Tensor, teacher: Tensor) -> Tensor:

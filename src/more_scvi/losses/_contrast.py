@@ -1,12 +1,10 @@
 """Supervised contrastive loss with positives from other batches; InfoNCE between views."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from more_scvi.losses._pairs import same
+from more_scvi.losses._pairs import info_nce, same
 
 
 def contrast_labels(projection: Tensor, labels: Tensor, batches: Tensor, temperature: float = 0.2) -> Tensor:
@@ -62,6 +60,4 @@ def contrast_views(first: Tensor, second: Tensor, batches: Tensor, temperature: 
     -------
     0-d tensor.
     """
-    a, b = F.normalize(first, dim=1), F.normalize(second, dim=1)
-    similarity = (a @ b.T / temperature).masked_fill(batches[:, None] != batches[None], -1e9)
-    return -0.5 * (F.log_softmax(similarity, 1).diagonal() + F.log_softmax(similarity, 0).diagonal()).mean()
+    return info_nce(first, second, batches, temperature)

@@ -1,7 +1,5 @@
 """Keep the distances of the linear base within groups of cells."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

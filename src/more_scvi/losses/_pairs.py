@@ -1,9 +1,8 @@
 """Helpers shared by the losses that compare cells of one minibatch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def squared_distances(z: Tensor) -> Tensor:
@@ -12,10 +11,17 @@ def squared_distances(z: Tensor) -> Tensor:
     return (sq[:, None] + sq[None] - 2.0 * z @ z.T).clamp_min(0.0)
 
 
-def same(a: Tensor, b: Tensor | None = None) -> Tensor:
+def same(codes: Tensor) -> Tensor:
     """Boolean (cells, cells): do two cells carry the same code; negative codes match nothing."""
-    b = a if b is None else b
-    return (a[:, None] == b[None]) & (a[:, None] >= 0) & (b[None] >= 0)
+    return (codes[:, None] == codes[None]) & (codes[:, None] >= 0)
+
+
+def info_nce(first: Tensor, second: Tensor, groups: Tensor, temperature: float) -> Tensor:
+    """Symmetric InfoNCE of two embeddings of the same cells, normalised here; negatives are of the cell's own group."""
+    scores = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T / temperature
+    scores = scores.masked_fill(groups[:, None] != groups[None], float("-inf"))
+    target = torch.arange(len(scores), device=scores.device)
+    return 0.5 * (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target))
 
 
 def one_hot(codes: Tensor, n: int) -> Tensor:

@@ -1,7 +1,5 @@
 """Intra-class variance with a floor."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from more_scvi.losses._pairs import one_hot

@@ -3,8 +3,6 @@
 The names come from our own table, ``antibodies.tsv``: antibodies of the common CITE-seq panels, with synonyms.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -110,9 +108,8 @@ def match_antibodies(
     if isinstance(known_genes, str):
         raise TypeError(f"match_antibodies: known_genes must be several symbols, not the string {known_genes!r}.")
     known = [] if known_genes is None else [str(g) for g in known_genes]
-    chosen: Literal["human", "mouse"] = _guess_species(known)
-    if species is not None:
-        chosen = "human" if check_option("species", species, SPECIES) == "human" else "mouse"
+    found = _guess_species(known) if species is None else check_option("species", species, SPECIES)
+    chosen: Literal["human", "mouse"] = "mouse" if found == "mouse" else "human"
     table = _table()[chosen]
     symbols: dict[str, tuple[str, ...]] = {}
     for gene in known:
@@ -137,7 +134,7 @@ def match_antibodies(
     return AntibodyMatch(matrix, np.array(list(columns), dtype=object), tuple(unmatched), tuple(controls), chosen)
 
 
-def _guess_species(known: Sequence[str]) -> Literal["human", "mouse"]:
+def _guess_species(known: Sequence[str]) -> str:
     """Mouse symbols are capitalised (Cd4), human ones in capitals (CD4); numbers and clone names say nothing."""
     mouse = sum(g.startswith("ENSMUSG") or bool(re.match(r"[A-Z][a-z]{2}|[A-Z][a-z]\d", g)) for g in known)
     human = sum((g.startswith("ENSG") or bool(re.match(r"[A-Z]{2}[A-Z\d]", g))) and g[:7] != "ENSMUSG" for g in known)

@@ -1,7 +1,5 @@
 """What the package must know of a modality, and the modalities that it knows."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Protocol

@@ -1,7 +1,5 @@
 """What the paths and decoders of several modalities share."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -61,7 +59,26 @@ class LowRankMap(nn.Module):
         return self.write(self.read(z))
 
 
-class PrincipalComponents(nn.Module):
+class ComponentTables(nn.Module):
+    """What a fitted PCA of some features holds: which they are, their mean and scale, and two sets of loadings."""
+
+    features: Tensor
+    mean: Tensor
+    std: Tensor
+    loadings: Tensor
+    wide_loadings: Tensor
+
+    def __init__(self, n_used: int, n_components: int, n_wide: int):
+        super().__init__()
+        self.n_components, self.n_wide = min(n_components, n_used), min(n_wide, n_used)
+        self.register_buffer("features", torch.arange(n_used))
+        self.register_buffer("mean", torch.zeros(n_used))
+        self.register_buffer("std", torch.ones(n_used))
+        self.register_buffer("loadings", torch.zeros(n_used, self.n_components))
+        self.register_buffer("wide_loadings", torch.zeros(n_used, self.n_wide))
+
+
+class PrincipalComponents(ComponentTables):
     """PCA of standardised values of all features, dense; fitted once, then a fixed linear map.
 
     Meant for some thousand features at most: a features × features matrix is held in memory. A modality derives its
@@ -78,22 +95,9 @@ class PrincipalComponents(nn.Module):
         values and loses nothing.
     """
 
-    features: Tensor
-    mean: Tensor
-    std: Tensor
-    loadings: Tensor
-    wide_loadings: Tensor
-
     def __init__(self, n_features: int, n_components: int = 50, n_wide: int = 400):
-        super().__init__()
+        super().__init__(n_features, n_components, n_wide)
         self.n_features = n_features
-        self.n_components = min(n_components, n_features)
-        self.n_wide = min(n_wide, n_features)
-        self.register_buffer("features", torch.arange(n_features))
-        self.register_buffer("mean", torch.zeros(n_features))
-        self.register_buffer("std", torch.ones(n_features))
-        self.register_buffer("loadings", torch.zeros(n_features, self.n_components))
-        self.register_buffer("wide_loadings", torch.zeros(n_features, self.n_wide))
 
     def values(self, x: np.ndarray) -> np.ndarray:
         """Measured values on the scale of the components, elementwise: dense (cells, features) float32."""

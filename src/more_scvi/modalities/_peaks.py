@@ -4,8 +4,6 @@ A peak counts for a gene if it overlaps the gene's body or the region upstream o
 ``Signac::GeneActivity`` (2,000 bases upstream, gene body).
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -23,10 +23,7 @@ by a few copies of a sparse chunk, its dense scores (cells × ``BLOCK``) and two
 (``N_PASSES`` · ``BLOCK``) float32: some 0.15 GB for the default 25,000 peaks and 100 components.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -159,14 +156,6 @@ class AccessibilityPath(nn.Module):
         t.data = np.log1p(float(self.scale) * t.data) * array(self.idf)[t.indices]
         return t
 
-    def _weighted(self, chunks: Chunks) -> Iterator[tuple[sp.csr_matrix, np.ndarray, np.ndarray]]:
-        """Blocks of TF-IDF with batch codes and log depth of their cells.
-
-        Depth is the number of open peaks: it is what sparse counts say about the total, and still known here.
-        """
-        for x, batch in chunks():
-            yield self._tf_idf(x), batch, np.log1p(np.diff(x.indptr))
-
     def _singular_vectors(self, chunks: Chunks) -> np.ndarray:
         """Leading right singular vectors of TF-IDF, (peaks, candidates) float32, largest first; sets ``mean``.
 
@@ -175,12 +164,12 @@ class AccessibilityPath(nn.Module):
         n_peaks = len(self.features)
         n_candidates = min(self.loadings.shape[1] + OVERSAMPLING, n_peaks)
         width = min(max(BLOCK, 3 * n_candidates // N_PASSES), n_peaks)
-        block = np.random.default_rng(SEED).standard_normal((n_peaks, width), dtype=np.float32)
-        block = np.linalg.qr(block)[0]
+        block = np.linalg.qr(np.random.default_rng(SEED).standard_normal((n_peaks, width), dtype=np.float32))[0]
         basis, gram = np.empty((n_peaks, 0), np.float32), np.empty((0, 0))
         for _ in range(N_PASSES):
             product, total, n = np.zeros_like(block), np.zeros(n_peaks), 0
-            for t, _, _ in self._weighted(chunks):
+            for x, _ in chunks():
+                t = self._tf_idf(x)
                 product += t.T @ (t @ block)
                 total += np.asarray(t.sum(0, dtype=np.float64)).ravel()
                 n += t.shape[0]
@@ -199,11 +188,14 @@ class AccessibilityPath(nn.Module):
         return fix_signs(basis @ vectors[:, order].astype(np.float32))
 
     def _depth_correlation(self, chunks: Chunks, v: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Standard deviation of the scores and their absolute correlation with log depth, within batches."""
+        """Standard deviation of the scores and their absolute correlation with log depth, within batches.
+
+        Depth is the number of open peaks: it is what sparse counts say about the total, and still known here.
+        """
         n_batch, k = len(n), v.shape[1]
         total, squares, products = np.zeros((n_batch, k + 1)), np.zeros(k + 1), np.zeros(k)
-        for t, batch, depth in self._weighted(chunks):
-            z = np.column_stack([t @ v, depth]).astype(np.float64)
+        for x, batch in chunks():
+            z = np.column_stack([self._tf_idf(x) @ v, np.log1p(np.diff(x.indptr))]).astype(np.float64)
             total += members(batch, n_batch) @ z
             squares += (z**2).sum(0)
             products += z[:, -1] @ z[:, :-1]

@@ -18,8 +18,6 @@ Where a panel hides antibodies, the mean that is subtracted is one of fewer anti
 Moments are added up over chunks of rows: memory is bounded by the dense chunk and an antibodies × antibodies matrix.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from typing import Any

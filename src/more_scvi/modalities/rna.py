@@ -14,8 +14,6 @@ the weight of their expression; the closed-form experts read it.
 Everything is accumulated over chunks of rows: memory is bounded by the chunk and a genes × genes matrix.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -31,7 +29,7 @@ from more_scvi.data._fields import RNA
 from more_scvi.data._matrix import ValueRules
 from more_scvi.losses._masked import masked_gaussian, masked_negative_binomial
 from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
-from more_scvi.modalities._parts import LowRankMap, array, fill, fix_signs, members, posterior_map
+from more_scvi.modalities._parts import ComponentTables, LowRankMap, array, fill, fix_signs, members, posterior_map
 
 CLIP = 10.0
 """Scaled values are cut off here. Source: paper Wolf 2018 (scanpy)."""
@@ -49,7 +47,7 @@ def log_normalise(counts: sp.csr_matrix, totals: np.ndarray | None = None, size:
     return out
 
 
-class DirectPath(nn.Module):
+class DirectPath(ComponentTables):
     """PCA of log-normalised, highly variable genes; fitted once, then a fixed linear map.
 
     Parameters
@@ -67,30 +65,11 @@ class DirectPath(nn.Module):
         The values are log-normalised already.
     """
 
-    features: Tensor
-    mean: Tensor
-    std: Tensor
-    loadings: Tensor
-    wide_loadings: Tensor
-
     def __init__(
-        self,
-        n_genes: int,
-        n_variable: int = 2000,
-        n_components: int = 50,
-        n_wide: int = 400,
-        normalised: bool = False,
+        self, n_genes: int, n_variable: int = 2000, n_components: int = 50, n_wide: int = 400, normalised: bool = False
     ):
-        super().__init__()
+        super().__init__(min(n_variable, n_genes), n_components, n_wide)
         self.n_genes, self.normalised = n_genes, normalised
-        n_variable = min(n_variable, n_genes)
-        self.n_components = min(n_components, n_variable)
-        self.n_wide = min(n_wide, n_variable)
-        self.register_buffer("features", torch.zeros(n_variable, dtype=torch.long))
-        self.register_buffer("mean", torch.zeros(n_variable))
-        self.register_buffer("std", torch.ones(n_variable))
-        self.register_buffer("loadings", torch.zeros(n_variable, self.n_components))
-        self.register_buffer("wide_loadings", torch.zeros(n_variable, self.n_wide))
 
     def normalise(self, x: sp.csr_matrix, visible: np.ndarray | None = None, share: float = 1.0) -> sp.csr_matrix:
         """Counts to log-normalised expression: csr (cells, genes); totals are of visible genes over their ``share``."""
@@ -114,10 +93,8 @@ class DirectPath(nn.Module):
             dense = np.clip((chosen.toarray() - mean.astype(np.float32)) / std.astype(np.float32), -CLIP, CLIP)
             scaled += dense.T @ dense
         plain -= moments.n.sum() * np.outer(mean, mean)
-        for gram, loadings in ((scaled, self.loadings), (plain, self.wide_loadings)):
-            if loadings.shape[1]:
-                loadings.copy_(torch.from_numpy(_leading_eigenvectors(gram, loadings.shape[1])))
-        fill(self, features=genes, mean=mean, std=std)
+        narrow, wide = _leading_eigenvectors(scaled, self.n_components), _leading_eigenvectors(plain, self.n_wide)
+        fill(self, features=genes, mean=mean, std=std, loadings=narrow, wide_loadings=wide)
 
     def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
         """Project log-normalised expression: (cells, genes) -> (cells, components) float32."""
@@ -200,7 +177,7 @@ class BatchMoments:
 def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
     """Eigenvectors of the k largest eigenvalues, largest first, signs fixed for reproducibility."""
     n = len(gram)
-    if np.trace(gram) <= 1e-12:  # constant data have no directions
+    if not k or np.trace(gram) <= 1e-12:  # constant data have no directions
         return np.eye(n, k)
     if 10 * k >= n:  # Lanczos pays for a few vectors only
         v = eigh(gram.astype(np.float32), subset_by_index=[n - k, n - 1])[1][:, ::-1]

@@ -191,9 +191,7 @@ class MoRE(SaveLoadMixin, SetupMixin):
             for name in attached.soft:
                 if self.backbone is not None and self.backbone.token_width:
                     self.module.add_soft_tokens(name, self.backbone.read_tokens, self.backbone.token_width)
-            inside = make_inside(frozen, arguments)
-            if inside is not None:
-                self.module.add_inside(inside)
+            self.module.inside = inside = make_inside(frozen, arguments)
         depth = 0 if inside is None or inside.adapter is None else inside_depth(frozen, arguments)
         self.reader = Reader(schema, frozen, self.module, attached.given, depth)
         sizes = ", ".join(

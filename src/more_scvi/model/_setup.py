@@ -19,8 +19,16 @@ from more_scvi.data._cells import Cells, read_cells
 from more_scvi.data._checks import check_mudata, check_setup, speak_of
 from more_scvi.data._columns import check_key_list
 from more_scvi.data._covariates import CovariateDesign
-from more_scvi.data._fields import RNA, BatchField, FeaturesField, LabelsField, MatrixField, features_key, read_links
-from more_scvi.data._manager import DataManager
+from more_scvi.data._fields import (
+    RNA,
+    BatchField,
+    DataManager,
+    FeaturesField,
+    LabelsField,
+    MatrixField,
+    features_key,
+    read_links,
+)
 from more_scvi.data._spatial import niche_weights
 from more_scvi.modalities._modality import get_modality, list_modalities
 from more_scvi.model._registry import RegistryMixin
@@ -248,7 +256,7 @@ class SetupMixin(RegistryMixin):
 
 def _design(frame: AnnData, arguments: Mapping[str, Any]) -> dict[str, Any]:
     categorical, continuous = arguments["categorical_covariate_keys"], arguments["continuous_covariate_keys"]
-    return asdict(CovariateDesign.fit(frame, categorical, continuous))
+    return asdict(CovariateDesign.fit(frame.obs, categorical, continuous))
 
 
 def find_domains(cells: Cells, batch: np.ndarray) -> tuple[list[list[Any]], list[list[str]]]:

@@ -9,8 +9,6 @@ path (:math:`w = 0`, so :math:`g = 1`, before the first step), :math:`J` a fixed
 its output can be cached).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -11,8 +11,6 @@ the others say about it. :math:`l` and the cell-dependent part (:math:`\hat b` t
 start at zero. A cell with one modality has :math:`a = 1`: fusion is the identity.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

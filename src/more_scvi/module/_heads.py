@@ -1,7 +1,5 @@
 """Heads that are trained on the embedding: classifier over labels, projection for the contrastive loss."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -12,14 +12,13 @@ cell has both :math:`S` and the modality, :math:`B` is fitted on the cells that 
 embedding: the shared space is then the only bridge. The penalty is the one with the least leave-one-out error.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
+from sklearn.linear_model import RidgeCV
 from torch import nn
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Ridge penalties that cross-validation chooses among."""
+"""Ridge penalties that cross-validation chooses among, in units of the mean variance of the inputs."""
 
 
 class Imputer(nn.Module):
@@ -49,8 +48,10 @@ class Imputer(nn.Module):
 
     def fit_set(self, at: int, x: np.ndarray, u: np.ndarray, centre: np.ndarray) -> None:
         """Fit one set of sources on (cells, n_inputs) inputs and (cells, n_coordinates) targets, both centred."""
-        self.coefficients[at] = torch.from_numpy(ridge_loo(x, u))
-        self.centre[at] = torch.from_numpy(centre.astype(np.float32))
+        unit = max(np.square(x, dtype=np.float64).sum() / x.shape[1], 1e-12)
+        ridge = RidgeCV(np.array(PENALTIES) * unit, fit_intercept=False).fit(x, u)
+        self.coefficients[at] = torch.from_numpy(np.atleast_2d(ridge.coef_).T)
+        self.centre[at] = torch.from_numpy(centre)
 
     def predict(self, at: int, x: np.ndarray) -> np.ndarray:
         """(cells, n_inputs) -> low-rank coordinates (cells, n_coordinates)."""
@@ -59,24 +60,3 @@ class Imputer(nn.Module):
     def decode(self, u: np.ndarray, features: np.ndarray | slice = slice(None)) -> np.ndarray:
         """(cells, n_coordinates) -> (cells, chosen features) on the scale of :math:`y`."""
         return u @ self.decoder.cpu().numpy()[:, features] + self.mean.cpu().numpy()[features]
-
-
-def ridge_loo(x: np.ndarray, y: np.ndarray, penalties: tuple[float, ...] = PENALTIES) -> np.ndarray:
-    r"""Ridge coefficients with the penalty of least leave-one-out error, (columns of x, columns of y).
-
-    Penalties are in units of the mean variance of x. With the singular values :math:`s` of x and its left vectors
-    :math:`U`, the hat matrix is :math:`U\,\mathrm{diag}(s^2/(s^2+\lambda))\,U^\top` (Golub et al. 1979).
-    """
-    gram = x.T @ x
-    values, vectors = np.linalg.eigh(gram.astype(np.float64))
-    values = np.maximum(values, 0.0)
-    rotated, target = x @ vectors, vectors.T @ (x.T @ y)
-    best, least = np.zeros_like(target), np.inf
-    for penalty in penalties:
-        shrunk = 1.0 / (values + penalty * max(values.mean(), 1e-12))
-        coefficients = shrunk[:, None] * target
-        leverage = (rotated**2) @ shrunk
-        error = (((y - rotated @ coefficients) / np.maximum(1.0 - leverage, 1e-3)[:, None]) ** 2).mean()
-        if error < least:
-            best, least = coefficients, error
-    return (vectors @ best).astype(np.float32)

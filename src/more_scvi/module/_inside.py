@@ -15,8 +15,6 @@ is. Three ways to train :math:`T'`:
 * ``"full"``: all weights of the copied layers.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -32,15 +30,7 @@ Source: plain value, not tuned."""
 
 
 class BottleneckLayer(nn.Module):
-    """A frozen layer followed by a bottleneck residual that starts at zero.
-
-    Parameters
-    ----------
-    layer
-        The frozen layer, called ``layer(h, keep)``.
-    d_model, rank
-        Width of a token and of the bottleneck.
-    """
+    """A frozen layer, called ``layer(h, keep)``, followed by a bottleneck residual that starts at zero."""
 
     def __init__(self, layer: nn.Module, d_model: int, rank: int):
         super().__init__()
@@ -58,15 +48,7 @@ class BottleneckLayer(nn.Module):
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear map plus one of low rank that starts at zero.
-
-    Parameters
-    ----------
-    linear
-        The frozen map.
-    rank
-        Rank of what is added.
-    """
+    """A frozen linear map plus one of low rank that starts at zero."""
 
     def __init__(self, linear: nn.Linear, rank: int):
         super().__init__()
@@ -113,10 +95,11 @@ class InsideAdapter(nn.Module):
         """The trained tensors alone: the frozen ones are in the backbone."""
         state = super().state_dict(*args, prefix=prefix, **kwargs)
         for key in [k for k in state if k.startswith(prefix) and k.removeprefix(prefix) not in self._trained]:
-            del state[key]
+            del state[key]  # in place: callers share the dictionary
         return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # strict loading asks for the frozen tensors, too, which are those of the backbone
         for key, value in super().state_dict(prefix=prefix).items():
             if key.removeprefix(prefix) not in self._trained:
                 state_dict.setdefault(key, value)

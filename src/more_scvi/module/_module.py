@@ -1,7 +1,5 @@
 """The trained part of MoRE: wires adapters, fusion, refinement, heads and decoders on a linear base."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -112,43 +110,29 @@ class MoREModule(BaseModuleClass):
             }
         )
         self.soft_tokens = torch.nn.ModuleDict()
-        self.inside: Inside | None = None
+        self.inside: Inside | None = None  # moves the frozen columns of a modality's base
         self.fusion = Fusion(list(layout.widths), self.n_latent, kind=fusion)
         self.refinement = Refinement(self.n_latent, n_domains, n_refinement_steps, refinement_rank)
         self.classifier = Classifier(self.n_latent, n_labels) if n_labels else None
-        self.annotator = None
+        self.annotator = self.spread = None
         if n_labels:
             niche, n_seen = self.base(layout.modalities[0]).niche_columns, self.linear.n_wide if n_wide else 0
             self.annotator = Annotator(layout, self.n_latent, n_labels, n_seen, patterns, niche)
-        self.spread = None
         if n_labels and n_domains > 1 and n_refinement_steps:
             self.spread = SpreadStep(self.n_latent, n_domains, n_labels)
         self.projection = Projection(self.n_latent)
-        self.decoders = torch.nn.ModuleDict(
-            {
-                s.name: cast(
-                    torch.nn.Module,
-                    get_modality(s.name).decoder(s.data_type, self.n_latent, len(self.base(s.name).targets)),
-                )
-                for s in modalities
-            }
-        )
-        self.imputers = torch.nn.ModuleDict()
-        if len(modalities) > 1:
-            n_inputs, n_sets = self.n_latent + layout.width, 2 ** (len(modalities) - 1)
-            for s in modalities:
-                n_coordinates = (
-                    s.n_features if get_modality(s.name).imputes_directly else self.base(s.name).path_widths[-1]
-                )
+        self.decoders, self.imputers = torch.nn.ModuleDict(), torch.nn.ModuleDict()
+        n_inputs, n_sets = self.n_latent + layout.width, 2 ** (len(modalities) - 1)
+        for s in modalities:
+            kind, base = get_modality(s.name), self.base(s.name)
+            self.decoders[s.name] = cast(torch.nn.Module, kind.decoder(s.data_type, self.n_latent, len(base.targets)))
+            if len(modalities) > 1:
+                n_coordinates = s.n_features if kind.imputes_directly else base.path_widths[-1]
                 self.imputers[s.name] = Imputer(n_inputs, n_coordinates, s.n_features, n_sets)
 
     def add_soft_tokens(self, modality: str, read: Callable[[Tensor], Tensor], width: int) -> None:
         """Let a modality reach frozen layers by learned tokens; ``width`` is that of a token and of what they give."""
         self.soft_tokens[modality] = SoftTokens(read, self.base(modality).width, self.n_latent, width, width)
-
-    def add_inside(self, inside: Inside) -> None:
-        """Let adapters inside the backbone, or a mix of its layers, move the frozen columns of a modality's base."""
-        self.inside = inside
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -239,11 +223,7 @@ class MoREModule(BaseModuleClass):
         }
 
     def _get_generative_input(self, tensors, inference_outputs, **kwargs) -> dict[str, Tensor | None]:
-        return {
-            "z_labels": inference_outputs["z_labels"],
-            "guess": tensors.get("guess"),
-            "share": tensors.get("share"),
-        }
+        return {"z_labels": inference_outputs["z_labels"], "guess": tensors.get("guess"), "share": tensors.get("share")}
 
     def generative(self, z_labels: Tensor, guess: Tensor | None, share: Tensor | None) -> dict[str, Tensor | None]:
         """Logits of the trained head and its mixture with the experts' fixed ``guess``, (cells, n_labels).
@@ -303,13 +283,6 @@ class MoREModule(BaseModuleClass):
         modality_dropout
             Share of the cells with several modalities that are also seen with fewer of them, chosen at random.
         """
-        objective = Objective(
-            weights=LOSS_WEIGHTS if weights is None else weights,
-            align_ramp=align_ramp,
-            certainty=certainty,
-            temperature=temperature,
-            variance_floor=variance_floor,
-            refinement_penalty=refinement_penalty,
-            modality_dropout=modality_dropout,
-        )
-        return objective(self, tensors, inference_outputs, generative_outputs)
+        weights = LOSS_WEIGHTS if weights is None else weights
+        rest = certainty, temperature, variance_floor, refinement_penalty, modality_dropout
+        return Objective(weights, align_ramp, *rest)(self, tensors, inference_outputs, generative_outputs)

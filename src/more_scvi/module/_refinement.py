@@ -10,8 +10,6 @@ identity. Label losses see the offset as a constant: if they could move a batch-
 without labels would be left behind by the labelled ones. A batch that was not seen gets no offset.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

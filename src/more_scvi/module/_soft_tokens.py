@@ -10,8 +10,6 @@ al. 2021). Gradients pass through the frozen layers, which do not change; their 
 costs a pass through them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,9 +1,7 @@
 """scvi-tools' checkpoint callback for models that are not saved as a pickle."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import lightning
 from scvi.train import SaveCheckpoint
@@ -18,9 +16,7 @@ class RestoringCheckpoint(SaveCheckpoint):
     """Whether training failed and the best weights took the place of its last ones."""
 
     @classmethod
-    def of(
-        cls, callback: SaveCheckpoint, finish: Callable[[], None], restore: Callable[[str], None]
-    ) -> RestoringCheckpoint:
+    def of(cls, callback: SaveCheckpoint, finish: Callable[[], None], restore: Callable[[str], None]) -> Self:
         """Take over a user's callback; both share their state, so the user reads ``best_model_path`` as always.
 
         Parameters

@@ -1,14 +1,12 @@
 """Cached features as minibatches: what training reads instead of the count matrix."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from more_scvi.annotate._annotator import Lessons
 from more_scvi.base._arrays import Arrays, InsideArrays, MaskedViews
@@ -36,17 +34,6 @@ class TrainingSet:
     masked: MaskedViews | None = None
     inside: InsideArrays | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, of all arrays."""
-        parts: list[Any] = [*vars(self.arrays).values(), *(vars(self.lessons).values() if self.lessons else ())]
-        if self.masked is not None:
-            parts.append(self.masked.base)
-            for target in self.masked.targets.values():
-                parts += [target.target.data, target.target.indices, target.target.indptr, target.totals]
-        parts += list(vars(self.inside).values()) if self.inside else []
-        return sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
-
 
 class CachedCells(Dataset):
     """Whole minibatches by a list of cell indices.
@@ -68,11 +55,7 @@ class CachedCells(Dataset):
 
     def __getitem__(self, rows: list[int]) -> dict[str, torch.Tensor]:
         arrays, lessons, masked, i = self.cells.arrays, self.cells.lessons, self.cells.masked, np.asarray(rows)
-        out = {
-            "base": arrays.base[i],
-            "present": arrays.present[i],
-            "domain": arrays.domain[i, None],
-        }
+        out = {"base": arrays.base[i], "present": arrays.present[i], "domain": arrays.domain[i, None]}
         if lessons is None:
             out["labels"] = np.full((len(i), 1), -1)
         else:
@@ -103,12 +86,7 @@ class CellDataModule(lightning.LightningDataModule):
     """
 
     def __init__(
-        self,
-        cells: TrainingSet,
-        train_idx: np.ndarray,
-        val_idx: np.ndarray,
-        test_idx: np.ndarray,
-        batch_size: int,
+        self, cells: TrainingSet, train_idx: np.ndarray, val_idx: np.ndarray, test_idx: np.ndarray, batch_size: int
     ):
         super().__init__()
         self.cells, self.batch_size = cells, batch_size
@@ -142,17 +120,4 @@ class CellDataModule(lightning.LightningDataModule):
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
     def _loader(self, cells: np.ndarray, sampler) -> DataLoader:
-        return DataLoader(_Subset(CachedCells(self.cells, self.seed), cells), sampler=sampler, batch_size=None)
-
-
-class _Subset(Dataset):
-    """Positions among chosen cells -> minibatch of those cells."""
-
-    def __init__(self, cells: CachedCells, chosen: np.ndarray):
-        self.cells, self.chosen = cells, chosen
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, positions: list[int]) -> dict[str, torch.Tensor]:
-        return self.cells[self.chosen[np.asarray(positions)]]
+        return DataLoader(Subset(CachedCells(self.cells, self.seed), cells.tolist()), sampler=sampler, batch_size=None)

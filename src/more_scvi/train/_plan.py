@@ -1,10 +1,7 @@
 """Training plan: optimiser, schedule of the alignment term, one logged curve per loss term."""
 
-from __future__ import annotations
-
 import inspect
 import math
-from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
@@ -13,7 +10,7 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from more_scvi._compat import compute_and_log_metrics
-from more_scvi.data._arguments import check_number, check_option
+from more_scvi.data._arguments import check_number, check_option, listing, nearest
 from more_scvi.module._module import MoREModule
 from more_scvi.module._objective import LOSS_WEIGHTS, PRESETS
 
@@ -54,7 +51,13 @@ class MoRETrainingPlan(TrainingPlan):
         warmup: float = 0.15,
         **kwargs: Any,
     ):
-        check_plan_arguments(kwargs, loss_weights)
+        own = [p for p in inspect.signature(MoRETrainingPlan).parameters if p not in ("module", "kwargs")]
+        legal = [*own, *_LOSS_ARGUMENTS, *_UPSTREAM_ARGUMENTS]
+        for name in kwargs:  # refused now, not in the first step
+            if name not in legal:
+                hint = nearest(name, legal)
+                raise TypeError(f"plan_kwargs has no argument {name!r}.{hint} Legal: {listing(legal, 30)}.")
+        weights = resolve_weights(loss_weights)
         for name, value in {"lr": lr, "weight_decay": weight_decay, "eps": eps, **kwargs}.items():
             if name not in _UPSTREAM_ARGUMENTS:
                 check_number(name, value, 0.0)
@@ -62,7 +65,7 @@ class MoRETrainingPlan(TrainingPlan):
         super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, n_epochs_kl_warmup=None, **kwargs)
         self.warmup = warmup
         self._sums: dict[str, dict[str, Any]] = {}
-        self.loss_kwargs["weights"] = resolve_weights(loss_weights)
+        self.loss_kwargs["weights"] = weights
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """One step; raises ``ValueError`` when the loss is not finite."""
@@ -135,39 +138,17 @@ _LOSS_ARGUMENTS = ("certainty", "temperature", "variance_floor", "refinement_pen
 _UPSTREAM_ARGUMENTS = ("on_step", "on_epoch", "compile", "compile_kwargs", "optimizer", "optimizer_creator")
 
 
-def check_plan_arguments(kwargs: dict[str, Any], loss_weights: dict[str, float] | str | None) -> None:
-    """Refuse misspelt plan arguments and loss terms at once, not in the first step."""
-    own = [p for p in inspect.signature(MoRETrainingPlan).parameters if p not in ("module", "kwargs")]
-    legal = [*own, *_LOSS_ARGUMENTS, *_UPSTREAM_ARGUMENTS]
-    for name in kwargs:
-        if name not in legal:
-            raise TypeError(f"plan_kwargs has no argument {name!r}{_nearest(name, legal)}; legal: {', '.join(legal)}.")
+def resolve_weights(loss_weights: dict[str, float] | str | None) -> dict[str, float]:
+    """λ of every term; TypeError or ValueError for what names no objective or term."""
     if loss_weights is None:
-        return
+        return dict(LOSS_WEIGHTS)
     if isinstance(loss_weights, str):
-        check_option("loss_weights", loss_weights, list(PRESETS))
-        return
+        return dict(PRESETS[check_option("loss_weights", loss_weights, list(PRESETS))])
     if not isinstance(loss_weights, dict):
-        raise TypeError(
-            f"loss_weights must be a dict of λ per term, got {type(loss_weights).__name__}; terms:"
-            f" {', '.join(LOSS_WEIGHTS)}."
-        )
+        kind = type(loss_weights).__name__
+        raise TypeError(f"loss_weights must be a dict of λ per term, got {kind}; terms: {listing(LOSS_WEIGHTS)}.")
     for name, value in loss_weights.items():
-        if name not in LOSS_WEIGHTS:
-            raise ValueError(
-                f"loss_weights names no term {name!r}{_nearest(name, LOSS_WEIGHTS)}; terms: {', '.join(LOSS_WEIGHTS)}."
-            )
+        check_option("a term of loss_weights", name, LOSS_WEIGHTS)
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value < 0:
             raise ValueError(f"loss_weights[{name!r}] is {value!r}; give a finite number >= 0 (0 removes the term).")
-
-
-def resolve_weights(loss_weights: dict[str, float] | str | None) -> dict[str, float]:
-    """λ of every term."""
-    if isinstance(loss_weights, str):
-        return dict(PRESETS[loss_weights])
-    return LOSS_WEIGHTS | {name: float(value) for name, value in (loss_weights or {}).items()}
-
-
-def _nearest(name: str, legal) -> str:
-    match = get_close_matches(str(name), list(legal), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+    return LOSS_WEIGHTS | {name: float(value) for name, value in loss_weights.items()}

@@ -1,7 +1,5 @@
 """Minibatches that draw every batch equally often."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

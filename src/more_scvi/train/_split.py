@@ -1,7 +1,5 @@
 """Which cells train, validate and test, and for how long."""
 
-from __future__ import annotations
-
 from numbers import Real
 from typing import Any
 
@@ -25,21 +23,7 @@ def split_cells(
     datasplitter_kwargs: dict[str, Any],
     seed: int,
 ) -> Sets:
-    """Disjoint train, validation and test indices.
-
-    Parameters
-    ----------
-    n
-        Number of cells.
-    train_size, validation_size
-        Shares; ``None``: all cells that are left.
-    shuffle
-        Draw at random instead of in order.
-    datasplitter_kwargs
-        ``external_indexing``: the three sets, or the first of them.
-    seed
-        Seed of the draw.
-    """
+    """Disjoint train, validation and test indices of ``n`` cells, from the arguments of ``MoRE.train``."""
     unknown = set(datasplitter_kwargs) - {"external_indexing"}
     if unknown:
         raise TypeError(f"datasplitter_kwargs has no argument {sorted(unknown)}; legal: external_indexing.")
@@ -75,8 +59,7 @@ def _given(n: int, given: Any) -> Sets:
                 f"external_indexing holds {part.dtype} values; give positions of cells as integers, for a mask"
                 " np.flatnonzero(mask)."
             )
-    sets = [part.astype(np.int64).ravel() for part in sets]
-    sets += [np.array([], dtype=np.int64)] * (3 - len(sets))
+    sets = [part.astype(np.int64).ravel() for part in sets] + [np.empty(0, np.int64)] * (3 - len(sets))
     joined = np.concatenate(sets)
     if len(sets) != 3 or not len(sets[0]) or len(np.unique(joined)) != len(joined):
         raise ValueError(
