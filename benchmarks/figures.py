@@ -14,7 +14,7 @@ from catalogue import BACKBONES, REGIMES, family, named, rows_of
 from gathered import OURS, Results
 
 from more_scvi import pl
-from more_scvi.evaluation._compare import shared_splits
+from more_scvi.evaluation._compare import split_values
 
 DRAWN = (OURS, "scanvi", "scvi", "harmony", "scanorama", "pca", "pca_raw", "lr_hvg", "lda", "onehot-LR", "LEAK")
 MINE = (OURS, *BACKBONES)
@@ -94,3 +94,13 @@ def _complete(results: Results, methods: Sequence[str], families: Sequence[str],
     kept = [method for method in methods if rows.get(method) == rows.get(OURS, set())]
     parts = [shared_splits(table, kept, metric) for metric in metrics if (table["metric"] == metric).any()]
     return pd.concat(parts, ignore_index=True) if parts else table[:0]
+
+
+def shared_splits(table: pd.DataFrame, methods: list[str], metric: str) -> pd.DataFrame:
+    """Rows of ``metric`` of these methods on the splits that all of them have, several runs of a split averaged.
+
+    Tidy again; the ``seed`` is that of the draw, 0 where nothing is drawn.
+    """
+    values = split_values(table[table["method"].isin(methods)], metric).reindex(columns=methods).dropna()
+    long = values.rename_axis(columns="method").stack().rename("value").reset_index()
+    return long.rename(columns={"draw": "seed"}).assign(metric=metric)

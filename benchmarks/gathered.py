@@ -11,8 +11,17 @@ import pandas as pd
 from catalogue import CHOICES, CLASSIFIERS, CONTROLS, DATASETS, METHODS, SHORT, Belongs
 
 from more_scvi.evaluation import tidy
-from more_scvi.evaluation._compare import LOWER_IS_BETTER, MIN_ROWS, Comparison, compare_columns, of_rows, split_values
-from more_scvi.evaluation._report import choose, summarise, with_chosen
+from more_scvi.evaluation._compare import (
+    LOWER_IS_BETTER,
+    MIN_ROWS,
+    Comparison,
+    choose,
+    compare_columns,
+    of_rows,
+    split_values,
+    summarise,
+    with_chosen,
+)
 
 OURS = "more"
 SOURCES = {name: entry.source for name, entry in DATASETS.items() if entry.source}

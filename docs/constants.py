@@ -27,7 +27,7 @@ SPECIAL = {
     "Few labels": ("annotate._self_training",),
     "Several modalities": (
         *("annotate._completion", "annotate._experts.UNSEEN_SHARE", "base._bridge", "base._shared_space"),
-        "model._backbone",
+        "model._more.MIN_LINKED_GENES",
     ),
     "Chromatin": ("modalities.atac",),
     "Tissue": ("base._shares.NICHE_SHARE", "data._spatial", "module._module.CLOSED_GATE"),

@@ -31,21 +31,13 @@ def test_no_pull_keeps_columns_in_their_modality():
         assert not list(mudata.MuData({"rna": rna}).obs)
 
 
-def test_model_name_key(registered):
-    assert registered[1][_compat.MODEL_NAME_KEY] == "SCVI"
+def test_keys_of_the_registry(registered):
+    assert registered[1]["setup_args"]["batch_key"] == "batch"
+    assert list(registered[1]["field_registries"]["batch"]["state_registry"]["categorical_mapping"]) == ["a", "b"]
 
 
-def test_setup_args_key(registered):
-    assert registered[1][_compat.SETUP_ARGS_KEY]["batch_key"] == "batch"
-
-
-def test_field_registries_and_state_registry_key(registered):
-    field = registered[1][_compat.FIELD_REGISTRIES_KEY]["batch"]
-    assert list(field[_compat.STATE_REGISTRY_KEY]["categorical_mapping"]) == ["a", "b"]
-
-
-def test_uuid_keys(registered):
-    assert {_compat.SCVI_UUID_KEY, _compat.MANAGER_UUID_KEY} <= set(registered[0].uns)
+def test_uuid_key(registered):
+    assert _compat.SCVI_UUID_KEY in registered[0].uns
 
 
 def test_parse_device_args():

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from more_scvi import _reading
-from more_scvi._reading import read_bytes, read_json, unzip_text
+from more_scvi import _files
+from more_scvi._files import read_bytes, read_json, unzip_text
 
 
 def pipe(path):
@@ -57,7 +57,7 @@ def test_json_is_read(tmp_path):
 def test_gzip(monkeypatch):
     packed = gzip.compress("aä".encode())
     assert unzip_text(packed, "x") == "aä"
-    monkeypatch.setattr(_reading, "MOST_TEXT", 1000)
+    monkeypatch.setattr(_files, "MOST_TEXT", 1000)
     for content in (packed[:-9], packed[:5] + b"\xff" * 20, b"no gzip", b"", gzip.compress(b"\xff\xff")):
         with pytest.raises(ValueError, match="^x "):
             unzip_text(content, "x")

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from more_scvi._files import PREFIX
-from more_scvi._reading import read_json
+from more_scvi._files import PREFIX, read_json
 from more_scvi._saved import SUMS, file_of, read_saved, write_saved
 
 ROLES = ("w.bin", "g.tsv.gz", "d.big")

@@ -30,23 +30,9 @@ if TYPE_CHECKING:
 __version__ = version("more-scvi")
 
 __all__ = [
-    "MoRE",
-    "Student",
-    "backbones",
-    "data",
-    "diagnosis",
-    "evaluation",
-    "losses",
-    "metrics",
-    "modalities",
-    "model",
-    "module",
-    "pl",
-    "pretraining",
-    "report",
-    "student",
-    "train",
-]
+    "MoRE", "Student", "backbones", "data", "diagnosis", "evaluation", "losses", "metrics", "modalities", "model",
+    "module", "pl", "pretraining", "report", "student", "train",
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 if not _logger.hasHandlers():  # a program that configured logging keeps its own

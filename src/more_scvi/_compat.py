@@ -6,12 +6,7 @@ Every name has a test of its own in ``tests/test_compat.py``.
 from contextlib import AbstractContextManager, nullcontext
 
 import mudata
-from scvi.data._constants import _FIELD_REGISTRIES_KEY as FIELD_REGISTRIES_KEY
-from scvi.data._constants import _MANAGER_UUID_KEY as MANAGER_UUID_KEY
-from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME_KEY
 from scvi.data._constants import _SCVI_UUID_KEY as SCVI_UUID_KEY
-from scvi.data._constants import _SETUP_ARGS_KEY as SETUP_ARGS_KEY
-from scvi.data._constants import _STATE_REGISTRY_KEY as STATE_REGISTRY_KEY
 from scvi.model._utils import parse_device_args
 from scvi.train import TrainingPlan
 from scvi.train._logger import SimpleLogger
@@ -29,15 +24,4 @@ def no_pull() -> AbstractContextManager[object]:
     return mudata.set_options(pull_on_update=False) if hasattr(mudata, "set_options") else nullcontext()
 
 
-__all__ = [
-    "FIELD_REGISTRIES_KEY",
-    "MANAGER_UUID_KEY",
-    "MODEL_NAME_KEY",
-    "SCVI_UUID_KEY",
-    "SETUP_ARGS_KEY",
-    "SimpleLogger",
-    "STATE_REGISTRY_KEY",
-    "compute_and_log_metrics",
-    "no_pull",
-    "parse_device_args",
-]
+__all__ = ["SCVI_UUID_KEY", "SimpleLogger", "compute_and_log_metrics", "no_pull", "parse_device_args"]

@@ -21,11 +21,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from more_scvi._files import write_files
-from more_scvi._reading import read_bytes, read_json
+from more_scvi._files import read_bytes, read_json, write_files
 
 logger = logging.getLogger("more_scvi")
 SUMS = "sha256"
+
+
+def check_folder(dir_path: str | os.PathLike[str], names: Sequence[str], overwrite: bool) -> Path:
+    """The folder, to which ``names`` can be written; a ValueError if it is a file, or holds them already."""
+    folder = Path(dir_path)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder.")
+    present = [name for name in names if (folder / name).exists()]
+    if present and not overwrite:
+        raise ValueError(f"{folder} already holds {', '.join(present)}; give overwrite=True or another folder.")
+    return folder
 
 
 def write_saved(
@@ -84,20 +94,23 @@ def unpack(content: bytes, path: Path, remedy: str) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a complete safetensors file ({error}). {remedy}") from None
 
 
-def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], path: Path, remedy: str) -> None:
-    """Raise a ValueError that names what is missing, unexpected, of another shape or not finite."""
-    missing, unexpected = sorted(shapes.keys() - tensors), sorted(tensors.keys() - shapes)
+def check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, remedy: str, finite: bool = True
+) -> None:
+    """Raise a ValueError that names what is missing, unexpected, of another shape than expected or not ``finite``."""
+    missing, unexpected = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
+    wrong = []
     if missing or unexpected:
-        raise ValueError(
-            f"{path}: {len(missing)} tensors are missing ({_some(missing)}) and {len(unexpected)} unexpected"
-            f" ({_some(unexpected)}). {remedy}"
-        )
-    for name, shape in shapes.items():
-        found = tuple(tensors[name].shape)
-        if found != tuple(shape):
-            raise ValueError(f"{path}: tensor {name!r} has shape {found}, the config implies {tuple(shape)}. {remedy}")
-        if not torch.isfinite(tensors[name]).all():
-            raise ValueError(f"{path}: tensor {name!r} holds NaN or infinite values. {remedy}")
+        lost, more = _some(missing), _some(unexpected)
+        wrong.append(f"{len(missing)} tensors are missing ({lost}) and {len(unexpected)} unexpected ({more})")
+    for name in [name for name in expected if name in tensors]:
+        found, wanted = tuple(tensors[name].shape), tuple(expected[name].shape)
+        if found != wanted:
+            wrong.append(f"tensor {name!r} has shape {found}, the config implies {wanted}")
+        elif finite and not torch.isfinite(tensors[name]).all():
+            wrong.append(f"tensor {name!r} holds NaN or infinite values")
+    if wrong:
+        raise ValueError(f"{path}: {'; '.join(wrong[:5])}. {remedy}")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -36,17 +36,19 @@ class SpreadStep(nn.Module):
         self.register_buffer("centre", torch.zeros(n_batch, n_labels, n_latent))
         self.register_buffer("scale", torch.ones(n_batch, n_labels))
 
-    def fit(self, z: Tensor, types: Tensor, batch: Tensor) -> None:
-        """Measure centres and spreads: (cells, n_latent), (cells,) codes (-1 = unknown type), (cells,) codes."""
+    def fit(self, z: Tensor, types: Tensor, batch: Tensor, target: Tensor | None = None) -> None:
+        """Measure centres and spreads: (cells, n_latent), (cells,) codes (-1 = unknown type), (cells,) codes.
+
+        With ``target``, (cells, n_latent), every type of every batch gets the spread that it has there.
+        """
         n, centre, log_spread = self._measure(z, types, batch)
         measured = (n >= 3).float()
-        common = (log_spread * measured).sum(0) / measured.sum(0).clamp_min(1)
-        self._store(n, centre, common - log_spread)
-
-    def fit_to(self, target: Tensor, z: Tensor, types: Tensor, batch: Tensor) -> None:
-        """As :meth:`fit`, but to give every type of every batch the spread that it has in ``target``."""
-        n, centre, log_spread = self._measure(z, types, batch)
-        self._store(n, centre, self._measure(target, types, batch)[2] - log_spread)
+        if target is None:
+            wanted = (log_spread * measured).sum(0) / measured.sum(0).clamp_min(1)
+        else:
+            wanted = self._measure(target, types, batch)[2]
+        self.scale.copy_(torch.exp((wanted - log_spread) * measured * n / (n + FEW_CELLS)))
+        self.centre.copy_(centre)
 
     def _measure(self, z: Tensor, types: Tensor, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cells, centre and logarithm of the spread of every group, (batches, types) each."""
@@ -58,10 +60,6 @@ class SpreadStep(nn.Module):
         squares = z.new_zeros(len(n)).index_add_(0, group, (z - centre[group]).pow(2).sum(1)) / (n - 1).clamp_min(1)
         log_spread = 0.5 * squares.clamp_min(1e-8).log()
         return n.view_as(self.scale), centre.view_as(self.centre), log_spread.view_as(self.scale)
-
-    def _store(self, n: Tensor, centre: Tensor, log_scale: Tensor) -> None:
-        self.scale.copy_(torch.exp(log_scale * (n >= 3) * n / (n + FEW_CELLS)))
-        self.centre.copy_(centre)
 
     def forward(self, z: Tensor, probabilities: Tensor, batch: Tensor) -> Tensor:
         """(cells, n_latent), (cells, n_labels), (cells,) -> (cells, n_latent); new batches (code < 0) do not move."""

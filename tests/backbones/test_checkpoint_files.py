@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from more_scvi.backbones import get_backbone
-from more_scvi.backbones._pickles import read_dictionary
+from more_scvi.backbones._checkpoints import read_dictionary
 
 from .tiny_checkpoints import ENSEMBL, read_pickle, write_dictionaries, write_geneformer, write_pointer, write_scgpt
 

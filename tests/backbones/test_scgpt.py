@@ -207,7 +207,7 @@ MUTATIONS = {
     "tensor dropped": (_tensors(lambda s: s.pop(f"{_LAYER}linear2.bias")), "1 tensors are missing .*0 unexpected"),
     "tensor renamed": (
         _tensors(lambda s: s.update({"value_encoder.linear3.bias": s.pop("value_encoder.linear2.bias")})),
-        r"missing \(value_encoder\.linear2\.bias\).*unexpected \(value_encoder\.linear3\.bias\)",
+        r"missing \(embedding\.value2\.bias\).*unexpected \(value_encoder\.linear3\.bias\)",
     ),
     "wrong shape": (_tensors(lambda s: s.update({f"{_LAYER}linear2.bias": torch.zeros(D + 1)})), r"shape \(33,\)"),
     "dictionary damaged": (_shuffle_vocabulary, None),

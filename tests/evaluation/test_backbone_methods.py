@@ -14,9 +14,9 @@ from mudata import MuData
 from more_scvi.backbones import MoreMini
 from more_scvi.data import match_genes, simulate_batches
 from more_scvi.evaluation._data import give_labels, prepare
-from more_scvi.evaluation.methods._backbones import BackboneFeatures, backbone_variant
 from more_scvi.evaluation.methods._method import Given, get_method
-from more_scvi.evaluation.methods._scanorama import Scanorama
+from more_scvi.evaluation.methods._more import BackboneFeatures, make_backbone
+from more_scvi.evaluation.methods._rna_peers import Scanorama
 from more_scvi.metrics import cilisi
 from more_scvi.model import MoRE
 
@@ -104,27 +104,23 @@ def test_cells_without_rna_rule_the_methods_out(adata):
 
 @pytest.mark.parametrize("kind", ["pretrained", "untrained", "random", "finetuned"])
 def test_more_takes_a_backbone_of_any_weights(given, adata, tmp_path, kind):
-    options = FAST if kind == "finetuned" else {}
-    variant = backbone_variant(kind, tmp_path, given, **options)
+    backbone, trained, notes = make_backbone(kind, given, **(FAST if kind == "finetuned" else {}))
+    backbone.save(tmp_path)
     data = AnnData(adata.X, obs=adata.obs.copy(), var=adata.var[[]].copy())
     MoRE.setup_anndata(data, batch_key="batch", labels_key="cell_type", unlabeled_category="Unknown")
-    found = MoRE(data, backbone=variant.name, n_components=10).backbone.fingerprint()
+    found = MoRE(data, backbone=str(tmp_path), n_components=10).backbone.fingerprint()
     assert (found == MoreMini.load().fingerprint()) == (kind == "pretrained")
-    assert (variant.trained > 0) == (kind == "finetuned")
+    assert (trained > 0) == (kind == "finetuned") == bool(notes)
 
 
-def test_variants_of_different_seeds_lie_side_by_side(tmp_path):
-    first, second = (backbone_variant("random", tmp_path, seed=s).name for s in (0, 1))
-    assert first != second
-    assert backbone_variant("random", tmp_path, seed=0).name == first
-    assert MoreMini.load(first).fingerprint() != MoreMini.load(second).fingerprint()
+def test_random_weights_follow_the_seed(given):
+    prints = [make_backbone("random", replace(given, seed=s))[0].fingerprint() for s in (0, 1, 0)]
+    assert prints[0] == prints[2] != prints[1]
 
 
-def test_unknown_weights_are_named(tmp_path):
+def test_unknown_weights_are_named(given):
     with pytest.raises(ValueError, match="'scrambled' are unknown; choose one of pretrained"):
-        backbone_variant("scrambled", tmp_path)
-    with pytest.raises(ValueError, match="pass given"):
-        backbone_variant("finetuned", tmp_path)
+        make_backbone("scrambled", given)
     with pytest.raises(TypeError, match="has no option 'weight'"):
         BackboneFeatures(weight="random")
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats import wilcoxon
 
-from more_scvi.evaluation._compare import cluster_interval, compare, shared_splits, signed_rank
+from more_scvi.evaluation._compare import cluster_interval, compare, signed_rank
 
 COLUMNS = ["dataset", "protocol", "seed", "rotation", "method", "metric", "value"]
 
@@ -138,9 +138,3 @@ def test_unknown_names_are_named():
         compare(made, "a", "b", "LR")
     with pytest.raises(KeyError, match="no column 'rotation'"):
         compare(made.drop(columns="rotation"), "a", "b")
-
-
-def test_what_is_drawn_together_has_the_same_splits():
-    rows = [("d", "S1", seed, 0, "a", "own", 0.5) for seed in (0, 1)] + [("d", "S1", 1, 0, "b", "own", 0.7)]
-    shared = shared_splits(table(rows), ["a", "b"], "own")
-    assert shared[["seed", "method", "value"]].values.tolist() == [[1, "a", 0.5], [1, "b", 0.7]]

@@ -40,7 +40,7 @@ def test_the_matrix_among_the_layers_is_no_layer(monkeypatch):
     assert list(_data.named_layers(listed)) == ["counts"]
     monkeypatch.setattr(_data, "named_layers", lambda _: {"counts": x})
     with pytest.raises(KeyError, match="no layer 'raw'; it has counts"):
-        _data._counts(AnnData(x), "raw", "data")
+        _data.counts_of(AnnData(x), "raw", "data")
 
 
 @pytest.mark.parametrize("value", [-1, 0.5, np.nan, np.inf])
@@ -48,4 +48,4 @@ def test_values_that_are_no_counts_are_found_wherever_they_are(value):
     x = np.ones((400, 300), np.float32)
     x[-1, -1] = value  # beyond any sample from the top
     with pytest.raises(ValueError, match="X of data holds values that are not counts"):
-        _data._counts(AnnData(x), None, "data")
+        _data.counts_of(AnnData(x), None, "data")

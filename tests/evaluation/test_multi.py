@@ -7,10 +7,10 @@ from scipy import sparse
 
 from more_scvi.data import simulate_batches
 from more_scvi.evaluation import get_method, load_dataset, load_results, make_tasks, run_benchmark, run_task
-from more_scvi.evaluation._bench_tasks import BENCH_PROTOCOLS, TENX_BATCHES
 from more_scvi.evaluation._data import hide_modalities, modalities, padded, pattern, present
-from more_scvi.evaluation.methods._links import cca, transfer_by_anchors
-from more_scvi.evaluation.methods._multi_peers import TotalVI
+from more_scvi.evaluation._tasks import BENCH_PROTOCOLS, TENX_BATCHES
+from more_scvi.evaluation.methods._multi_linear import cca, transfer_by_anchors
+from more_scvi.evaluation.methods._scvi import TotalVI
 
 BATCHES = [*TENX_BATCHES, "bremsc_inhouse"]
 LINEAR = {

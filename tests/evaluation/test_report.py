@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from more_scvi.evaluation import load_results, run, summarise
-from more_scvi.evaluation._report import choose, with_chosen
+from more_scvi.evaluation._compare import choose, with_chosen
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = ["dataset", "protocol", "seed", "rotation", "method", "metric", "value"]
@@ -204,3 +204,12 @@ def test_committed_pages_are_what_the_records_say(scripts):
     assert not stale, f"run python benchmarks/report.py; it would change {', '.join(stale)}"
     missing = [name for name in ("macro_f1", "tradeoff") if not (ROOT / "docs" / "results" / f"{name}.svg").exists()]
     assert not missing
+
+
+def test_what_is_drawn_together_has_the_same_splits(scripts):
+    rows = [("d", "S1", seed, 0, "a", "own", 0.5) for seed in (0, 1)] + [("d", "S1", 1, 0, "b", "own", 0.7)]
+    table = pd.DataFrame(rows, columns=["dataset", "protocol", "seed", "rotation", "method", "metric", "value"])
+    import figures
+
+    shared = figures.shared_splits(table, ["a", "b"], "own")
+    assert shared[["seed", "method", "value"]].values.tolist() == [[1, "a", 0.5], [1, "b", 0.7]]

@@ -195,7 +195,7 @@ def test_a_fingerprint_follows_code_and_settings_and_not_words(monkeypatch):
     after = {name: method_fingerprint(get_method(name)) for name in before}
     assert [name for name in before if before[name] != after[name]] == ["more"]
     monkeypatch.setattr(_fingerprint, "package_fingerprint", package)
-    monkeypatch.setattr(_fingerprint, "version", lambda name: "99")
+    monkeypatch.setattr(_fingerprint, "installed", lambda name: "99")
     after = prints()
     assert after["scvi"] != before["scvi"] and after["pca"] != before["pca"] and after["more"] == before["more"]
     assert method_fingerprint(get_method("x", "scvi", minibatches=3)) != method_fingerprint(get_method("x", "scvi"))

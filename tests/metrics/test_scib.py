@@ -18,9 +18,7 @@ scib_metrics = pytest.importorskip("scib_metrics", reason="scib-metrics is not i
 from scib_metrics.nearest_neighbors import NeighborsResults  # noqa: E402
 
 from more_scvi.metrics import benchmarker, sc_graph, scib  # noqa: E402
-from more_scvi.metrics._clusters import isolated_f1, leiden  # noqa: E402
-from more_scvi.metrics._kbet import kbet  # noqa: E402
-from more_scvi.metrics._scib import _neighbours, import_scib_metrics  # noqa: E402
+from more_scvi.metrics._scib import _neighbours, import_scib_metrics, isolated_f1, kbet, leiden  # noqa: E402
 
 NAMES = ["BRAS", "kBET", "NMI", "ARI", "isolated_F1", "cLISI"]
 LABELS, BATCHES = np.repeat(list("abcd"), 75), np.tile(["x", "y", "z"], 100)

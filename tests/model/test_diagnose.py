@@ -15,7 +15,7 @@ from more_scvi.backbones import get_backbone
 from more_scvi.data import simulate_batches, simulate_multiomics
 from more_scvi.diagnosis import representative
 from more_scvi.module import LOSS_WEIGHTS
-from more_scvi.pl._diagnosis import diagnosis as draw
+from more_scvi.pl._model import diagnosis as draw
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 SYMBOLS = get_backbone("more-mini").vocabulary.human_symbol

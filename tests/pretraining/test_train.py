@@ -10,8 +10,8 @@ from torch.nn.functional import one_hot
 from more_scvi.backbones import MoreMini
 from more_scvi.pretraining import PretrainSettings, fit_front, make_views, pretrain
 from more_scvi.pretraining.__main__ import main
-from more_scvi.pretraining._objective import contrast, denoise, drift, masked, same_cluster
-from more_scvi.pretraining._sampler import Sampler, fit_decoder
+from more_scvi.pretraining._train import contrast, denoise, drift, masked, same_cluster
+from more_scvi.pretraining._views import Sampler, fit_decoder
 
 SMALL = {"n_components": 4, "n_features": 8, "n_tokens": 4, "d_model": 8, "n_layers": 1, "n_heads": 2}
 SETTINGS = PretrainSettings(n_groups=2, n_cells=16, checkpoint_every=3)

@@ -1,30 +1,16 @@
 """Frozen transformers: the interface, the registry, ``more-mini``, published foundation models, the feature cache."""
 
-from ._base import Backbone, Precomputed
+from ._base import Backbone, Precomputed, TopLayers
 from ._cache import FeatureCache, compute_features, make_panels, token_chunks
 from ._geneformer import Geneformer, is_geneformer
-from ._layers import TopLayers
-from ._more_mini import MoreMini, MoreMiniSizes
+from ._more_mini import MoreMini, MoreMiniSizes, is_more_mini
 from ._registry import get_backbone, list_backbones, register_backbone
 from ._scgpt import ScGPT, is_scgpt
-from ._weights import is_more_mini
 
 __all__ = [
-    "Backbone",
-    "FeatureCache",
-    "Geneformer",
-    "MoreMini",
-    "MoreMiniSizes",
-    "Precomputed",
-    "ScGPT",
-    "TopLayers",
-    "compute_features",
-    "get_backbone",
-    "list_backbones",
-    "make_panels",
-    "register_backbone",
-    "token_chunks",
-]
+    "Backbone", "FeatureCache", "Geneformer", "MoreMini", "MoreMiniSizes", "Precomputed", "ScGPT", "TopLayers",
+    "compute_features", "get_backbone", "list_backbones", "make_panels", "register_backbone", "token_chunks",
+]  # fmt: skip
 
 register_backbone("more-mini", MoreMini.load, detect=is_more_mini)
 register_backbone("precomputed", Precomputed)

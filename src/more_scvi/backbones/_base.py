@@ -1,20 +1,31 @@
-"""What every frozen backbone is: features of a cell from its own measurements, never trained, never changed."""
+r"""What every frozen backbone is: features of a cell from its own measurements, never trained, never changed.
+
+Adapters may enter the last layers. What enters layer :math:`L-k+1` does not change while the layers below are frozen:
+it is computed once per cell (:meth:`Backbone.tokens`), and training replays the last :math:`k` layers and the read-out
+from there. Copies are handed out; the backbone itself stays as it is.
+"""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import DTypeLike
+from scipy.sparse import csr_matrix, issparse
+from torch import Tensor, nn
 
 from more_scvi.data._genes import GeneMatch, GeneVocabulary
 
-from ._counts import Matrix
-from ._layers import TopLayers, check_depth
+Matrix: TypeAlias = csr_matrix | np.ndarray
+LayerKind = Literal["own", "transformers"]
+MOST_LAYERS = 1000
+"""Layers that a config may ask for."""
 
 
 class Backbone(nn.Module, ABC):
@@ -109,7 +120,7 @@ class Backbone(nn.Module, ABC):
         ValueError
             If the backbone has no layers that adapters may enter, or not as many.
         """
-        check_depth(self, depth)
+        self._check_depth(depth)
         raise NotImplementedError(f"Backbone {self.name!r} has n_layers={self.n_layers}, but does not define tokens.")
 
     def top_layers(self, depth: int) -> TopLayers:
@@ -129,10 +140,19 @@ class Backbone(nn.Module, ABC):
         ValueError
             If the backbone has no layers that adapters may enter, or not as many.
         """
-        check_depth(self, depth)
-        raise NotImplementedError(
-            f"Backbone {self.name!r} has n_layers={self.n_layers}, but does not define top_layers."
-        )
+        self._check_depth(depth)
+        raise NotImplementedError(f"Backbone {self.name!r} has n_layers={self.n_layers}, but defines no top_layers.")
+
+    def _check_depth(self, depth: int) -> None:
+        """Raise a ValueError if ``depth`` layers cannot be taken out."""
+        if not self.n_layers:
+            raise ValueError(
+                f"Backbone {self.name!r} has no layers that adapters may enter (n_layers is 0); use adapter='output'."
+            )
+        if not 1 <= depth <= self.n_layers:
+            raise ValueError(
+                f"depth={depth} of backbone {self.name!r}: give a number of layers from 1 to {self.n_layers}."
+            )
 
     def check_match(self, match: GeneMatch) -> None:
         """Raise a ValueError if this backbone cannot read genes that match like this; called before any is read."""
@@ -220,3 +240,87 @@ class Precomputed(Backbone):
         if not np.isfinite(rows).all():
             raise ValueError("Precomputed features hold NaN or infinite values: remove those cells or recompute them.")
         return rows
+
+
+def visible_counts(
+    name: str, x: Matrix, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool, dtype: DTypeLike
+) -> tuple[csr_matrix, np.ndarray]:
+    """Counts of the genes that are visible and known, csr without stored zeros, and their places in the vocabulary.
+
+    Arguments as in :meth:`Backbone.encode`; log-normalised values are taken back to the scale of counts.
+    """
+    if match is None:
+        raise ValueError(f"{name} reads genes: pass match=match_genes(gene_names, backbone.vocabulary).")
+    known = match.vocab_index >= 0
+    if x.shape[1] != len(known):
+        raise ValueError(f"x has {x.shape[1]} genes, match was made for {len(known)}: match the genes of x.")
+    if visible is not None:
+        known = known & np.asarray(visible, dtype=bool)
+    columns = np.flatnonzero(known)
+    counts = (csr_matrix(x)[:, columns] if issparse(x) else csr_matrix(np.asarray(x)[:, columns])).astype(dtype)
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    if not np.isfinite(counts.data).all() or (counts.data < 0).any():
+        raise ValueError(
+            f"x holds negative or non-finite values: {name} reads raw counts, or log1p of counts per 10,000 with "
+            "normalised=True."
+        )
+    if normalised:
+        counts.data = np.expm1(counts.data)
+    return counts, match.vocab_index[columns]
+
+
+class TopLayers(nn.Module):
+    """A frozen copy of the last layers of a backbone and of its read-out; always in evaluation mode.
+
+    Parameters
+    ----------
+    layers
+        The last layers, lowest first; each is called ``layer(h, keep)`` with h (cells, tokens, d) and keep
+        (cells, tokens) bool, True for tokens that are not padding, and returns h. They are copied.
+    readout
+        Called ``readout(h, keep)``; returns the pooled feature of the last layer, (cells, n_features // n_pooled). It
+        is copied.
+    d_model
+        Width d of a token.
+    lora_targets
+        How the names of those ``nn.Linear`` modules inside a layer end that LoRA goes to.
+    kind
+        ``"transformers"`` for layers of the transformers package, which ``peft`` knows; ``"own"`` for others.
+
+    Examples
+    --------
+    >>> class Mean(nn.Module):
+    ...     def forward(self, h, keep):
+    ...         return (h * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
+    >>> top = TopLayers([], Mean(), d_model=2)
+    >>> top(torch.tensor([[[1.0, 3.0], [9.0, 9.0]]]), torch.tensor([[True, False]]))
+    tensor([[1., 3.]])
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[nn.Module],
+        readout: nn.Module,
+        *,
+        d_model: int,
+        lora_targets: tuple[str, ...] = (),
+        kind: LayerKind = "own",
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in layers)
+        self.readout = copy.deepcopy(readout)
+        self.d_model, self.lora_targets, self.kind = d_model, tuple(lora_targets), kind
+        self.requires_grad_(False).zero_grad()
+        super().train(False)
+
+    def train(self, mode: bool = True) -> TopLayers:
+        """Stay in evaluation mode: dropout would make what an adapter adds differ from zero before it has learned."""
+        return super().train(False)
+
+    def forward(self, tokens: Tensor, keep: Tensor) -> Tensor:
+        """Map (cells, tokens, d) and bool (cells, tokens) to the pooled feature (cells, n_features // n_pooled)."""
+        h = tokens
+        for layer in self.layers:
+            h = layer(h, keep)
+        return self.readout(h, keep)

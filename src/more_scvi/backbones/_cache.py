@@ -278,12 +278,7 @@ def _match(
 def _rows(x: Any, start: int, stop: int) -> Any:
     """Rows as a CSR matrix with sorted indices (an order that sums rely on), or a dense array as it is."""
     rows = x[start : min(stop, x.shape[0])]
-    if not issparse(rows):
-        return np.asarray(rows)
-    rows = csr_matrix(rows)
-    if not rows.has_sorted_indices:
-        rows = rows.sorted_indices()
-    return rows
+    return csr_matrix(rows).sorted_indices() if issparse(rows) else np.asarray(rows)
 
 
 def _fingerprint(backbone: Backbone, x: Any, genes: Sequence[str] | None, panels: np.ndarray, options: list) -> str:

@@ -1,31 +1,41 @@
-"""Folders of published checkpoints: found on this machine or on a hub, read strictly, without running code."""
+"""Folders of published checkpoints: found on this machine or on a hub, read strictly, without running code.
+
+Their dictionaries are JSON, or pickles from which nothing but plain values can come.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
+import pickletools
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any, ClassVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from more_scvi._reading import read_json
+from more_scvi._files import MOST_TEXT, read_bytes, read_json
 from more_scvi._saved import check_tensors
-
-from ._pickles import DAMAGED, check_file, check_torch_file
 
 logger = logging.getLogger("more_scvi")
 # before this version a crafted file could run code in spite of weights_only=True (CVE-2025-32434)
 _SAFE_TORCH = (2, 6)
-_DAMAGED = (*DAMAGED, OSError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+# what reading a damaged pickle may raise, and a damaged file of torch.save
+_DAMAGED_PICKLE = (
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError, OverflowError,
+)  # fmt: skip
+_DAMAGED = (*_DAMAGED_PICKLE, OSError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+_LFS_POINTER = b"version https://git-lfs"
+_NUMBERS = frozenset(f"{kind}{size}" for kind, sizes in (("i", "1248"), ("u", "1248"), ("f", "248")) for size in sizes)
 
 
 def optional(package: str, wanted_for: str) -> ModuleType:
@@ -122,10 +132,10 @@ def read_torch(path: Path) -> Any:
         ) from None
 
 
-def fit_state(path: Path, state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """The tensors as float32, after checking that they are exactly those of ``shapes``, and finite."""
-    check_tensors(state, shapes, path, "The file and its config must be of one published model: download both again.")
-    return {name: state[name].float() for name in shapes}
+def fit_state(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as float32, after checking that they are finite and have exactly the names and shapes expected."""
+    check_tensors(state, expected, path, "The file and its config must be of one published model: download both again.")
+    return {name: state[name].float() for name in expected}
 
 
 def size_of(
@@ -143,3 +153,154 @@ def size_of(
     if default is None:
         raise ValueError(f"{source}: has no {' or '.join(names)}; it is not the config of this model.")
     return default
+
+
+class _NumberType:
+    """Stands in for ``numpy.dtype`` while reading: knows the types of single numbers and nothing else."""
+
+    def __init__(self, code: object, align: object = False, copy: object = True) -> None:
+        if code not in _NUMBERS:
+            raise pickle.UnpicklingError(f"the numpy type {code!r} is not a number")
+        self.code, self.order = str(code), "<"
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError("a numpy type has an unknown byte order")
+        self.order = state[1]
+
+
+def _number(kind: object, raw: object = b"") -> int | float:
+    """Stands in for numpy's scalar constructor: a Python number from its bytes."""
+    if not isinstance(kind, _NumberType) or not isinstance(raw, bytes):
+        raise pickle.UnpicklingError("a numpy value is not a single number")
+    values = np.frombuffer(raw, dtype=np.dtype(kind.order + kind.code))
+    if len(values) != 1:
+        raise pickle.UnpicklingError("a numpy value is not a single number")
+    return values[0].item()
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds dictionaries, strings and numbers; whatever else a file asks for is refused, never imported or called."""
+
+    # made anew for each use, as a file may set attributes of what it is given
+    _STAND_INS: ClassVar[dict[tuple[str, str], Callable[[], Any]]] = {
+        ("numpy.core.multiarray", "scalar"): lambda: lambda *given: _number(*given),
+        ("numpy._core.multiarray", "scalar"): lambda: lambda *given: _number(*given),
+        ("numpy", "dtype"): lambda: type("NumberType", (_NumberType,), {}),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._STAND_INS[module, name]()
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no dictionary needs") from None
+
+
+_MOST_NESTED = 1000
+_EFFECTS = {
+    op.name: (
+        pickletools.markobject in op.stack_before,
+        sum(kind not in (pickletools.markobject, pickletools.stackslice) for kind in op.stack_before),
+        len(op.stack_after),
+    )
+    for op in pickletools.opcodes
+}
+
+
+def check_pickle(handle: IO[bytes]) -> None:
+    """Read over one pickle without building anything; a ValueError if building it would never end.
+
+    Tuples that hold a tuple several times grow with every level, and whoever hashes or compares one walks all of it. So
+    the entries of each tuple are counted, with all that is nested in it. Places in the memo cost memory up to the
+    highest one.
+    """
+    stack: list[int | None] = []  # entries of the values, None: a mark
+    memo: dict[int, int] = {}
+    for n, (op, argument, _) in enumerate(pickletools.genops(handle)):
+        marked, n_taken, n_left = _EFFECTS[op.name]
+        taken: list[int | None] = []
+        while marked and (top := stack.pop()) is not None:
+            taken.append(top)
+        taken += [stack.pop() for _ in range(n_taken)]
+        sizes = [1 if size is None else size for size in taken]
+        if op.name.startswith("TUPLE"):
+            size = 1 + sum(sizes)
+        elif op.name.endswith("GET"):
+            size = memo.get(int(argument or 0), 1)
+        else:
+            size = max(sizes, default=1)
+        stack += [None] if op.name == "MARK" else [size] * n_left
+        if op.name.endswith("PUT") or op.name == "MEMOIZE":
+            place = len(memo) if argument is None else int(argument)
+            memo[place] = stack[-1] or 1
+        else:
+            place = 0
+        if size > _MOST_NESTED or place > n:
+            raise ValueError("tuples in tuples, or places in the memo, beyond all measure")
+
+
+def check_torch_file(path: Path) -> None:
+    """Raise a ValueError if a file of ``torch.save`` unpacks to more than it holds, or its pickles never end."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as handle:
+            for _ in range(5):  # mark, version, system, tensors, their keys; raw values follow
+                check_pickle(handle)
+        return
+    with zipfile.ZipFile(path) as records:
+        if sum(record.file_size for record in records.infolist()) > path.stat().st_size:
+            raise ValueError("its records unpack to more than the file holds")
+        for name in records.namelist():
+            if name.endswith(".pkl"):
+                check_pickle(io.BytesIO(records.read(name)))
+
+
+def check_file(path: Path) -> None:
+    """Raise a ValueError if ``path`` is no file, or only the pointer that git leaves where git-lfs is missing."""
+    if not path.is_file():
+        held = sorted(p.name for p in path.parent.iterdir())[:10] if path.parent.is_dir() else "no such folder"
+        raise ValueError(f"{path}: missing ({held}). Give the folder as it was published.")
+    with path.open("rb") as handle:
+        start = handle.read(len(_LFS_POINTER))
+    if start == _LFS_POINTER:
+        raise ValueError(
+            f"{path}: a git-lfs pointer of a few bytes, not the file itself. Run `git lfs pull` in the clone, or"
+            " download the file with huggingface_hub."
+        )
+
+
+def read_dictionary(path: Path) -> dict[str, Any]:
+    """Names to numbers or strings, from a ``.json`` file or a pickle of plain values, numpy numbers among them."""
+    check_file(path)
+    try:
+        if path.suffix == ".json":
+            found = read_json(path)
+        else:
+            content = io.BytesIO(read_bytes(path, MOST_TEXT))
+            check_pickle(content)
+            content.seek(0)
+            found = _PlainUnpickler(content).load()
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: not a plain dictionary ({error}). It was not loaded; take the file from its original source, or"
+            " give a JSON copy."
+        ) from None
+    except _DAMAGED_PICKLE as error:
+        raise ValueError(f"{path}: truncated or damaged ({error!r}). Download it again.") from None
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"{path}: holds a {type(found).__name__}, expected a dictionary that is not empty.")
+    bad = next(((k, v) for k, v in found.items() if not _plain(k, v)), None)
+    if bad is not None:
+        kinds = " to ".join(type(part).__name__ for part in bad)  # the values themselves may be without end
+        raise ValueError(f"{path}: an entry leads from {kinds}, expected a name and a number or a name.")
+    return found
+
+
+def check_ids(path: Path, tokens: dict[str, Any]) -> None:
+    """Raise a ValueError unless the values are the numbers 0 to n - 1, each once."""
+    ids = list(tokens.values())
+    if any(not isinstance(i, int) for i in ids) or sorted(ids) != list(range(len(ids))):
+        raise ValueError(f"{path}: token ids are not the numbers 0 to {len(ids) - 1}, each once. Download it again.")
+
+
+def _plain(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, int | float | str) and not isinstance(value, bool)

@@ -9,18 +9,21 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
+from more_scvi._files import json_object, read_json
+from more_scvi._saved import SUMS, check_tensors, read_saved, unpack, write_saved
 from more_scvi.data._genes import GeneMatch, GeneVocabulary
 
-from ._base import Backbone
-from ._counts import Matrix, visible_counts
-from ._front import ProgramFront
-from ._layers import MOST_LAYERS, TopLayers, check_depth
-from ._transformer import ProgramTransformer
-from ._weights import GENES, WEIGHTS, fit_tensors, read_weights, write_weights
+from ._base import MOST_LAYERS, Backbone, Matrix, TopLayers, visible_counts
+from ._programs import ProgramFront, ProgramTransformer
 
 BUNDLED = Path(__file__).parent / "weights" / "more-mini"
+CONFIG, WEIGHTS, GENES = "config.json", "model.safetensors", "genes.tsv.gz"
+FILES = (WEIGHTS, GENES)
+FORMAT = "more-mini"
+_RESTORE = "Restore the folder from its source, or reinstall more_scvi for the bundled weights."
 WeightsKind = Literal["pretrained", "untrained", "random"]
 _NOT_LOADED = {"pretrained": (), "untrained": ("transformer.readout",), "random": ("transformer.",)}
 # Matrix products may round differently for another number of rows. Cells therefore pass the transformer in blocks of
@@ -123,30 +126,37 @@ class MoreMini(Backbone):
         if weights not in get_args(WeightsKind):
             raise ValueError(f"weights={weights!r} is unknown: choose one of {', '.join(get_args(WeightsKind))}.")
         folder = BUNDLED if path is None else Path(path)
-        found, files = read_weights(folder)
+        try:
+            config, files = read_saved(folder / CONFIG, _read_config, FILES, _RESTORE)
+        except FileNotFoundError as error:
+            raise ValueError(str(error)) from None
         vocabulary = GeneVocabulary.from_bytes(files[GENES], folder / GENES)
         try:
-            sizes = MoreMiniSizes(**found)
+            sizes = MoreMiniSizes(**config["sizes"])
             if sizes.n_layers > MOST_LAYERS:
                 raise ValueError(f"n_layers is {sizes.n_layers}, at most {MOST_LAYERS} are built")
             with torch.device("meta"):  # sizes are believed once the tensors have them
                 expected = cls(sizes, vocabulary).state_dict()
         except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
             raise ValueError(f"{folder}/config.json: unexpected sizes ({error}). Restore the folder.") from error
-        state = fit_tensors(files[WEIGHTS], folder / WEIGHTS, expected)
+        tensors = unpack(files[WEIGHTS], folder / WEIGHTS, _RESTORE)
+        check_tensors(tensors, expected, folder / WEIGHTS, f"It and {CONFIG} must be of one save. {_RESTORE}")
+        kept = {k: v.to(expected[k].dtype) for k, v in tensors.items() if not k.startswith(_NOT_LOADED[weights])}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone = cls(sizes, vocabulary)
             if weights == "random":
                 backbone.transformer.randomise_readout()
-        backbone.load_state_dict(
-            {k: v for k, v in state.items() if not k.startswith(_NOT_LOADED[weights])}, strict=False
-        )
+        backbone.load_state_dict(kept, strict=False)
         return backbone
 
     def save(self, folder: str | Path) -> None:
         """Write a weights folder that :meth:`load` reads (float16; files are replaced atomically)."""
-        write_weights(folder, asdict(self.sizes), self.vocabulary, self.state_dict())
+        state = self.state_dict().items()
+        tensors = {k: (v.half() if v.is_floating_point() else v).cpu().contiguous() for k, v in state}
+        config = {"format": FORMAT, "version": 1, "sizes": asdict(self.sizes)}
+        files: dict[str, Any] = {WEIGHTS: save(tensors), GENES: self.vocabulary.to_bytes()}
+        write_saved(Path(folder) / CONFIG, config, files, FILES)
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """Mean of the normalised tokens after the frozen layers; see :meth:`Backbone.read_tokens`."""
@@ -187,14 +197,14 @@ class MoreMini(Backbone):
         self, x: Matrix, match: GeneMatch | None, *, depth: int, normalised: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """What enters the last ``depth`` layers: context and programs, all kept; see :meth:`Backbone.tokens`."""
-        check_depth(self, depth)
+        self._check_depth(depth)
         features, context = self._linear(x, match, None, normalised)
         values = self._blocks(lambda f, c: self.transformer.tokens(f, c, depth), features, context, np.float16)
         return values, np.ones(values.shape[:2], dtype=bool)
 
     def top_layers(self, depth: int) -> TopLayers:
         """The last ``depth`` layers and what they add to the linear features; see :meth:`Backbone.top_layers`."""
-        check_depth(self, depth)
+        self._check_depth(depth)
         return self.transformer.top_layers(depth)
 
     @torch.no_grad()
@@ -210,3 +220,20 @@ class MoreMini(Backbone):
             h, c = (torch.from_numpy(padded).to(device) for padded in rows)
             parts.append(network(h, c).float().cpu().numpy()[:n].astype(dtype, copy=False))
         return np.concatenate(parts)
+
+
+def is_more_mini(folder: Path) -> bool:
+    """Whether the folder's ``config.json`` says that it holds ``more-mini`` weights."""
+    return json_object(folder / CONFIG).get("format") == FORMAT
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = read_json(path, _RESTORE)
+    if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in ("sizes", SUMS)):
+        raise ValueError(f"{path}: not a more-mini config. {_RESTORE}")
+    if config.get("format") != FORMAT or config.get("version") != 1:
+        raise ValueError(
+            f"{path}: format {config.get('format')!r} version {config.get('version')!r}, expected {FORMAT!r} version 1."
+            " Install the more_scvi release that wrote it, or point to other weights."
+        )
+    return config

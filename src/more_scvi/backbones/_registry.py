@@ -71,21 +71,18 @@ def get_backbone(name_or_path: str | Path, **kwargs: Any) -> Backbone:
     known = ", ".join(repr(n) for n in list_backbones())
     if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path):
         raise TypeError(f"Backbone {name_or_path!r} is no name: give a folder with weights, or one of {known}.")
-    if str(name_or_path) in _REGISTRY:
-        return _build(str(name_or_path), kwargs)
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        raise KeyError(
-            f"Unknown backbone {str(name_or_path)!r}: it is neither a folder nor one of {known}. "
-            "Add one with more_scvi.backbones.register_backbone."
-        )
-    for name, (_, detect) in _REGISTRY.items():
-        if detect is not None and detect(folder):
-            return _build(name, {"path": folder, **kwargs})
-    raise ValueError(f"{folder}: no backbone recognises the files in this folder; known backbones are {known}.")
-
-
-def _build(name: str, kwargs: dict[str, Any]) -> Backbone:
+    name = str(name_or_path)
+    if name not in _REGISTRY:
+        folder = Path(name_or_path)
+        if not folder.is_dir():
+            raise KeyError(
+                f"Unknown backbone {name!r}: it is neither a folder nor one of {known}. "
+                "Add one with more_scvi.backbones.register_backbone."
+            )
+        found = [name for name, (_, detect) in _REGISTRY.items() if detect is not None and detect(folder)]
+        if not found:
+            raise ValueError(f"{folder}: no backbone recognises the files in this folder; known backbones are {known}.")
+        name, kwargs = found[0], {"path": folder, **kwargs}
     factory, _ = _REGISTRY[name]
     takes = inspect.signature(factory)
     try:

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from more_scvi._files import write_files
-from more_scvi._reading import check_regular, read_json
+from more_scvi._files import check_regular, read_json, write_files
 
 logger = logging.getLogger("more_scvi")
 

@@ -28,9 +28,7 @@ from torch import Tensor, nn
 
 from more_scvi.data._genes import GeneMatch, GeneVocabulary
 
-from ._base import Backbone
-from ._counts import Matrix, visible_counts
-from ._layers import LayerKind, TopLayers, check_depth
+from ._base import Backbone, LayerKind, Matrix, TopLayers, visible_counts
 
 logger = logging.getLogger("more_scvi")
 Pool = Literal["mean", "cls"]
@@ -138,7 +136,7 @@ class TokenBackbone(Backbone):
         self, x: Matrix, match: GeneMatch | None, *, depth: int, normalised: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """What enters the last ``depth`` layers; see :meth:`Backbone.tokens`. Cells without genes keep no token."""
-        check_depth(self, depth)
+        self._check_depth(depth)
         sequences = self._sequences(x, match, None, normalised)
         width = max((len(ids) for ids, _ in sequences), default=0)
         values = np.zeros((len(sequences), width, self.d_model), np.float16)
@@ -155,7 +153,7 @@ class TokenBackbone(Backbone):
 
     def top_layers(self, depth: int) -> TopLayers:
         """The last ``depth`` layers and the read-out; see :meth:`Backbone.top_layers`."""
-        check_depth(self, depth)
+        self._check_depth(depth)
         layers = self._layers()[self.n_layers - depth :]
         return TopLayers(
             layers, self.readout, d_model=self.d_model, lora_targets=self.lora_targets, kind=self.layer_kind
@@ -169,9 +167,14 @@ class TokenBackbone(Backbone):
         self, x: Matrix, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Token ids and values of every cell; empty for a cell without genes."""
-        counts, genes = gene_counts(self.name, x, match, visible, normalised)
+        values, positions = visible_counts(self.name, x, match, visible, normalised, np.float64)
         assert match is not None
         self.check_match(match)
+        genes, place = np.unique(positions, return_inverse=True)  # columns that mean the same gene are summed
+        collect = csr_matrix((np.ones(len(place)), (np.arange(len(place)), place)), (len(place), len(genes)))
+        counts = csr_matrix(values @ collect)
+        counts.eliminate_zeros()
+        counts.sort_indices()
         nothing = (np.zeros(0, np.int64), np.zeros(0, np.float32))
         sequences = []
         for start, stop in zip(counts.indptr[:-1], counts.indptr[1:], strict=True):
@@ -226,20 +229,3 @@ def _plan(lengths: np.ndarray, max_length: int, device: str) -> Iterable[tuple[n
         height = max(1, budget // int(width))
         for start in range(0, len(cells), height):
             yield cells[start : start + height], height, int(width)
-
-
-def gene_counts(
-    name: str, x: Matrix, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
-) -> tuple[csr_matrix, np.ndarray]:
-    """Counts (float64, sorted) of the known, visible genes, and their positions in the vocabulary, ascending.
-
-    Columns that mean the same gene are summed; log-normalised values are taken back to the scale of counts first.
-    """
-    values, positions = visible_counts(name, x, match, visible, normalised, np.float64)
-    genes, place = np.unique(positions, return_inverse=True)
-    n = len(positions)
-    collect = csr_matrix((np.ones(n), (np.arange(n), place)), (n, len(genes)))
-    counts = csr_matrix(values @ collect)
-    counts.eliminate_zeros()
-    counts.sort_indices()
-    return counts, genes

@@ -110,7 +110,7 @@ def _report(
 
     import more_scvi.model  # noqa: F401 - loads Lightning, so that it can be silenced
     from more_scvi.evaluation._data import BATCH_KEY, LABELS_KEY, UNLABELED, standardise
-    from more_scvi.evaluation._run_task import run_task
+    from more_scvi.evaluation._evaluate import run_task
     from more_scvi.evaluation._runner import DEFAULT_METHODS, run
     from more_scvi.evaluation._store import load_results, result_path, write_json
     from more_scvi.evaluation._tasks import make_tasks

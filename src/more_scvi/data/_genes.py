@@ -11,7 +11,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from more_scvi._reading import unzip_text
+from more_scvi._files import unzip_text
 
 SPECIES = ("human", "mouse")
 COLUMNS = ("human_symbol", "human_ensembl", "mouse_symbol", "mouse_ensembl", "human_alias", "mouse_alias")

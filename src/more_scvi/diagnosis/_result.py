@@ -100,12 +100,7 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as dicts, lists, text and numbers, ready for ``json.dumps``."""
-        return {
-            "ok": self.ok,
-            "n_cells": self.n_cells,
-            "n_sampled": self.n_sampled,
-            "checks": [asdict(check) for check in self.checks],
-        }
+        return {"ok": self.ok, **asdict(self), "checks": [asdict(check) for check in self.checks]}
 
     def __repr__(self) -> str:
         width = max(len(check.check) for check in self.checks)

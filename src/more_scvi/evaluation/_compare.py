@@ -1,8 +1,8 @@
-"""Compare two methods on the splits that both have, with what can be said about the difference and what cannot."""
+"""The tidy table in short: means per method, one figure per method, two methods on the splits that both have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.stats import rankdata, wilcoxon
 
 from more_scvi.data._arguments import check_mapping, check_type
 
-from ._runner import SEEDED
+from ._splits import drawn
 
 TIE = 0.005
 """Smaller differences count as a tie."""
@@ -186,16 +186,6 @@ def split_values(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return rows.pivot_table("value", SPLIT, "method", aggfunc="mean", observed=True)
 
 
-def shared_splits(table: pd.DataFrame, methods: list[str], metric: str) -> pd.DataFrame:
-    """Rows of ``metric`` of these methods on the splits that all of them have, several runs of a split averaged.
-
-    Tidy again; the ``seed`` is that of the draw, 0 where nothing is drawn.
-    """
-    values = split_values(table[table["method"].isin(methods)], metric).reindex(columns=methods).dropna()
-    long = values.rename_axis(columns="method").stack().rename("value").reset_index()
-    return long.rename(columns={"draw": "seed"}).assign(metric=metric)
-
-
 def cluster_interval(
     values: NDArray, clusters: NDArray, level: float = 0.95, draws: int = DRAWS
 ) -> tuple[float, float] | None:
@@ -208,8 +198,8 @@ def cluster_interval(
     if n < MIN_SOURCES:
         return None
     sums, counts = np.bincount(codes, values, n), np.bincount(codes, minlength=n)
-    drawn = np.random.default_rng(0).integers(n, size=(draws, n))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    taken = np.random.default_rng(0).integers(n, size=(draws, n))
+    means = sums[taken].sum(axis=1) / counts[taken].sum(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -223,11 +213,6 @@ def signed_rank(differences: NDArray) -> tuple[float | None, float | None]:
         return 1.0, 0.0
     ranks = rankdata(np.abs(nonzero))
     return float(wilcoxon(nonzero).pvalue), float((ranks * np.sign(nonzero)).sum() / ranks.sum())
-
-
-def drawn(protocol: str) -> bool:
-    """Whether the splits of a protocol differ between seeds."""
-    return protocol in SEEDED or protocol.split("-")[0] in SEEDED
 
 
 def _sign(metric: str) -> int:
@@ -245,3 +230,60 @@ def _limits(n_rows: int, n_sources: int) -> str:
     elif n_rows < MIN_ROWS:
         parts.append(f"{n_rows} rows: no p below {2.0 ** (1 - n_rows):.3g} is possible")
     return "; ".join(parts)
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean and range of every figure over rotations and seeds.
+
+    Parameters
+    ----------
+    table
+        Tidy table of :func:`~more_scvi.evaluation.run` or :func:`~more_scvi.evaluation.tidy`.
+
+    Returns
+    -------
+    Indexed by ``dataset``, ``protocol``, ``method`` and ``metric``: ``mean`` (over seeds, then over rotations), ``min``
+    and ``max`` over all of them, ``n_seeds``, ``n_rotations``.
+
+    Examples
+    --------
+    >>> rows = [("d", "S2a", seed, 0, "pca", "LR", value) for seed, value in [(0, 0.8), (1, 0.9)]]
+    >>> columns = ["dataset", "protocol", "seed", "rotation", "method", "metric", "value"]
+    >>> summarise(pd.DataFrame(rows, columns=columns)).loc[("d", "S2a", "pca", "LR")].round(2).to_dict()
+    {'mean': 0.85, 'min': 0.8, 'max': 0.9, 'n_seeds': 2.0, 'n_rotations': 1.0}
+    """
+    keys = [*ROW, "method", "metric"]
+    per_rotation = table.groupby([*keys, "rotation"], observed=True)["value"].mean()
+    grouped = table.groupby(keys, observed=True)
+    out = grouped["value"].agg(["min", "max"])
+    out.insert(0, "mean", per_rotation.groupby(level=keys).mean())
+    return out.join(grouped.agg(n_seeds=("seed", "nunique"), n_rotations=("rotation", "nunique")))
+
+
+def choose(table: pd.DataFrame, candidates: Sequence[str]) -> dict[str, str]:
+    """The one of several metrics that represents each method: the highest by the mean over all rows.
+
+    It is chosen once, never row by row, over the rows (data set × protocol) that have every candidate the method has at
+    all. Variants (``"<method>:<what changed>"``) take the choice of their method, so that they are compared with it by
+    the same figure.
+    """
+    means = summarise(table[table["metric"].isin(candidates)])["mean"].unstack("metric")
+    own = {}
+    for method, of in means.groupby(level="method"):
+        present = [name for name in candidates if name in of and of[name].notna().any()]
+        own[str(method)] = str(of[present].dropna().mean().reindex(present).fillna(-1).idxmax())
+    chosen = {}
+    for method in own:
+        inherited = own.get(method.split(":")[0], own[method])
+        has = means.xs(method, level="method").notna().any()
+        chosen[method] = inherited if has[inherited] else own[method]
+    return chosen
+
+
+def with_chosen(table: pd.DataFrame, name: str, candidates: Sequence[str]) -> pd.DataFrame:
+    """The table with a further metric ``name``: for each method the candidate of :func:`choose`."""
+    if not table["metric"].isin(candidates).any():
+        return table
+    chosen = choose(table, candidates)
+    of_method = table["method"].map(chosen)
+    return pd.concat([table, table[table["metric"] == of_method].assign(metric=name)], ignore_index=True)

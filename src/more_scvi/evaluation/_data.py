@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,6 +42,22 @@ ATAC, PROTEIN = "atac", "prot"
 """What tasks and peers call the modalities beside the RNA."""
 
 
+class Stopwatch:
+    """CPU and wall seconds per stage: ``with watch("training"): ...``."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.cpu: dict[str, float] = dict(seconds)
+        self.wall: dict[str, float] = dict(seconds)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to ``stage``."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        yield
+        self.cpu[stage] = self.cpu.get(stage, 0.0) + time.process_time() - cpu
+        self.wall[stage] = self.wall.get(stage, 0.0) + time.perf_counter() - wall
+
+
 def standardise(
     data: Data,
     batch_key: str,
@@ -55,16 +72,13 @@ def standardise(
 
     Holds counts, ``obs["batch"]``, ``obs["cell_type"]``, modalities ``rna``, ``atac``, ``prot``, coordinates as
     ``obsm["spatial"]`` and the arrays in ``obsm_keys``; nothing else, as any other column may give labels away.
-
     """
     if not isinstance(data, AnnData | MuData):
         raise TypeError(f"data is a {type(data).__name__}; give an AnnData with RNA counts or a MuData.")
-    batch = _column(data, batch_key, "batch_key")
-    if batch.isna().any():
-        raise ValueError(
-            f"obs[{batch_key!r}] is missing for {int(batch.isna().sum())} cells; every cell needs a batch."
-        )
-    labels = _column(data, labels_key, "labels_key")
+    batch = column_of(data, batch_key, "batch_key")
+    if missing := int(batch.isna().sum()):
+        raise ValueError(f"obs[{batch_key!r}] is missing for {missing} cells; every cell needs a batch.")
+    labels = column_of(data, labels_key, "labels_key")
     known = (labels.notna() & (labels.astype(str) != unlabeled_category)).to_numpy()
     warn_of_unlabeled(labels[known].astype(str).to_numpy(), labels_key, unlabeled_category)
     types = np.unique(labels[known].astype(str))
@@ -82,16 +96,17 @@ def standardise(
         obsm["spatial"] = _array(data, spatial_key)
     if isinstance(data, AnnData):
         obs.index = pd.Index([f"cell{i}" for i in range(data.n_obs)]) if not obs.index.is_unique else obs.index
-        return AnnData(_counts(data, layer, "data"), obs=obs, var=_features(data), obsm=obsm), known
+        return AnnData(counts_of(data, layer, "data"), obs=obs, var=_features(data), obsm=obsm), known
     mods = {}
     for role, name in _roles(data, modalities).items():
         part = data.mod[name]
-        matrix = _counts(part, layer, f"modality {name!r}")
+        matrix = counts_of(part, layer, f"modality {name!r}")
         mods[role] = AnnData(matrix, obs=pd.DataFrame(index=part.obs_names), var=_features(part))
     return assemble(mods, obs, obsm), known
 
 
-def _column(data: Data, key: str, argument: str) -> pd.Series:
+def column_of(data: Data, key: str, argument: str) -> pd.Series:
+    """Column of ``obs``, of a MuData else of its modalities together."""
     if key in data.obs:
         return data.obs[key]
     parts = [part.obs[key].astype(object) for part in modalities(data).values() if key in part.obs]
@@ -123,7 +138,7 @@ def _roles(mdata: MuData, given: Mapping[str, str] | None) -> dict[str, str]:
     return dict(given)
 
 
-def _counts(adata: AnnData, layer: str | None, what: str) -> sparse.csr_matrix:
+def counts_of(adata: AnnData, layer: str | None, what: str) -> sparse.csr_matrix:
     if layer is not None and layer not in (layers := named_layers(adata)):
         raise KeyError(
             f"layer: {what} has no layer {layer!r}; it has {', '.join(layers) or 'none'}.{raw_counts(adata)}"
@@ -175,16 +190,12 @@ def hide_modalities(mdata: MuData, hidden: Mapping[str, ArrayLike]) -> MuData:
     """Copy in which the cells marked in ``hidden[modality]`` ``(n_cells,)`` are no longer in that modality.
 
     Nothing derived (views, layers) is taken along, as it may have been computed from the hidden values.
-
     """
-    mods, covered = {}, np.zeros(mdata.n_obs, dtype=bool)
-    for name, adata in mdata.mod.items():
-        lost = mdata.obs_names[np.asarray(hidden.get(name, np.zeros(mdata.n_obs)), dtype=bool)]
-        kept = ~adata.obs_names.isin(lost)
-        mods[name] = _bare(adata, kept)
-        covered |= mdata.obs_names.isin(mods[name].obs_names)
-    if not covered.all():
-        raise ValueError(f"{int((~covered).sum())} cells would be left without a modality; hide fewer.")
+    lost = {name: mdata.obs_names[np.asarray(mask, dtype=bool)] for name, mask in hidden.items()}
+    mods = {name: _bare(adata, ~adata.obs_names.isin(lost.get(name, ()))) for name, adata in mdata.mod.items()}
+    gone = ~np.any([mdata.obs_names.isin(adata.obs_names) for adata in mods.values()], axis=0)
+    if gone.any():
+        raise ValueError(f"{int(gone.sum())} cells would be left without a modality; hide fewer.")
     return assemble(mods, mdata.obs[[BATCH_KEY, LABELS_KEY]], own_obsm(mdata))
 
 
@@ -202,7 +213,9 @@ def subset(data: Data, cells: ArrayLike) -> Data:
     kept = np.asarray(cells, dtype=bool)
     given = {key: value[kept] for key, value in own_obsm(data).items()}
     if isinstance(data, AnnData):
-        return AnnData(data.X[kept], obs=data.obs[kept].copy(), var=data.var[plain(data.var)].copy(), obsm=given)
+        part = _bare(data, kept)
+        part.obsm = given
+        return part
     names = data.obs_names[kept]
     mods = {name: _bare(adata, adata.obs_names.isin(names)) for name, adata in data.mod.items()}
     return assemble({name: adata for name, adata in mods.items() if adata.n_obs}, data.obs[kept], given)
@@ -214,13 +227,9 @@ def own_obsm(data: Data) -> dict[str, NDArray]:
     return {key: np.asarray(value) for key, value in data.obsm.items() if key not in computed}
 
 
-def plain(var: pd.DataFrame) -> list[str]:
-    """Columns of ``var`` that came with the data."""
-    return [column for column in var if column != "highly_variable"]
-
-
 def _bare(adata: AnnData, rows: NDArray[np.bool_]) -> AnnData:
-    return AnnData(adata.X[rows], obs=adata.obs[[]][rows], var=adata.var[plain(adata.var)].copy())
+    var = adata.var.drop(columns="highly_variable", errors="ignore")
+    return AnnData(adata.X[rows], obs=adata.obs[rows].copy(), var=var)
 
 
 def padded(mdata: MuData, modality: str) -> sparse.csr_matrix:
@@ -253,9 +262,10 @@ def prepare(data: Data, n_genes: int = N_GENES, n_pcs: int = N_PCS) -> Data:
         if name == RNA:
             _prepare_rna(adata, data.obs.loc[adata.obs_names, BATCH_KEY].to_numpy(), n_genes, n_pcs)
         else:
-            start = time.process_time()
-            adata.obsm["view"] = lsi(adata.X) if name == ATAC else clr(adata.X)
-            adata.uns["prepare_seconds"] = {"view": time.process_time() - start}
+            watch = Stopwatch()
+            with watch("view"):
+                adata.obsm["view"] = lsi(adata.X) if name == ATAC else clr(adata.X)
+            adata.uns["prepare_seconds"] = watch.cpu
     return data
 
 
@@ -273,33 +283,27 @@ def project(query: Data, data: Data) -> Data:
 
 
 def _prepare_rna(adata: AnnData, batches: NDArray, n_genes: int, n_pcs: int) -> None:
-    seconds: dict[str, float] = {}
-    start = time.process_time()
-    lognorm = _lognorm(adata, batches)
-    adata.layers["lognorm"] = lognorm.X
-    seconds["normalise"] = time.process_time() - start
-
-    start = time.process_time()
-    adata.var["highly_variable"] = True
-    if adata.n_vars > n_genes:
-        table = sc.pp.highly_variable_genes(
-            lognorm, flavor="seurat", n_top_genes=n_genes, batch_key=BATCH_KEY, inplace=False
-        )
-        adata.var["highly_variable"] = table["highly_variable"].to_numpy()
-    seconds["genes"] = time.process_time() - start
-
-    start = time.process_time()
-    x = dense(lognorm.X[:, adata.var["highly_variable"].to_numpy()])
-    mean = x.mean(axis=0)
-    x -= mean
-    scale = x.std(axis=0) + 1e-8
-    x /= scale
-    np.clip(x, -10, 10, out=x)
-    pca = PCA(min(n_pcs, *(d - 1 for d in x.shape)), svd_solver="covariance_eigh")  # exact: it is a reference
-    adata.obsm["view"] = pca.fit_transform(x).astype(np.float32)
-    adata.uns["pca"] = {"mean": mean, "scale": scale, "centre": pca.mean_, "components": pca.components_}
-    seconds["pca"] = time.process_time() - start
-    adata.uns["prepare_seconds"] = seconds
+    watch = Stopwatch()
+    with watch("normalise"):
+        lognorm = _lognorm(adata, batches)
+        adata.layers["lognorm"] = lognorm.X
+    with watch("genes"):
+        adata.var["highly_variable"] = True
+        if adata.n_vars > n_genes:
+            options = {"flavor": "seurat", "n_top_genes": n_genes, "batch_key": BATCH_KEY, "inplace": False}
+            table = sc.pp.highly_variable_genes(lognorm, **options)
+            adata.var["highly_variable"] = table["highly_variable"].to_numpy()
+    with watch("pca"):
+        x = dense(lognorm.X[:, adata.var["highly_variable"].to_numpy()])
+        mean = x.mean(axis=0)
+        x -= mean
+        scale = x.std(axis=0) + 1e-8
+        x /= scale
+        np.clip(x, -10, 10, out=x)
+        pca = PCA(min(n_pcs, *(d - 1 for d in x.shape)), svd_solver="covariance_eigh")  # exact: it is a reference
+        adata.obsm["view"] = pca.fit_transform(x).astype(np.float32)
+        adata.uns["pca"] = {"mean": mean, "scale": scale, "centre": pca.mean_, "components": pca.components_}
+    adata.uns["prepare_seconds"] = watch.cpu
 
 
 def _lognorm(adata: AnnData, batches: NDArray | None) -> AnnData:

@@ -1,12 +1,9 @@
 """Data sets of the benchmark, and of development."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import anndata
 import h5py
 import mudata
 import numpy as np
@@ -91,20 +88,20 @@ def load_dataset(name: str, data_dir: str | os.PathLike) -> tuple[Data, NDArray[
     path = Path(data_dir) / entry.file
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file. Is data_dir the folder that holds {Path(entry.file).parent}/?")
-    if entry.kind == "spatial":
-        return _spatial(path, entry.labels_key)
-    data = _multi(path) if entry.kind == "multi" else _rna(path)
-    return data, np.ones(data.n_obs, dtype=bool)
+    return _several(path) if entry.kind == "multi" else _single(path, entry)
 
 
-def _rna(path: Path) -> AnnData:
+def _single(path: Path, entry: BenchSet) -> tuple[AnnData, NDArray[np.bool_]]:
     with h5py.File(path, "r") as file:
         full = read_elem(file["mod/rna"] if path.suffix == ".h5mu" else file)
-    obs = full.obs[[BATCH_KEY, LABELS_KEY]].astype(str)
-    return AnnData(full.X, obs=obs, var=pd.DataFrame(index=full.var_names))
+    obs = pd.DataFrame({BATCH_KEY: full.obs[BATCH_KEY].astype(str), LABELS_KEY: full.obs[entry.labels_key].astype(str)})
+    spots = {"spatial": np.asarray(full.obsm["spatial"], dtype=np.float32)} if entry.kind == "spatial" else None
+    known = full.obs["label_known"] if "label_known" in full.obs else np.ones(full.n_obs)
+    adata = AnnData(sparse.csr_matrix(full.X), obs=obs, var=full.var[[]].copy(), obsm=spots)
+    return adata, np.asarray(known, dtype=bool)
 
 
-def _multi(path: Path) -> MuData:
+def _several(path: Path) -> tuple[MuData, NDArray[np.bool_]]:
     with quiet():
         full = mudata.read_h5mu(path)
     if {RNA, PROTEIN} <= set(full.mod) and "antibody" in full.mod[PROTEIN].var:
@@ -112,13 +109,5 @@ def _multi(path: Path) -> MuData:
         match = match_antibodies(prot.var["antibody"].tolist(), known_genes=measured.tolist())
         of = [match.genes[row.indices] for row in match.matrix]
         prot.var["gene"] = [next((gene for gene in genes if gene in measured), "") for genes in of]
-    return assemble(full.mod, full.obs[[BATCH_KEY, LABELS_KEY]].astype(str))
-
-
-def _spatial(path: Path, labels_key: str) -> tuple[AnnData, NDArray[np.bool_]]:
-    full = anndata.read_h5ad(path)
-    obs = pd.DataFrame({BATCH_KEY: full.obs[BATCH_KEY].astype(str), LABELS_KEY: full.obs[labels_key].astype(str)})
-    known = full.obs["label_known"] if "label_known" in full.obs else np.ones(full.n_obs)
-    obsm = {"spatial": np.asarray(full.obsm["spatial"], dtype=np.float32)}
-    adata = AnnData(sparse.csr_matrix(full.X), obs=obs, var=full.var[[]].copy(), obsm=obsm)
-    return adata, np.asarray(known, dtype=bool)
+    data = assemble(full.mod, full.obs[[BATCH_KEY, LABELS_KEY]].astype(str))
+    return data, np.ones(data.n_obs, dtype=bool)

@@ -1,13 +1,19 @@
-"""Score what a method returned: all figures of one task, and the public :func:`evaluate` for any embedding."""
+"""One method on one task: its result, all figures of it, what it cost; and :func:`evaluate` for any embedding."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
 from more_scvi.data._fields import RNA
@@ -21,21 +27,22 @@ from more_scvi.metrics._annotation import (
     scorable,
 )
 from more_scvi.metrics._check import check_matrix
-from more_scvi.metrics._imputation import imputation
-from more_scvi.metrics._matching import foscttm, recall_at
+from more_scvi.metrics._matching import foscttm, imputation, recall_at
 from more_scvi.metrics._mixing import cilisi
 from more_scvi.metrics._novelty import knn_novelty, neighbour_novelty, novelty_auroc, purity
 from more_scvi.metrics._scib import scib
 from more_scvi.metrics._structure import effective_dimension, structure
 
-from ._data import dense, modalities, present
-from ._splits import Split, about_type, labelled, order_of
+from ._data import BATCH_KEY, LABELS_KEY, UNLABELED, dense, modalities, present
+from ._fingerprint import method_fingerprint, settings
+from ._splits import Split, labelled, order_of
+from ._store import commit, split_digest, versions
 from ._tasks import Task
-from .methods._method import Result
+from .methods._method import Given, Method, Result, get_method
 
 Scores = dict[str, float | None]
-FIRST = ("own", "LR", "kNN", "CiLISI", "structure", "dimension")
-"""Order of columns."""
+METRICS = ("own", "LR", "kNN", "CiLISI", "structure", "dimension")
+"""Figures of every embedding with labels, in the order of columns."""
 
 
 def evaluate(
@@ -127,93 +134,144 @@ def evaluate(
         view = view[order] if view.shape[:1] == split.hidden.shape else view
         _check_rows("reference", view, order.size, split)
         check_matrix(view, "reference")
-    target = (y == split.held_out) & known if about_type(split) else None
-    views = {} if view is None else {RNA: (view, np.ones(y.size, dtype=bool))}
-    truth = Truth(y, b, b, hidden, hidden & known, known, target, views)
+    obs = pd.DataFrame({BATCH_KEY: b, LABELS_KEY: np.where(known, y, UNLABELED)}, index=np.arange(y.size).astype(str))
+    data = AnnData(obs=obs, obsm={} if view is None else {"view": view})
+    task = Task(split, data, hidden, hidden & known, b, known)
     rows = {}
     for name in names:
         z, probability = embeddings.get(name), probabilities.get(name)
         prediction = np.asarray(predictions[name]) if name in predictions else None
         if prediction is None and probability is not None:
-            prediction = _most_probable(probability)
+            prediction = probability.idxmax(axis=1).to_numpy()
         result = Result(None if z is None else np.asarray(z), prediction, probability)
-        rows[name] = truth.score(result, with_scib)[0]
+        rows[name] = score_task(task, result, with_scib)[0]
     table = pd.DataFrame.from_dict(rows, orient="index").astype(float)
-    first = [name for name in FIRST if name in table]
+    first = [name for name in METRICS if name in table]
     return table[[*first, *table.columns.difference(first, sort=False)]]
 
 
+def run_task(
+    task: Task, method: Method, cache_dir: str | os.PathLike | None = None, with_scib: bool = False
+) -> tuple[Result, dict[str, Any]]:
+    """Run one method on one task and score it.
+
+    Parameters
+    ----------
+    task
+        See :func:`~more_scvi.evaluation.make_tasks`. The method receives it without hidden labels.
+    method
+        The method; only one that declares ``sees_hidden`` is given all labels.
+    cache_dir, with_scib
+        As for :func:`run`.
+
+    Returns
+    -------
+    The method's result and a JSON-serialisable record of its scores and cost.
+
+    Examples
+    --------
+    >>> task = next(make_tasks(adata, "S1"))  # doctest: +SKIP
+    >>> result, record = run_task(task, get_method("pca"))  # doctest: +SKIP
+    """
+    if isinstance(method, str):
+        method = get_method(method)
+    if not isinstance(task, Task) or not isinstance(method, Method):
+        wrong, wanted = (method, "method") if isinstance(task, Task) else (task, "task")
+        how = {"task": "one of evaluation.make_tasks(data, protocol)", "method": "evaluation.get_method(name)"}[wanted]
+        raise TypeError(f"{wanted} is a {type(wrong).__name__}; give {how}.")
+    task.prepare()
+    split = task.split
+    given = Given(
+        task.given(method.sees_hidden),
+        split.seed,
+        None if cache_dir is None else Path(cache_dir),
+        task.given_query(),
+        task.counterparts(),
+    )
+    with _memory() as memory:
+        result = method(given)
+    scores, types = score_task(task, result, with_scib)
+    record = {
+        **{key: getattr(split, key) for key in ("dataset", "protocol", "seed", "rotation", "held_out")},
+        "split": split.name,
+        "split_digest": split_digest(split),
+        "method": method.name,
+        "settings": settings(method),
+        "fingerprint": method_fingerprint(method, task.data),
+        "seeded": method.seeded,
+        "scores": {key: _number(value) for key, value in scores.items()},
+        "per_type": types,
+        "seconds": {key: round(value, 3) for key, value in result.seconds.items()},
+        "wall_seconds": {key: round(value, 3) for key, value in result.wall_seconds.items()},
+        "peak_memory": memory[0],
+        "parameters": result.parameters,
+        "n_latent": None if result.z is None else int(result.z.shape[1]),
+        "n_cells": int(task.hidden.size),
+        "notes": result.notes,
+        "versions": versions(),
+        "commit": commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return result, record
+
+
 def score_task(task: Task, result: Result, with_scib: bool = False) -> tuple[Scores, dict[str, Any]]:
-    """All figures of one result, those that do not exist for it left out or ``None``; and F1 per type."""
-    cells = (task.labels, task.batches, task.groups, task.hidden, task.scored, task.cells, task.target)
-    scores, types = Truth(*cells, task.views(), task.transfer).score(result, with_scib)
-    return scores if task.full is None else scores | _hidden_modalities(task, result), types
+    """All figures of one result, those that do not exist for it left out or ``None``; and F1 per type.
 
-
-@dataclass
-class Truth:
-    """What a result is scored against, ``(n_cells,)`` each; named as in :class:`~more_scvi.evaluation.Task`."""
-
-    labels: NDArray
-    batches: NDArray
-    groups: NDArray
-    hidden: NDArray[np.bool_]
-    scored: NDArray[np.bool_]
-    cells: NDArray[np.bool_]
-    target: NDArray[np.bool_] | None
-    views: Mapping[str, tuple[NDArray, NDArray[np.bool_]]]
-    transfer: bool = False
-
-    def score(self, result: Result, with_scib: bool = False) -> tuple[Scores, dict[str, Any]]:
-        """Labels by the own classifier, a linear probe and neighbours, the type that is held out, the embedding."""
-        y, on = self.labels, scorable(self.labels, self.hidden, self.scored)
-        predictions, probabilities = _annotate(result, y, self.hidden)
-        scores: Scores = {"own": None, "LR": None, "kNN": None, "n_scored": int(on.sum())}
-        for name, prediction in predictions.items():
-            scores[name] = macro_f1(y[on], prediction[on])
-            if self.transfer and name != "kNN":
-                scores[f"{name}_balanced"] = balanced_accuracy(y[on], prediction[on])
-        if self.target is not None and self.target.any():
-            if np.any(self.target & ~self.hidden):
-                scores |= _rare(predictions, probabilities, self.target, y, on)
-            else:
-                scores |= self._novel(result, probabilities, self.target)
-            if result.z is not None:
-                scores["purity"] = purity(result.z, self.target)
+    Labels by the own classifier, a linear probe and neighbours, the type that is held out, the embedding.
+    """
+    y, target, on = task.labels, task.target, scorable(task.labels, task.hidden, task.scored)
+    predictions, probabilities = _annotate(result, y, task.hidden)
+    scores: Scores = {"own": None, "LR": None, "kNN": None, "n_scored": int(on.sum())}
+    for name, prediction in predictions.items():
+        scores[name] = macro_f1(y[on], prediction[on])
+        if task.transfer and name != "kNN":
+            scores[f"{name}_balanced"] = balanced_accuracy(y[on], prediction[on])
+    if target is not None and target.any():
+        if np.any(target & ~task.hidden):
+            scores |= _rare(predictions, probabilities, target, y, on)
+        else:
+            scores |= _novel(task, result, probabilities, target)
         if result.z is not None:
-            scores |= self._embedding(np.asarray(result.z), with_scib)
-        names = [name for name in ("own", "LR") if name in predictions]
-        return scores, {name: _by_type(y[on], predictions[name][on]) for name in names}
+            scores["purity"] = purity(result.z, target)
+    if result.z is not None:
+        scores |= _embedding(task, np.asarray(result.z), with_scib)
+    if task.full is not None:
+        scores |= _hidden_modalities(task, result)
+    named: list[str] = [name for name in ("own", "LR") if name in predictions]
+    types = {name: per_type_f1(y[on], predictions[name][on])[["n", "f1"]].round(4).to_dict("index") for name in named}
+    return scores, types
 
-    def _novel(self, result: Result, probabilities: dict[str, pd.DataFrame], target: NDArray[np.bool_]) -> Scores:
-        """How well a type without any visible label is told from the other hidden cells."""
-        novelty = {name: 1 - frame.to_numpy().max(axis=1) for name, frame in probabilities.items()}
-        if result.novelty is not None:
-            novelty["own"] = result.novelty
-        if result.z is not None:
-            novelty["kNN"] = knn_novelty(result.z, ~self.hidden)
-            novelty["share"] = neighbour_novelty(result.z, ~self.hidden, self.batches)
-        among = target | self.scored
-        scores = {f"novelty_{name}": novelty_auroc(score, target, among) for name, score in novelty.items()}
-        return {"n_target": int(target.sum()), **scores}
 
-    def _embedding(self, z: NDArray, with_scib: bool) -> Scores:
-        """Mixing of groups within types, structure against each modality's view, dimension."""
-        keep = self.cells
-        z, y, b = z[keep], self.labels[keep], self.batches[keep]
-        views = {name: (view[keep[of]], of[keep]) for name, (view, of) in self.views.items() if of[keep].any()}
-        of_view = {name: structure(z[of], view, y[of], b[of]) for name, (view, of) in views.items()}
-        scores: Scores = {
-            "CiLISI": cilisi(z, y, self.groups[keep]),
-            "dimension": effective_dimension(z, y, b),
-            "structure": float(np.mean(list(of_view.values()))) if of_view else None,
-        }
-        if len(of_view) > 1:
-            scores |= {f"structure_{name}": value for name, value in of_view.items()}
-        if with_scib:
-            view, of = views.get(RNA, next(iter(views.values()), (None, np.zeros(0))))
-            scores |= scib(z, y, b, self.hidden[keep], reference=view if of.all() else None)
-        return scores
+def _novel(task: Task, result: Result, probabilities: dict[str, pd.DataFrame], target: NDArray[np.bool_]) -> Scores:
+    """How well a type without any visible label is told from the other hidden cells."""
+    novelty = {name: 1 - frame.to_numpy().max(axis=1) for name, frame in probabilities.items()}
+    if result.novelty is not None:
+        novelty["own"] = result.novelty
+    if result.z is not None:
+        novelty["kNN"] = knn_novelty(result.z, ~task.hidden)
+        novelty["share"] = neighbour_novelty(result.z, ~task.hidden, task.batches)
+    scores = {f"novelty_{name}": novelty_auroc(score, target, target | task.scored) for name, score in novelty.items()}
+    return {"n_target": int(target.sum()), **scores}
+
+
+def _embedding(task: Task, z: NDArray, with_scib: bool) -> Scores:
+    """Mixing of groups within types, structure against each modality's view, dimension."""
+    keep = task.cells
+    z, y, b = z[keep], task.labels[keep], task.batches[keep]
+    views = {name: (view[keep[of]], of[keep]) for name, (view, of) in task.views().items() if of[keep].any()}
+    of_view = {name: structure(z[of], view, y[of], b[of]) for name, (view, of) in views.items()}
+    scores: Scores = {
+        "CiLISI": cilisi(z, y, task.groups[keep]),
+        "dimension": effective_dimension(z, y, b),
+        "structure": float(np.mean(list(of_view.values()))) if of_view else None,
+    }
+    if len(of_view) > 1:
+        scores |= {f"structure_{name}": value for name, value in of_view.items()}
+    if with_scib:
+        view, of = views.get(RNA, next(iter(views.values()), (None, np.zeros(0))))
+        scores |= scib(z, y, b, task.hidden[keep], reference=view if of.all() else None)
+    return scores
 
 
 def _annotate(result: Result, labels: NDArray, hidden: NDArray[np.bool_]) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -225,13 +283,9 @@ def _annotate(result: Result, labels: NDArray, hidden: NDArray[np.bool_]) -> tup
         probabilities["own"] = result.probability
     if result.z is not None:
         probabilities["LR"] = probe_probabilities(result.z, labels, hidden)
-        predictions["LR"] = _most_probable(probabilities["LR"])
+        predictions["LR"] = probabilities["LR"].idxmax(axis=1).to_numpy()
         predictions["kNN"] = knn_predict(result.z, labels, hidden)
     return predictions, probabilities
-
-
-def _most_probable(probability: pd.DataFrame) -> NDArray:
-    return np.asarray(probability.columns).astype(str)[probability.to_numpy().argmax(axis=1)]
 
 
 def _rare(
@@ -246,11 +300,6 @@ def _rare(
         if name in frame:
             scores[f"target_AP_{classifier}"] = average_precision(target[on], frame[name].to_numpy()[on])
     return scores
-
-
-def _by_type(true: NDArray, predicted: NDArray) -> dict[str, dict[str, float]]:
-    rows = per_type_f1(true, predicted).iterrows()
-    return {str(name): {"n": int(row["n"]), "f1": round(float(row["f1"]), 4)} for name, row in rows}
 
 
 def _hidden_modalities(task: Task, result: Result) -> dict[str, Any]:
@@ -280,3 +329,32 @@ def _check_rows(name: str, value: Any, n_cells: int, split: Split) -> None:
             f"{name} has {shape[0] if shape else 'no'} rows, but {n_cells} cells take part in split {split.name}; give"
             " one row per cell in the order of the data."
         )
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or (isinstance(value, float) and math.isnan(value)) else round(value, 4)
+
+
+@contextmanager
+def _memory(interval: float = 0.05) -> Iterator[list]:
+    """Growth of the resident memory of this process in bytes, sampled in a thread; ``None`` without psutil."""
+    try:
+        import psutil
+    except ImportError:
+        yield [None]
+        return
+    process = psutil.Process()
+    before = process.memory_info().rss
+    growth, stop = [0], threading.Event()
+
+    def sample() -> None:
+        while not stop.wait(interval):
+            growth[0] = max(growth[0], process.memory_info().rss - before)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield growth
+    finally:
+        stop.set()
+        thread.join()

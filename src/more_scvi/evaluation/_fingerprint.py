@@ -1,7 +1,5 @@
 """Fingerprints: of data, and of a method, so that results of others are not mistaken for theirs."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import inspect
@@ -10,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,8 @@ from scipy import sparse
 from more_scvi.evaluation.methods._method import Method
 
 from ._data import LABELS_KEY, Data, batches_of, modalities
-from .methods._controls import Stored
+from ._store import installed
+from .methods._baselines import Stored
 
 PACKAGE = Path(__file__).parents[1]
 METHODS = PACKAGE / "evaluation" / "methods"
@@ -127,15 +125,8 @@ def _dependencies(text: str, own: bool) -> tuple[str, ...]:
             if top == "more_scvi" and rest.partition(".")[0] not in JUDGING:
                 found[package_fingerprint()] = None
             elif top in DISTRIBUTIONS:
-                found[f"{top} {_version(DISTRIBUTIONS[top])}"] = None
+                found[f"{top} {installed(DISTRIBUTIONS[top]) or 'none'}"] = None
     return tuple(sorted(found))
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "none"
 
 
 @cache

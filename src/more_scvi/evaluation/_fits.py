@@ -1,7 +1,5 @@
 """Fits of peers that splits share: kept as arrays and a JSON record, so that reading one runs no code."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import warnings

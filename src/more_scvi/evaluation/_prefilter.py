@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
 from more_scvi.data._fields import RNA
-from more_scvi.data._rows import RowReader
 
-from ._data import BATCH_KEY, Data, modalities, present
+from ._data import BATCH_KEY, Data, column_of, counts_of, modalities, present
 
 KINDS = ("scrublet",)
 MIN_CELLS = 100
@@ -74,8 +73,7 @@ def prefilter(
     """
     if kind not in KINDS:
         raise ValueError(f"prefilter: kind={kind!r} is unknown; choose one of {', '.join(map(repr, KINDS))}.")
-    if batch_key not in data.obs:
-        raise KeyError(f"prefilter: obs has no column {batch_key!r}; it has {', '.join(map(str, data.obs))}.")
+    batches = column_of(data, batch_key, "prefilter").to_numpy().astype(str)
     types = None if labels is None else np.asarray(labels).astype(str)
     if types is not None and types.shape != (data.n_obs,):
         raise ValueError(f"prefilter: labels have shape {types.shape}, the data {data.n_obs} cells; give one per cell.")
@@ -84,7 +82,6 @@ def prefilter(
     except ImportError as error:
         raise ImportError('Scrublet needs scikit-image: pip install "more-scvi[benchmark]".') from error
     counts, rows = _counts(data)
-    batches = data.obs[batch_key].to_numpy().astype(str)
     kept = np.ones(data.n_obs, dtype=bool)
     table: dict[str, dict[str, Any]] = {}
     untouched: dict[str, str] = {}
@@ -113,11 +110,9 @@ def _counts(data: Data) -> tuple[csr_matrix, NDArray[np.int64]]:
         raise ValueError(f"prefilter: the data have no modality 'rna', only {', '.join(modalities(data))}.")
     adata = modalities(data)[RNA]
     rows = np.flatnonzero(present(data, RNA))
-    counts = RowReader(adata)[:]
+    counts = counts_of(adata, None, "data")
     if adata.n_obs and not np.array_equal(adata.obs_names, data.obs_names[rows]):
         counts = counts[adata.obs_names.get_indexer(data.obs_names[rows])]
-    if not np.isfinite(counts.data).all() or (counts.data < 0).any() or (counts.data % 1).any():
-        raise ValueError("prefilter: X holds negative, fractional or non-finite values; put raw counts there.")
     return counts, rows
 
 

@@ -21,21 +21,18 @@ from tqdm.auto import tqdm
 from more_scvi._files import atomic_path
 from more_scvi.evaluation.methods._method import Method, get_method
 
-from ._bench_tasks import BENCH_PROTOCOLS
 from ._data import LABELS_KEY, Data, batches_of, standardise, subset
 from ._datasets import DATASETS, load_dataset
+from ._evaluate import run_task
 from ._fingerprint import data_fingerprint, method_fingerprint
 from ._prefilter import prefilter as find_doublets
-from ._run_task import run_task
-from ._splits import PROTOCOLS, Split, make_splits
+from ._splits import PROTOCOLS, Split, drawn, make_splits
 from ._store import check_name, file_name, load_results, read_json, result_path, split_folder, tidy, write_json
-from ._tasks import Task, make_tasks
-from .methods._controls import Stored
+from ._tasks import BENCH_PROTOCOLS, Task, make_tasks
+from .methods._baselines import Stored
 
 logger = logging.getLogger(__name__)
 
-SEEDED = ("S1", "S3", "S4", "S5", "S5b", "S6-half", "S6-third")
-"""Protocols whose splits differ between seeds."""
 DEFAULT_METHODS = ("more", "pca_raw", "pca", "harmony", "lr_hvg", "random", "onehot-LR", "LEAK")
 
 
@@ -133,10 +130,7 @@ def run(
     check_name("dataset", dataset)
     seeds = [int(seed) for seed in seeds]
     stored = [str(m.options["key"]) for m in chosen if isinstance(m, Stored)]
-    keys = {"batch_key": batch_key, "labels_key": labels_key, "unlabeled_category": unlabeled_category}
-    bare, known = standardise(
-        data, **keys, layer=layer, modalities=modalities, spatial_key=spatial_key, obsm_keys=stored
-    )
+    bare, known = standardise(data, batch_key, labels_key, unlabeled_category, layer, modalities, spatial_key, stored)
     if prefilter is not None:
         kept, removed = find_doublets(bare, labels=bare.obs[LABELS_KEY], kind=prefilter)
         logger.info("%s removed %d of %d cells: %s", prefilter, int((~kept).sum()), kept.size, json.dumps(removed))
@@ -226,14 +220,15 @@ def run_data(
                 f"{folder} holds results of other data, be it only other counts (fingerprint {found}, now"
                 f" {print_of_data}). Name another results_dir or dataset."
             )
-        drawn = split.protocol in SEEDED or split.protocol.split("-")[0] in SEEDED
-        first = drawn or split.seed == seeds[0]
+        # where nothing is drawn, a method without randomness gives every seed the same result: one is enough
+        same = "" if drawn(split.protocol) else f"{split.protocol}_r{split.rotation}_s*"
         of_split = []
         for method in methods:
             path = result_path(results_dir, split, method.name)
             if done_as(path, method) or not method.suits(data, split.absent is not None):
                 continue
-            others = [] if drawn else path.parent.parent.glob(f"{split.protocol}_r{split.rotation}_s*/{path.name}")
+            others = path.parent.parent.glob(f"{same}/{path.name}") if same else ()
+            first = not same or split.seed == seeds[0]
             if method.seeded or (first and not any(done_as(other, method) for other in others)):
                 of_split.append(method)
                 again += path.exists()
@@ -307,8 +302,4 @@ def _plan(
                 yield task.split, task.prepare  # returns the task
             continue
         for split in make_splits(labels, batches, protocol, seed, max_rotations, dataset, known):
-            yield split, partial(_task_of, data, protocol, known, split)
-
-
-def _task_of(data: Data, protocol: str, known: ArrayLike, split: Split) -> Task:
-    return next(make_tasks(data, protocol, known=known, splits=[split]))
+            yield split, partial(next, make_tasks(data, protocol, known=known, splits=[split]))

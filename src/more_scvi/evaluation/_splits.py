@@ -106,16 +106,17 @@ class Split:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-serialisable form; masks are stored as base64 of their packed bits."""
-        record = {name: getattr(self, name) for name in _FIELDS}
-        masks = {name: mask for name in _MASKS if (mask := getattr(self, name)) is not None}
-        return record | {"n_cells": int(self.hidden.size)} | {name: _pack(mask) for name, mask in masks.items()}
+        record = {name: getattr(self, name) for name in _FIELDS} | {"n_cells": int(self.hidden.size)}
+        packed = {k: np.packbits(mask).tobytes() for k in _MASKS if (mask := getattr(self, k)) is not None}
+        return record | {name: base64.b64encode(bits).decode("ascii") for name, bits in packed.items()}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Split:
         """Inverse of :meth:`to_json`."""
-        fields = {name: record[name] for name in _FIELDS}
-        masks: dict[str, Any] = {name: _unpack(record[name], record["n_cells"]) for name in _MASKS if name in record}
-        return cls(**fields, **masks)
+        packed = {name: np.frombuffer(base64.b64decode(record[name]), np.uint8) for name in _MASKS if name in record}
+        n = record["n_cells"]
+        masks: dict[str, Any] = {k: np.unpackbits(bits, count=n).astype(bool) for k, bits in packed.items()}
+        return cls(**{name: record[name] for name in _FIELDS}, **masks)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Split) and self.to_json() == other.to_json()
@@ -181,8 +182,8 @@ def make_splits(
     if not isinstance(protocol, str):
         raise ValueError(f"protocol {protocol!r} is a {type(protocol).__name__}; use one of {', '.join(PROTOCOLS)}.")
     kind, _, rest = protocol.partition("-")
-    draw = _DRAWS.get(kind)
-    if draw is None or protocol.endswith("-") or not re.fullmatch(_SUFFIX[kind], rest):
+    draw, suffix = _DRAWS.get(kind, (None, ""))
+    if draw is None or protocol.endswith("-") or not re.fullmatch(suffix, rest):
         raise ValueError(f"protocol {protocol!r} is unknown; use one of {', '.join(PROTOCOLS)}.")
     base = Split(dataset, protocol, seed, 0, ~has_label)
     made = draw(base, y, b, has_label, rest, max_rotations)
@@ -202,21 +203,21 @@ def _half(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
 
 
 def _batch(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
-    names, sizes = np.unique(b, return_counts=True)
+    names = _largest_first(b)
     if names.size < 2:
         only = str(names[0])
         raise ValueError(f"{split.protocol} holds out a batch, but there is only one ({only!r}). Use S1, S3 or S4.")
-    largest = [name for name in names[np.argsort(-sizes, kind="stable")] if name in b[known]][:most]
+    largest = [name for name in names if name in b[known]][:most]
     absent = split.protocol == "S2b"
     return [replace(split, hidden=b == n, held_out=str(n), absent=(b == n) if absent else None) for n in largest]
 
 
 def _type(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
-    names, sizes = np.unique(y[known], return_counts=True)
+    names = np.unique(y[known])
     if names.size < 3:
         raise ValueError(f"S3 hides a type and needs two others; the labels are {', '.join(names)}. Use S1 or S4.")
     half = random_half(y.size, np.random.default_rng(split.seed))
-    chosen = _spread(names[np.argsort(-sizes, kind="stable")], np.sort(sizes)[::-1], MIN_TYPE, most)
+    chosen = _spread(y[known], MIN_TYPE, most)
     return [replace(split, hidden=half | (y == name), held_out=str(name)) for name in chosen]
 
 
@@ -230,17 +231,14 @@ def _few(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: 
 
 def _rare(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
     share, single = float(rest) / 100, split.protocol.startswith("S5b")
-    names, sizes = np.unique(y[known], return_counts=True)
-    order = np.argsort(-sizes, kind="stable")
     out = []
-    for name in _spread(names[order], sizes[order], 2 * MIN_TYPE, most):
+    for name in _spread(y[known], 2 * MIN_TYPE, most):
         member = (y == name) & known
-        rng = np.random.default_rng([split.seed, int(round(share * 1e5))])
+        rng = np.random.default_rng([split.seed, int(round(share * 1e5))])  # shares do not share their cells
         n = max(4, round(share / (1 - share) * int((~member).sum())))
         available = np.flatnonzero(member)
         if single:
-            homes, counts = np.unique(b[member], return_counts=True)
-            available = np.flatnonzero(member & (b == homes[np.argmax(counts)]))
+            available = np.flatnonzero(member & (b == _largest_first(b[member])[0]))
         if available.size < n:
             continue
         rows = rng.permutation(available)[:n]
@@ -250,19 +248,18 @@ def _rare(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
     return out
 
 
-_DRAWS: dict[str, Callable[..., list[Split]]] = {
-    "S1": _half,
-    "S2a": _batch,
-    "S2b": _batch,
-    "S3": _type,
-    "S4": _few,
-    "S5": _rare,
-    "S5b": _rare,
-    "S6": _batch,
-}
 _NUMBER, _PERCENT = r"[1-9]\d*", r"(?!0+(\.0*)?$)\d{1,2}(\.\d+)?"
-_SUFFIX = {"S1": rf"({_NUMBER})?", "S4": _NUMBER, "S5": _PERCENT, "S5b": _PERCENT, "S6": ".+"}
-_SUFFIX |= dict.fromkeys(("S2a", "S2b", "S3"), "")
+_DRAWS: dict[str, tuple[Callable[..., list[Split]], str]] = {
+    "S1": (_half, rf"({_NUMBER})?"),
+    "S2a": (_batch, ""),
+    "S2b": (_batch, ""),
+    "S3": (_type, ""),
+    "S4": (_few, _NUMBER),
+    "S5": (_rare, _PERCENT),
+    "S5b": (_rare, _PERCENT),
+    "S6": (_batch, ".+"),
+}
+"""Kind of protocol → what draws its splits, and what may follow after the dash."""
 
 
 def inner_split(split: Split, labels: ArrayLike, batches: ArrayLike, seed: int = 0) -> tuple[Split, NDArray[np.bool_]]:
@@ -322,14 +319,19 @@ def split_visible(
         if np.unique(batches[~split.hidden]).size < 2:
             only = str(batches[~split.hidden][0])
             raise ValueError(f"{split.name}: only batch {only!r} has visible labels; no second one can be hidden.")
-        names, sizes = np.unique(batches[free], return_counts=True)
-        name = names[np.argsort(-sizes, kind="stable")][seed % names.size]
+        names = _largest_first(batches[free])
+        name = names[seed % names.size]
         inner = ~split.hidden & (batches == name)
         held_out = f"{split.held_out}+{name}"
     else:
         half = random_half(int(free.sum()), np.random.default_rng([seed, split.seed]))
         inner[np.flatnonzero(free)[half]] = True
     return replace(split, hidden=split.hidden | inner, held_out=held_out), inner & free
+
+
+def drawn(protocol: str) -> bool:
+    """Whether the splits of a protocol differ between seeds."""
+    return protocol in ("S6-half", "S6-third") or protocol.split("-")[0] in ("S1", "S3", "S4", "S5", "S5b")
 
 
 def about_type(split: Split) -> bool:
@@ -357,15 +359,13 @@ def random_half(n: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     return mask
 
 
-def _spread(names: NDArray, sizes: NDArray, least: int, most: int) -> NDArray:
+def _largest_first(values: NDArray, least: int = 1) -> NDArray:
+    """Values that occur ``least`` times or more, the most frequent first."""
+    names, sizes = np.unique(values, return_counts=True)
+    return names[np.argsort(-sizes, kind="stable")][: np.count_nonzero(sizes >= least)]
+
+
+def _spread(types: NDArray, least: int, most: int) -> NDArray:
     """At most ``most`` of the types with ``least`` cells or more, evenly over the range of abundances."""
-    names = names[sizes >= least]
+    names = _largest_first(types, least)
     return names[np.unique(np.linspace(0, names.size - 1, min(most, names.size)).round().astype(int))]
-
-
-def _pack(mask: NDArray[np.bool_]) -> str:
-    return base64.b64encode(np.packbits(mask).tobytes()).decode("ascii")
-
-
-def _unpack(bits: str, n: int) -> NDArray[np.bool_]:
-    return np.unpackbits(np.frombuffer(base64.b64decode(bits), dtype=np.uint8), count=n).astype(bool)

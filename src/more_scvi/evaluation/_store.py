@@ -9,8 +9,6 @@ Files are written beside and renamed: a reader never sees half a result, and a r
 stopped.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -138,13 +136,16 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {package: number for package in PACKAGES if (number := installed(package))}
+    return {"python": platform.python_version(), **found}
+
+
+def installed(package: str) -> str | None:
+    """Version of a package; ``None`` without it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @cache

@@ -1,10 +1,27 @@
-"""A task: one question to a method, and what is needed to score its answer."""
+"""A task: one question to a method, and what is needed to score its answer.
+
+Only the benchmark's own sets of several modalities have these, beside the protocols of every data set:
+
+=====================  ================================================================================================
+protocol               what is hidden
+=====================  ================================================================================================
+``S6``                 pbmc_cite_multi: proteins and labels of one 10x batch
+``S6-half``            snareseq_multi: every library keeps RNA or chromatin; labels of all but the RNA-only libraries
+                       are hidden, those of cells without RNA are scored
+``S6-third``           the same, but a third of the libraries keep both
+``hide-rna``,          mosaics: the labels of all cells with that modality alone
+``hide-prot``
+``rna-to-prot``,       mosaic and diagonal sets: only cells with the first alone keep their labels, cells with the
+``prot-to-rna``        second alone are scored
+=====================  ================================================================================================
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import anndata
 import numpy as np
@@ -17,6 +34,7 @@ from more_scvi.data._fields import RNA
 from more_scvi.metrics._check import check_mask
 
 from ._data import (
+    ATAC,
     BATCH_KEY,
     LABELS_KEY,
     UNLABELED,
@@ -104,20 +122,17 @@ class Task:
 
     def given_query(self) -> Data | None:
         """The cells to map, without labels."""
-        return None if self.query is None else give_labels(self.query, np.full(self.query.n_obs, UNLABELED))
+        return None if self.query is None else _without_labels(self.query)
 
     def counterparts(self) -> MuData | None:
         """Nothing hidden but all labels: shown to a method after training, one modality at a time."""
-        if self.full is None:
-            return None
-        unlabelled = give_labels(self.full, np.full(self.full.n_obs, UNLABELED))
-        assert isinstance(unlabelled, MuData)
-        return unlabelled
+        return None if self.full is None else _without_labels(self.full)
 
     def views(self) -> dict[str, tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         """Per modality the yardstick of structure, and which cells ``(n_cells,)`` have it."""
         whole = self.data if self.whole is None else self.whole
-        return {name: (adata.obsm["view"], present(whole, name)) for name, adata in modalities(whole).items()}
+        viewed = {name: adata.obsm["view"] for name, adata in modalities(whole).items() if "view" in adata.obsm}
+        return {name: (view, present(whole, name)) for name, view in viewed.items()}
 
     @property
     def target(self) -> NDArray[np.bool_] | None:
@@ -184,6 +199,10 @@ def make_tasks(
             yield _labels_only(data, split, split.hidden, known)
 
 
+def _without_labels(data: Any) -> Any:
+    return give_labels(data, np.full(data.n_obs, UNLABELED))
+
+
 def _labels_only(data: Data, split: Split, hidden: NDArray[np.bool_], known: NDArray[np.bool_]) -> Task:
     return Task(split, data, hidden, hidden & known, batches_of(data), known)
 
@@ -205,3 +224,52 @@ def _hidden_modality(mdata: Data, split: Split, known: NDArray[np.bool_]) -> Tas
         raise ValueError(f"{split.protocol} hides a modality; these data have {', '.join(modalities(mdata))}.")
     masked = hide_modalities(mdata, {name: split.hidden & (batches_of(mdata) == split.held_out)})
     return Task(split, masked, split.hidden, split.hidden & known, pattern(masked), known, full=mdata)
+
+
+TENX_BATCHES = ("10x_pbmc10k_v3", "10x_pbmc5k_v3")
+
+
+def mosaic_libraries(mdata: MuData, n_paired: int, seed: int) -> MuData:
+    """Keep both modalities in ``n_paired`` batches; of the others half keep RNA, half chromatin (drawn by ``seed``)."""
+    names = np.random.default_rng(seed).permutation(np.unique(batches_of(mdata)))
+    rna_only, atac_only = np.array_split(names[n_paired:], 2)
+    batches = batches_of(mdata)
+    return hide_modalities(mdata, {"atac": np.isin(batches, rna_only), "rna": np.isin(batches, atac_only)})
+
+
+def _hidden_protein(mdata: MuData, protocol: str, seed: int, dataset: str) -> Iterator[Task]:
+    everywhere = np.ones(mdata.n_obs, dtype=bool)
+    for rotation, batch in enumerate(TENX_BATCHES):
+        hidden = batches_of(mdata) == batch
+        masked = hide_modalities(mdata, {"prot": hidden})
+        split = Split(dataset, protocol, seed, rotation, hidden, batch)
+        yield Task(split, masked, hidden, hidden, pattern(masked), everywhere, full=mdata)
+
+
+def _split_libraries(mdata: MuData, protocol: str, seed: int, dataset: str) -> Iterator[Task]:
+    n_paired = np.unique(batches_of(mdata)).size // 3 if protocol == "S6-third" else 0
+    masked = mosaic_libraries(mdata, n_paired, seed)
+    kinds, everywhere = pattern(masked), np.ones(mdata.n_obs, dtype=bool)
+    hidden = kinds != RNA
+    split = Split(dataset, protocol, seed, 0, hidden, "atac")
+    yield Task(split, masked, hidden, kinds == ATAC, kinds, everywhere, full=mdata, transfer=True)
+
+
+def _between(mdata: MuData, protocol: str, seed: int, dataset: str) -> Iterator[Task]:
+    kinds, everywhere = pattern(mdata), np.ones(mdata.n_obs, dtype=bool)
+    source, target = protocol.split("-")[0], protocol.split("-")[-1]
+    hidden = kinds == target if source == "hide" else kinds != source
+    split = Split(dataset, protocol, seed, 0, hidden, target)
+    yield Task(split, mdata, hidden, kinds == target, kinds, everywhere, transfer=True)
+
+
+BENCH_PROTOCOLS: dict[str, Callable[[MuData, str, int, str], Iterator[Task]]] = {
+    "S6": _hidden_protein,
+    "S6-half": _split_libraries,
+    "S6-third": _split_libraries,
+    "hide-rna": _between,
+    "hide-prot": _between,
+    "rna-to-prot": _between,
+    "prot-to-rna": _between,
+}
+"""Protocol → function of the data, the protocol, the seed and the data set's name that yields its tasks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +15,7 @@ from more_scvi.evaluation.methods._method import Method
 
 from ._data import BATCH_KEY, LABELS_KEY, Data, batches_of, standardise
 from ._datasets import DATASETS, load_dataset
-from ._report import METRICS
-from ._runner import run_task
+from ._evaluate import METRICS, run_task
 from ._splits import MIN_TYPE, Split, make_splits, split_visible
 from ._tasks import make_tasks
 
@@ -82,7 +81,13 @@ def tune(
             f" data by name, or one of {allowed}."
         )
     rows = []
-    for dataset, data, known in _read(datasets, data_dir):
+    for dataset in datasets:
+        if isinstance(datasets, Mapping):
+            data, known = standardise(datasets[dataset], BATCH_KEY, LABELS_KEY)
+        elif data_dir is None:
+            raise ValueError(f"data_dir is None; give the folder that holds {dataset!r}, or your data by name.")
+        else:
+            data, known = load_dataset(dataset, data_dir)
         labels, batches = data.obs[LABELS_KEY].to_numpy(), batches_of(data)
         outers = [
             outer
@@ -90,6 +95,7 @@ def tune(
             for protocol in protocols
             for outer in make_splits(labels, batches, protocol, seed, max_rotations, dataset, known)
         ]
+        # what any outer split hides is reported, so that no inner split may be scored on it
         elsewhere = np.any([outer.hidden for outer in outers], axis=0)
         for outer in outers:
             inner, scored = _inner(outer, batches, elsewhere)
@@ -103,18 +109,6 @@ def tune(
                 rows.append(row | {"seconds": sum(record["seconds"].values())})
                 logger.info("%s", rows[-1])
     return pd.DataFrame(rows).astype(dict.fromkeys(METRICS, float))
-
-
-def _read(
-    datasets: Sequence[str] | Mapping[str, Data], data_dir: str | os.PathLike | None
-) -> Iterator[tuple[str, Data, NDArray[np.bool_]]]:
-    for name in datasets:
-        if isinstance(datasets, Mapping):
-            yield name, *standardise(datasets[name], BATCH_KEY, LABELS_KEY)
-        elif data_dir is None:
-            raise ValueError(f"data_dir is None; give the folder that holds {name!r}, or your data by name.")
-        else:
-            yield name, *load_dataset(name, data_dir)
 
 
 def _inner(outer: Split, batches: NDArray[np.str_], elsewhere: NDArray[np.bool_]) -> tuple[Split, NDArray[np.bool_]]:

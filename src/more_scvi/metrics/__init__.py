@@ -44,8 +44,7 @@ from ._annotation import (
     scorable,
 )
 from ._fidelity import fidelity, knn_overlap
-from ._imputation import imputation
-from ._matching import foscttm, recall_at
+from ._matching import foscttm, imputation, recall_at
 from ._mixing import cilisi
 from ._novelty import knn_novelty, neighbour_novelty, novelty_auroc, purity
 from ._sc_graph import sc_graph
@@ -53,30 +52,8 @@ from ._scib import benchmarker, scib
 from ._structure import effective_dimension, structure
 
 __all__ = [
-    "MIN_SCORED",
-    "average_precision",
-    "balanced_accuracy",
-    "benchmarker",
-    "cilisi",
-    "confusion",
-    "effective_dimension",
-    "fidelity",
-    "foscttm",
-    "imputation",
-    "knn_novelty",
-    "knn_overlap",
-    "knn_predict",
-    "knn_probe",
-    "linear_probe",
-    "macro_f1",
-    "neighbour_novelty",
-    "novelty_auroc",
-    "per_type_f1",
-    "probe_probabilities",
-    "purity",
-    "recall_at",
-    "sc_graph",
-    "scib",
-    "scorable",
-    "structure",
-]
+    "MIN_SCORED", "average_precision", "balanced_accuracy", "benchmarker", "cilisi", "confusion",
+    "effective_dimension", "fidelity", "foscttm", "imputation", "knn_novelty", "knn_overlap", "knn_predict",
+    "knn_probe", "linear_probe", "macro_f1", "neighbour_novelty", "novelty_auroc", "per_type_f1",
+    "probe_probabilities", "purity", "recall_at", "sc_graph", "scib", "scorable", "structure",
+]  # fmt: skip

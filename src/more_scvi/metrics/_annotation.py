@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -37,20 +37,21 @@ def macro_f1(true: ArrayLike, predicted: ArrayLike, min_cells: int = MIN_SCORED)
 
     Cells of rarer types still count as false positives of the types they are taken for.
     """
-    y, p = check_labels(true, predicted, ("true", "predicted"))
-    types, counts = np.unique(y, return_counts=True)
-    types = types[counts >= check_integer("min_cells", min_cells)]
-    if types.size == 0:
-        return float("nan")
-    return float(f1_score(y, p, labels=types, average="macro", zero_division=0))
+    return float(_macro(true, predicted, min_cells)[2])
 
 
 def balanced_accuracy(true: ArrayLike, predicted: ArrayLike, min_cells: int = MIN_SCORED) -> float:
     """Mean recall over the types with at least ``min_cells`` cells; NaN if there is none."""
+    return float(_macro(true, predicted, min_cells)[1])
+
+
+def _macro(true: ArrayLike, predicted: ArrayLike, min_cells: int) -> tuple[float, float, float]:
+    """Means of precision, recall and F1 over the types that are large enough."""
     y, p = check_labels(true, predicted, ("true", "predicted"))
     types, counts = np.unique(y, return_counts=True)
-    recalls = [np.mean(p[y == name] == name) for name in types[counts >= check_integer("min_cells", min_cells)]]
-    return float(np.mean(recalls)) if recalls else float("nan")
+    if not (types := types[counts >= check_integer("min_cells", min_cells)]).size:
+        return (float("nan"),) * 3
+    return precision_recall_fscore_support(y, p, labels=types, average="macro", zero_division=0)[:3]
 
 
 def per_type_f1(true: ArrayLike, predicted: ArrayLike) -> pd.DataFrame:

@@ -40,6 +40,7 @@ def cilisi(z: ArrayLike, labels: ArrayLike, batches: ArrayLike, n_neighbors: int
     points, y, b = check_embedding(z, labels, batches, flags=False)
     check_integer("n_neighbors", n_neighbors)
     check_integer("min_cells", min_cells)
+    # cells at one place (a collapsed embedding) must not have their own batch, next in the table, as neighbours
     points = points + 1e-9 * (points.std() + 1e-12) * np.random.default_rng(0).standard_normal(points.shape)
     per_type = []
     for name in np.unique(y):

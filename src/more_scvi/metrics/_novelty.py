@@ -146,10 +146,8 @@ def purity(z: ArrayLike, of_type: ArrayLike, batches: ArrayLike | None = None, n
     groups = np.zeros(len(points), dtype=int) if batches is None else check_names(batches, "batches", len(points))
     check_integer("n_neighbors", n_neighbors)
     points = break_ties(points)
-    scores = [
-        _purity(points[groups == name], member[groups == name], n_neighbors) for name in np.unique(groups[member])
-    ]
-    each = np.concatenate(scores) if scores else np.empty(0)
+    parts = [groups == name for name in np.unique(groups[member])]
+    each = np.concatenate([np.empty(0), *(_purity(points[of], member[of], n_neighbors) for of in parts)])
     return float(each.mean()) if each.size else float("nan")
 
 

@@ -80,22 +80,19 @@ def sc_graph(
     for name in np.unique(b):
         rows = np.flatnonzero(b == name)
         if rows.size >= min_batch:
-            components = _principal_components(reference[rows], n_components)
-            distances = _distances(components, y[rows], types, trim, min_cells)
-            per_batch.append(distances / _largest(distances))
+            u, s, _ = np.linalg.svd(reference[rows] - reference[rows].mean(axis=0), full_matrices=False)
+            distances = _distances(u[:, :n_components] * s[:n_components], y[rows], types, trim, min_cells)
+            largest = np.fmax.reduce(distances)  # of every column, those that are not known left out
+            per_batch.append(distances / np.where(largest > 0, largest, 1))
     if not per_batch:
         return float("nan")
     known = np.isfinite(per_batch)
     consensus = np.where(known, per_batch, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
     found = _distances(z, y, types, trim, min_cells)
+    # what differs by less is rounding: one-hot labels are equidistant and must not correlate by chance
     flat = 1e-9 * (np.abs(z - z.mean(axis=0)).max() or 1.0)
     scores = np.array([_correlate(found[:, t], consensus[:, t], correlation, flat) for t in range(types.size)])
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
-
-
-def _principal_components(x: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    u, s, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
-    return u[:, :n] * s[:n]
 
 
 def _distances(x: NDArray[np.float64], y: NDArray, types: NDArray, trim: float, min_cells: int) -> NDArray[np.float64]:
@@ -108,12 +105,6 @@ def _distances(x: NDArray[np.float64], y: NDArray, types: NDArray, trim: float, 
     distances = cdist(centroids, centroids)
     np.fill_diagonal(distances, np.nan)
     return distances
-
-
-def _largest(distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest distance of every column, 1 where there is none above zero."""
-    largest = np.where(np.isfinite(distances), distances, 0).max(axis=0)
-    return np.where(largest > 0, largest, 1)
 
 
 def _correlate(found: NDArray[np.float64], expected: NDArray[np.float64], correlation: str, flat: float) -> float:

@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from mudata import MuData
+from scipy.stats import entropy
 
 from more_scvi.base._arrays import Arrays
 from more_scvi.data._arguments import check_option
-from more_scvi.data._columns import as_batch_array, as_label_array
-from more_scvi.data._fields import LabelsField
+from more_scvi.data._columns import as_batch_array, as_label_array, value_text
 from more_scvi.diagnosis._checks import CHECKS
 from more_scvi.diagnosis._evidence import Evidence, representative
 from more_scvi.diagnosis._result import Diagnosis
-from more_scvi.model._checks import check_trained, registered
-from more_scvi.model._forward import forward
+from more_scvi.model._forward import check_trained, embedding_and_probabilities, forward, registered
 from more_scvi.module._module import MoREModule
 
 if TYPE_CHECKING:
@@ -96,32 +94,21 @@ def _what_is_known(
     schema, obs = model.schema, model.schema.cells(data).obs
     key, label_key = schema.setup["batch_key"], schema.setup.get("labels_key")
     batches = as_batch_array(obs[key], key) if key in obs else np.full(len(obs), "")
+    unknown = value_text(schema.setup["unlabeled_category"])
     if labels is not None:
-        known = _as_known(model, _given(labels, data.obs))
+        known = as_label_array(_given(labels, data.obs), unknown)
     elif len(schema.labels) and label_key in obs:
-        known = _as_known(model, obs[label_key])
+        known = as_label_array(obs[label_key], unknown)
     else:
-        known = np.full(len(obs), "")
-    return batches.astype(str), known.astype(str)
-
-
-def _as_known(model: MoRE, column: pd.Series) -> np.ndarray:
-    """Labels of a column as text, ``""`` where missing or marked as unlabelled."""
-    unknown = LabelsField("labels", model.schema.setup["unlabeled_category"]).unlabeled_category
-    visible = as_label_array(column, unknown)
-    return np.where(visible == unknown, "", visible)
+        known = np.full(len(obs), unknown)
+    return batches.astype(str), np.where(known == unknown, "", known).astype(str)
 
 
 def _evidence(model: MoRE, arrays: Arrays, batches: np.ndarray, visible: np.ndarray, rows: np.ndarray) -> Evidence:
     """What the checks read, for some of the cells."""
     module, n_latent = model.module, model.module.n_latent
     present = arrays.present[rows]
-
-    def read(out: dict[str, torch.Tensor]) -> torch.Tensor:
-        p = out["log_probs"]
-        return out["embedding"] if p is None else torch.cat([out["embedding"], p.exp()], 1)
-
-    out = forward(module, arrays, read, rows)
+    out = forward(module, arrays, embedding_and_probabilities, rows)
     z, probabilities = out[:, :n_latent], out[:, n_latent:]
     labels, types = visible[rows], None
     if module.classifier is not None:
@@ -145,9 +132,7 @@ def _evidence(model: MoRE, arrays: Arrays, batches: np.ndarray, visible: np.ndar
         present={role: present[:, at] for at, role in enumerate(model.modalities)},
         effects=_effects(module, arrays, rows, domains, model.seed),
         # a modality without any gene is not read by the backbone, and is not meant to be
-        overlaps={r: model.reader.frozen.overlaps[r] for r in model.modalities if len(model.schema.gene_names[r])}
-        if reads_genes
-        else {},
+        overlaps={r: v for r, v in model.reader.frozen.overlaps.items() if reads_genes and model.schema.gene_names[r]},
         chance=_chance(model),
         history=model.history_ or {},
     )
@@ -158,9 +143,7 @@ def _chance(model: MoRE) -> float:
     if model.adata is None:
         return float(np.log(max(len(model.labels), 1)))
     codes = model.schema.label_codes(model.adata)
-    counts = np.unique(codes[codes >= 0], return_counts=True)[1]
-    shares = counts / max(counts.sum(), 1)
-    return float(-(shares * np.log(shares)).sum())
+    return float(entropy(np.bincount(codes[codes >= 0]))) if (codes >= 0).any() else 0.0
 
 
 def _effects(module: MoREModule, arrays: Arrays, rows: np.ndarray, domains: np.ndarray, seed: int) -> dict[str, float]:
@@ -172,22 +155,19 @@ def _effects(module: MoREModule, arrays: Arrays, rows: np.ndarray, domains: np.n
     rng = np.random.default_rng(seed)
     effects = {}
     for at, role in enumerate(module.modalities):
-        several = present[:, at] & (present.sum(1) > 1)
-        groups = [np.flatnonzero(several & (domains == name)) for name in np.unique(domains[several])]
-        groups = [group for group in groups if len(group) > 1]
-        if not groups:
+        cells = pd.Series(np.flatnonzero(present[:, at] & (present.sum(1) > 1)))
+        group = domains[cells]
+        cells = cells[cells.groupby(group).transform("size") > 1]
+        if cells.empty:
             continue
-        shuffled, columns = base.copy(), module.layout.columns(role)
-        for group in groups:
-            shuffled[group, columns] = base[rng.permutation(group), columns]
-        cells = np.concatenate(groups)
+        # within domains: what differs between batches is not what a modality says of a cell
+        group, shuffled, columns = domains[cells], base.copy(), module.layout.columns(role)
+        shuffled[cells, columns] = base[cells.groupby(group).transform(rng.permutation), columns]
         z, moved = (
-            forward(module, replace(some, base=x), lambda out: out["z"], cells).astype(float) for x in (base, shuffled)
+            forward(module, replace(some, base=x), lambda out: out["z"], cells.to_numpy()).astype(float)
+            for x in (base, shuffled)
         )
-        start, total = 0, 0.0
-        for group in groups:
-            part = z[start : start + len(group)]
-            total, start = total + np.square(part - part.mean(0)).sum(), start + len(group)
+        total = np.square(z - pd.DataFrame(z).groupby(group).transform("mean").to_numpy()).sum()
         effects[role] = float(np.square(moved - z).sum() / (2.0 * max(total, 1e-12)))
     return effects
 

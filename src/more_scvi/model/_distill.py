@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from mudata import MuData
 from numpy.typing import ArrayLike
@@ -16,14 +15,14 @@ from numpy.typing import ArrayLike
 from more_scvi.data._arguments import check_indices, check_integer, check_number
 from more_scvi.data._columns import as_batch_array
 from more_scvi.data._fields import RNA
+from more_scvi.data._measured import CellSet
 from more_scvi.metrics._annotation import macro_f1
 from more_scvi.metrics._fidelity import fidelity
-from more_scvi.model._checks import registered
+from more_scvi.modalities.rna import DirectPath
+from more_scvi.model._forward import embedding_and_probabilities, registered
 from more_scvi.model._inference import run
-from more_scvi.student._fit import FitSettings, fit_student
-from more_scvi.student._lesson import Genes, Lesson
-from more_scvi.student._names import student_vocabulary
-from more_scvi.student._student import Student
+from more_scvi.student._fit import FitSettings, Lesson, fit_student
+from more_scvi.student._student import Student, student_vocabulary
 
 if TYPE_CHECKING:
     from more_scvi.model._more import MoRE
@@ -118,23 +117,16 @@ def distill(
         )
     said, probs = say(self, data)
     open_labels = np.flatnonzero(probs.max(0) > 0) if probs.shape[1] else np.array([], dtype=int)
-    batch = cells.batch
-    at = measured.cells[learned]
-    lessons = [_lesson(measured.reader, learned, batch[at], said[at], probs[at][:, open_labels])]
+    lessons = [_lesson(cells, learned, said, probs[:, open_labels])]
     for other in further:
         if RNA not in self.schema.cells(other).adatas:
             raise ValueError("extra has no RNA, which is all that a student reads; leave these data out.")
-        more = self.reader.cells(other)
-        part = more.measured[RNA]
-        said, probs = say(self, other)
-        rows, at = np.arange(len(part.cells)), part.cells
-        lessons.append(_lesson(part.reader, rows, more.batch[at], said[at], probs[at][:, open_labels]))
+        more, (said, probs) = self.reader.cells(other), say(self, other)
+        lessons.append(_lesson(more, np.arange(len(more.measured[RNA].cells)), said, probs[:, open_labels]))
     normalised = measured.normalised
     names = self.schema.gene_names[RNA]
-    direct = self.module.base(RNA).direct
-    tables = [getattr(direct, name).cpu().numpy() for name in ("features", "mean", "std")]
-    genes = Genes(len(names), *tables)
-    network = fit_student(lessons, genes, len(self.batches), len(open_labels), normalised, settings)
+    direct = cast(DirectPath, self.module.base(RNA).direct)
+    network = fit_student(lessons, direct, len(self.batches), len(open_labels), normalised, settings)
     args = self.schema.setup
     card = {
         "data_type": "lognorm" if normalised else "counts",
@@ -232,12 +224,7 @@ def student_fidelity(
 
 def say(model: MoRE, data: AnnData | MuData) -> tuple[np.ndarray, np.ndarray]:
     """Embedding and probabilities of cells, (cells, n_latent) and (cells, labels): what a student learns."""
-
-    def read(out: dict[str, Any]) -> torch.Tensor:
-        parts = [out["embedding"]] + ([] if out["log_probs"] is None else [out["log_probs"].exp()])
-        return torch.cat(parts, 1)
-
-    both = run(model, data, None, None, read)
+    both = run(model, data, None, None, embedding_and_probabilities)
     return both[:, : model.module.n_latent], both[:, model.module.n_latent :]
 
 
@@ -284,6 +271,8 @@ def _several(extra: Any) -> list[AnnData | MuData]:
     return listed
 
 
-def _lesson(reader: Any, rows: np.ndarray, batch: np.ndarray, z: np.ndarray, probs: np.ndarray) -> Lesson:
-    log_probs = np.log(np.maximum(probs, 1e-12)).astype(np.float32) if probs.shape[1] else None
-    return Lesson(reader, rows, batch, z.astype(np.float32), log_probs)
+def _lesson(cells: CellSet, rows: np.ndarray, z: np.ndarray, probs: np.ndarray) -> Lesson:
+    """What is said of cells, of those in some rows of the RNA."""
+    reader, at = cells.measured[RNA].reader, cells.measured[RNA].cells[rows]
+    log_probs = np.log(np.maximum(probs[at], 1e-12)).astype(np.float32) if probs.shape[1] else None
+    return Lesson(reader, rows, cells.batch[at], z[at].astype(np.float32), log_probs)

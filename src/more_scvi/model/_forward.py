@@ -1,19 +1,31 @@
-"""Cells through the trained module, block by block."""
+"""Cells through the trained module, block by block, and what must be there before that."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from anndata import AnnData
+from mudata import MuData
 
 from more_scvi._threads import one_thread
 from more_scvi.base._arrays import Arrays
+from more_scvi.data._arguments import warn
 from more_scvi.module._module import MoREModule
+
+if TYPE_CHECKING:
+    from more_scvi.model._more import MoRE
 
 BLOCK = 4096
 Outputs = dict[str, torch.Tensor]
+
+
+def embedding_and_probabilities(out: Outputs) -> torch.Tensor:
+    """(cells, n_latent + labels), to be read by :func:`forward`; without labels the embedding alone."""
+    p = out["log_probs"]
+    return out["embedding"] if p is None else torch.cat([out["embedding"], p.exp()], 1)
 
 
 @torch.inference_mode()
@@ -27,21 +39,9 @@ def forward(
 ) -> np.ndarray:
     """Pass rows through the module and collect ``read(outputs)``.
 
-    The module is in evaluation mode meanwhile and as before afterwards.
-
-    Parameters
-    ----------
-    module
-        The module.
-    arrays
-        Cells.
-    read
-        Takes what :meth:`more_scvi.module.MoREModule.inference` returns, with ``log_probs`` (of the answer; None
-        without labels), ``embedding`` and ``present``; returns one row per cell.
-    rows
-        Cells to pass, in order; None: all.
-    size
-        Cells per block.
+    The module is in evaluation mode meanwhile and as before afterwards. ``read`` takes what
+    :meth:`more_scvi.module.MoREModule.inference` returns, with ``log_probs`` (of the answer; None without labels),
+    ``embedding`` and ``present``, and returns one row per cell. ``rows``: in order; None: all; ``size`` per block.
     """
     rows = np.arange(len(arrays)) if rows is None else rows
     device, was_training, parts = next(module.parameters()).device, module.training, []
@@ -62,3 +62,21 @@ def forward(
     finally:
         module.train(was_training)
     return np.concatenate(parts)
+
+
+def registered(model: MoRE, method: str) -> AnnData | MuData:
+    """The registered data; refuses ``method`` if the model was loaded without them."""
+    if model.adata is None:
+        raise ValueError(
+            f"{method} needs the registered cells, but the model was loaded without data (adata=False); load it with "
+            "MoRE.load(dir, adata=adata)."
+        )
+    return model.adata
+
+
+def check_trained(model: MoRE) -> None:
+    """Refuse questions to a model that has seen no data; warn of one whose training has not ended."""
+    if not bool(model.module.linear.fitted):
+        raise RuntimeError("The model is not trained; call model.train() first.")
+    if not model.is_trained_:
+        warn("Training has not ended: these answers are those of a model on its way.")

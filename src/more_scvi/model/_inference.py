@@ -1,10 +1,10 @@
-"""What a trained model answers: embedding, predictions, weights of modalities, parameter counts."""
+"""What a trained model answers: embedding, predictions, novelty, parameters, weights of modalities, paths, layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,13 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
+from more_scvi.annotate._annotator import CERTAINTY
+from more_scvi.base._arrays import Arrays
+from more_scvi.base._offsets import typed_offsets
 from more_scvi.data._arguments import check_indices, check_integer, check_obsm_key, check_option
-from more_scvi.model._checks import check_trained, registered
-from more_scvi.model._forward import BLOCK, Outputs, forward
+from more_scvi.metrics._novelty import neighbour_novelty
+from more_scvi.model._forward import BLOCK, Outputs, check_trained, forward, registered
+from more_scvi.module._adapter import GatedAdapter
 
 if TYPE_CHECKING:
     from more_scvi.model._more import MoRE
@@ -210,3 +214,159 @@ def run(
     out = np.full((len(chosen), *part.shape[1:]), np.nan, np.float32)
     out[has] = part
     return out
+
+
+def get_novelty(self: MoRE, adata: AnnData | MuData | None = None) -> pd.Series:
+    r"""How unlike the labelled cells a cell is: a type that nobody labelled stands out.
+
+    Among the nearest cells of a cell some have a label. Where far fewer have one than is usual in its batch, the
+    cell is likely of a type without labels (:func:`more_scvi.metrics.neighbour_novelty`; mean of two scores, in the
+    embedding and in the linear base, which labels did not move). The probabilities of :meth:`predict` do not say
+    that: they compare the known types with each other.
+
+    Parameters
+    ----------
+    adata
+        Other data, whose cells are compared with the labelled ones of the registered data; ``None``: the registered
+        cells.
+
+    Returns
+    -------
+    Score per cell, 0 to 1: about 0.5 is usual, 1 means that no neighbour has a label. Only its order within a data
+    set has a meaning; look at the cells with the highest values. Nothing is written.
+
+    Raises
+    ------
+    ValueError
+        If the model was set up without labels, no registered cell has one, or it was loaded without data.
+
+    Notes
+    -----
+    Cells of unlabelled batches are compared with their own batch, so that a batch effect is not taken for novelty.
+    With very few labels in all (fewer than about five in a twentieth of the cells) the score is coarse.
+
+    Examples
+    --------
+    >>> adata.obs["novelty"] = model.get_novelty()
+    >>> sc.pl.umap(adata, color=["more_prediction", "novelty"])  # doctest: +SKIP
+    """
+    if self.module.classifier is None:
+        raise ValueError(
+            "get_novelty compares cells with labelled ones, but the model was set up without labels; call "
+            "MoRE.setup_anndata(adata, labels_key=...) with at least one known label, and train."
+        )
+    known = registered(self, "get_novelty")
+    labels = self.schema.label_codes(known)
+    visible = labels >= 0
+    if not visible.any():
+        raise ValueError("get_novelty: no registered cell has a label; give labels to some cells and train again.")
+    check_trained(self)
+    arrays = self.reader.arrays(known)
+    z, base, group = _embed(self, arrays), arrays.base, arrays.domain
+    data = known if adata is None else adata
+    if data is not known:
+        more = self.reader.arrays(data)
+        p = forward(self.module, more, lambda out: out["log_probs"].exp())
+        types = np.where(p.max(1) >= CERTAINTY, p.argmax(1), -1)
+        codes = np.unique(np.where(more.batch < 0, more.batch, 0), return_inverse=True)[1]
+        z, base = (
+            _beside(ours, theirs, codes, types, labels) for ours, theirs in ((_embed(self, more), z), (more.base, base))
+        )
+        # of a known batch, too, these are other cells, of which none is labelled
+        group = np.concatenate([more.domain - group.max() - more.domain.max() - 2, group])
+        visible = np.concatenate([np.zeros(len(more), bool), visible])
+    score = (neighbour_novelty(z, visible, group) + neighbour_novelty(base, visible, group)) / 2
+    return pd.Series(score[: data.n_obs], index=data.obs_names, name="novelty")
+
+
+def _embed(model: MoRE, arrays: Arrays) -> np.ndarray:
+    return forward(model.module, arrays, lambda out: out["embedding"])
+
+
+def _beside(
+    cells: np.ndarray, reference: np.ndarray, batch: np.ndarray, types: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    """Cells moved, batch by batch, onto the types that they share with the reference, and the reference.
+
+    A batch effect that the model did not see would else make all of its cells novel.
+    """
+    both = np.concatenate([cells, reference])
+    codes = np.concatenate([batch + 1, np.zeros(len(reference), dtype=np.int64)])
+    offset = typed_offsets(both, codes, np.concatenate([types, labels]), codes.max() + 1)
+    return (both - (offset - offset[0])[codes]).astype(np.float32)
+
+
+@torch.no_grad()
+def get_path_weights(self: MoRE) -> pd.DataFrame:
+    r"""How the adapters weigh the frozen features against the direct path (and the niche of spatial data).
+
+    Before training a path :math:`p` has a share :math:`s_p` of the variance of the base: the direct path by the
+    number of cells it was fitted on; the frozen features by the genes that the backbone knows and by how much of
+    them is seen in the data at all. They lose weight in tissue that the backbone was not made for, where they hold
+    noise. Training then moves a gate :math:`g` per dimension, which starts at 1, below 2.
+
+    Returns
+    -------
+    One row per modality and path, with the columns
+
+    - ``start``: share before training; sums to 1 over the paths of a modality;
+    - ``gate``, ``least_gate``, ``most_gate``: mean, smallest and largest gate of the path's dimensions;
+    - ``weight``: share of the variance that the gated path has in the shared space, over the registered cells that
+      have the modality; sums to 1.
+
+    Raises
+    ------
+    ValueError
+        If the model has no data (``load(..., adata=False)``).
+
+    Examples
+    --------
+    >>> model.get_path_weights()  # doctest: +SKIP
+                     start   gate  least_gate  most_gate  weight
+    modality path
+    rna      frozen  0.214  1.013       0.981      1.062   0.223
+             direct  0.786  0.996       0.934      1.071   0.777
+    """
+    check_trained(self)
+    arrays, rows = self.reader.arrays(registered(self, "get_path_weights")), []
+    for at, modality in enumerate(self.modalities):
+        base, adapter = self.module.base(modality), cast(GatedAdapter, self.module.adapters[modality])
+        gate, rotation = adapter.gate().cpu().numpy(), adapter.rotation.cpu().numpy()
+        x = arrays.base[arrays.present[:, at], self.module.layout.columns(modality)] * gate
+        ends = np.cumsum(base.path_widths)
+        columns = [slice(end - width, end) for end, width in zip(ends, base.path_widths, strict=True)]
+        variance = np.array([(x[:, c] @ rotation[c]).var(0).sum() for c in columns])
+        for name, c, start, weight in zip(
+            base.path_names, columns, base.shares.cpu().numpy(), variance / variance.sum(), strict=True
+        ):
+            rows.append((modality, name, start, gate[c].mean(), gate[c].min(), gate[c].max(), weight))
+    table = pd.DataFrame(rows, columns=["modality", "path", "start", "gate", "least_gate", "most_gate", "weight"])
+    return table.set_index(["modality", "path"]).astype(float)
+
+
+def get_layer_weights(self: MoRE) -> pd.Series:
+    """How much each layer of the backbone counts in the frozen features.
+
+    Returns
+    -------
+    Weights that add up to 1, one per block of the backbone's features, in their order (for token models: from the
+    embeddings to the last layer). They are equal before training. Where several modalities are read by the
+    backbone, those of the first; the others keep equal weights.
+
+    Raises
+    ------
+    ValueError
+        If the backbone gives one feature, so that there is nothing to mix.
+
+    Examples
+    --------
+    >>> model.get_layer_weights().plot.bar()
+    """
+    inside = self.module.inside
+    if inside is None or inside.mix is None:
+        raise ValueError(
+            f"backbone={self.init_arguments['backbone']!r} gives one feature per cell, not one per layer: there are"
+            " no layer weights. Use a backbone with n_pooled > 1."
+        )
+    weights = inside.layer_weights().detach().cpu().numpy()
+    return pd.Series(weights, index=pd.RangeIndex(len(weights), name="layer"), name="weight")

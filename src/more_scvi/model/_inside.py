@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 
 from more_scvi.backbones._base import Backbone
 from more_scvi.backbones._cache import token_chunks
-from more_scvi.backbones._layers import TopLayers
 from more_scvi.base._arrays import Arrays, InsideArrays, scatter
 from more_scvi.base._features import Features
 from more_scvi.base._prepare import FrozenReader
@@ -28,18 +27,15 @@ def make_inside(frozen: FrozenReader, arguments: Mapping[str, Any]) -> Inside | 
 
     ``arguments``: those of :class:`more_scvi.model.MoRE`.
     """
-    kind = arguments["adapter"] if arguments["freeze_backbone"] else "full"
+    freezes = arguments["freeze_backbone"]
+    kind = arguments["adapter"] if freezes else "full"
     blocks = 1 if frozen.backbone is None or not frozen.modalities else frozen.backbone.n_pooled
     adapter = None
     if kind != "output":
-        top = _with_layers(frozen, arguments).top_layers(inside_depth(frozen, arguments))
+        backbone = _with_layers(frozen, arguments)
+        top = backbone.top_layers(arguments["adapter_layers"] if freezes else backbone.n_layers)
         adapter = InsideAdapter(top, kind, arguments["adapter_rank"])
     return Inside(frozen.modalities[0], adapter, blocks) if adapter is not None or blocks > 1 else None
-
-
-def inside_depth(frozen: FrozenReader, arguments: Mapping[str, Any]) -> int:
-    """Layers of the backbone, from the last, that are adapted."""
-    return arguments["adapter_layers"] if arguments["freeze_backbone"] else _with_layers(frozen, arguments).n_layers
 
 
 def _with_layers(frozen: FrozenReader, args: Mapping[str, Any]) -> Backbone:
@@ -71,15 +67,11 @@ def inside_arrays(
     inside = module.inside
     assert inside is not None
     measured = cells.measured[inside.modality]
-    arrays = InsideArrays()
+    parts = {"blocks": _blocks(cells, features, module)}
     if inside.adapter is not None:
-        chunks = _token_chunks(measured, backbone, depth, torch.device(device))
-        arrays = _joined([part for _, part in chunks])
-    arrays = replace(arrays, blocks=_blocks(cells, features, module))
-    parts = {field.name: getattr(arrays, field.name) for field in fields(arrays)}
-    return InsideArrays(
-        **{name: None if x is None else scatter(x, measured.cells, len(cells)) for name, x in parts.items()}
-    )
+        parts |= _joined([part for _, part in _token_chunks(measured, backbone, depth, torch.device(device))])
+    found = {name: scatter(x, measured.cells, len(cells)) for name, x in parts.items() if x is not None}
+    return InsideArrays(**found)
 
 
 def moved(arrays: Arrays, module: MoREModule, inside: InsideArrays | None) -> Arrays:
@@ -91,40 +83,37 @@ def moved(arrays: Arrays, module: MoREModule, inside: InsideArrays | None) -> Ar
 
 
 def moved_streaming(
-    arrays: Arrays,
-    cells: CellSet,
-    features: Mapping[str, Features],
-    module: MoREModule,
-    backbone: Backbone | None,
-    depth: int,
+    arrays: Arrays, cells: CellSet, features: Mapping[str, Features], module: MoREModule, backbone: Backbone | None
 ) -> Arrays:
     """As :func:`moved`, for other cells, whose tokens are not kept."""
     inside = module.inside
     if inside is None or inside.modality not in cells.measured:
         return arrays
     measured, blocks = cells.measured[inside.modality], _blocks(cells, features, module)
-    if inside.adapter is None:
-        added = _added(module, InsideArrays(blocks=blocks), np.arange(len(measured.cells)))
-    else:
+    chunks = iter([(slice(0, len(measured.cells)), InsideArrays())])
+    if inside.adapter is not None:
         assert backbone is not None
-        parts = []
-        for rows, chunk in _token_chunks(measured, backbone, depth, next(module.parameters()).device):
-            chunk = replace(chunk, blocks=None if blocks is None else blocks[rows])
-            parts.append(_added(module, chunk, np.arange(rows.stop - rows.start)))
-        added = np.concatenate(parts)
-    return _with_added(arrays, module, measured.cells, added)
+        depth, device = len(inside.adapter.top.layers), next(module.parameters()).device
+        chunks = _token_chunks(measured, backbone, depth, device)
+    parts = []
+    for rows, chunk in chunks:
+        chunk = replace(chunk, blocks=None if blocks is None else blocks[rows])
+        parts.append(_added(module, chunk, np.arange(rows.stop - rows.start)))
+    return _with_added(arrays, module, measured.cells, np.concatenate(parts))
 
 
 def _token_chunks(
     measured: Measured, backbone: Backbone, depth: int, device: torch.device
 ) -> Iterator[tuple[slice, InsideArrays]]:
     """Tokens of the rows of a modality and what the frozen layers make of them, chunk by chunk."""
-    frozen = backbone.top_layers(depth).to(device)
+    top, x, genes = backbone.top_layers(depth).to(device), measured.source, measured.source_genes
     chunks = token_chunks(
-        backbone, measured.source, measured.source_genes, depth=depth, normalised=measured.normalised, device=device
+        backbone, x, genes, depth=depth, normalised=measured.normalised, chunk_size=CELLS_PER_PASS, device=device
     )
     for rows, tokens, keep in chunks:
-        yield rows, InsideArrays(tokens, keep, _replay(frozen, tokens, keep, device))
+        with torch.inference_mode():
+            frozen = top(torch.from_numpy(tokens).to(device).float(), torch.from_numpy(keep).to(device))
+        yield rows, InsideArrays(tokens, keep, frozen.cpu().numpy())
 
 
 def _blocks(cells: CellSet, features: Mapping[str, Features], module: MoREModule) -> np.ndarray | None:
@@ -158,17 +147,7 @@ def _with_added(arrays: Arrays, module: MoREModule, rows: np.ndarray, added: np.
     return replace(arrays, base=base)
 
 
-@torch.inference_mode()
-def _replay(top: TopLayers, tokens: np.ndarray, keep: np.ndarray, device: torch.device) -> np.ndarray:
-    """Output of frozen layers, (cells, width) float32."""
-    parts = []
-    for start in range(0, max(len(tokens), 1), CELLS_PER_PASS):
-        t, k = (torch.from_numpy(x[start : start + CELLS_PER_PASS]).to(device) for x in (tokens, keep))
-        parts.append(top(t.float(), k).cpu().numpy())
-    return np.concatenate(parts)
-
-
-def _joined(chunks: list[InsideArrays]) -> InsideArrays:
+def _joined(chunks: list[InsideArrays]) -> dict[str, np.ndarray]:
     """All rows, padded to the longest chunk. Takes the chunks out of the list, to hold as little as possible twice."""
     shapes = np.array([np.asarray(chunk.tokens).shape for chunk in chunks])
     n, (longest, d_model) = int(shapes[:, 0].sum()), shapes[:, 1:].max(0)
@@ -179,4 +158,4 @@ def _joined(chunks: list[InsideArrays]) -> InsideArrays:
         chunk, rows = chunks.pop(0), slice(start, start + length)
         tokens[rows, :width], keep[rows, :width] = chunk.tokens, chunk.keep
         start += length
-    return InsideArrays(tokens, keep, frozen)
+    return {"tokens": tokens, "keep": keep, "frozen": frozen}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from os import PathLike
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,21 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import settings
 
-from more_scvi.backbones._registry import list_backbones
+import more_scvi.model._inference as ask
+from more_scvi.backbones._registry import get_backbone
 from more_scvi.base._linear import ModalitySizes
 from more_scvi.base._prepare import FrozenReader
-from more_scvi.base._schema import Schema
+from more_scvi.base._schema import Schema, obsm_features
 from more_scvi.data._arguments import check_integer, check_mapping, check_number, check_option
+from more_scvi.data._checks import check_vocabulary
 from more_scvi.data._fields import RNA
+from more_scvi.data._genes import match_genes
 from more_scvi.modalities._modality import get_modality
-from more_scvi.model._backbone import attach_backbone
 from more_scvi.model._diagnose import diagnose
 from more_scvi.model._distill import distill, student_fidelity
-from more_scvi.model._impute import impute
-from more_scvi.model._inference import get_latent_representation, get_modality_weights, parameter_counts, predict
-from more_scvi.model._inside import ADAPTERS, inside_depth, make_inside
+from more_scvi.model._imputers import impute
+from more_scvi.model._inside import ADAPTERS, make_inside
 from more_scvi.model._not_offered import guide_users_of_scvi
-from more_scvi.model._novelty import get_novelty
-from more_scvi.model._paths import get_layer_weights, get_path_weights
 from more_scvi.model._reader import Reader
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
@@ -34,8 +33,14 @@ from more_scvi.model._train import History, train
 from more_scvi.module._module import MoREModule
 from more_scvi.train._plan import MoRETrainingPlan
 
+MODULE_ARGUMENTS = ("n_latent", "n_variable", "n_wide", "n_bottleneck", "dropout", "n_refinement_steps",
+                    "refinement_rank", "fusion")  # fmt: skip
 LARGEST = 100_000
 """Largest size that is believed to be meant. Source: plain value."""
+
+MIN_LINKED_GENES = 10
+"""A modality that speaks of fewer genes known to the backbone has no frozen features; one of none: soft tokens.
+Source: plain value, not tuned."""
 
 
 @guide_users_of_scvi
@@ -119,13 +124,13 @@ class MoRE(SaveLoadMixin, SetupMixin):
     _training_plan_cls = MoRETrainingPlan
 
     train = train
-    get_latent_representation = get_latent_representation
-    predict = predict
-    get_novelty = get_novelty
-    get_modality_weights = get_modality_weights
-    get_path_weights = get_path_weights
-    get_layer_weights = get_layer_weights
-    parameter_counts = parameter_counts
+    get_latent_representation = ask.get_latent_representation
+    predict = ask.predict
+    get_novelty = ask.get_novelty
+    get_modality_weights = ask.get_modality_weights
+    get_path_weights = ask.get_path_weights
+    get_layer_weights = ask.get_layer_weights
+    parameter_counts = ask.parameter_counts
     impute = impute
     diagnose = diagnose
     distill = distill
@@ -164,10 +169,8 @@ class MoRE(SaveLoadMixin, SetupMixin):
             arguments["seed"] = settings.seed if settings.seed is not None else 0
         self.init_arguments, self.seed = arguments, int(arguments["seed"])
         self.schema = schema = Schema.of(self.registry_)
-        kwargs = check_mapping("backbone_kwargs", backbone_kwargs)
-        attached = attach_backbone(backbone, kwargs, schema, adata)
-        self.backbone = attached.backbone
-        frozen = FrozenReader(attached.backbone, attached.modalities, attached.overlaps, cache_dir)
+        frozen, soft, given = attach_backbone(arguments, schema, adata)
+        self.backbone = frozen.backbone
         n_components = min(n_components, self.summary_stats.n_cells - 1)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
@@ -178,26 +181,17 @@ class MoRE(SaveLoadMixin, SetupMixin):
                 n_domains=len(schema.domains),
                 patterns=schema.patterns,
                 n_covariates=schema.covariates.n_columns,
-                n_latent=n_latent,
-                n_variable=n_variable,
-                n_wide=n_wide,
                 n_components=n_components,
-                n_bottleneck=n_bottleneck,
-                dropout=dropout,
-                n_refinement_steps=n_refinement_steps,
-                refinement_rank=refinement_rank,
-                fusion=fusion,
+                **{name: arguments[name] for name in MODULE_ARGUMENTS},
             )
-            for name in attached.soft:
+            for name in soft:
                 if self.backbone is not None and self.backbone.token_width:
                     self.module.add_soft_tokens(name, self.backbone.read_tokens, self.backbone.token_width)
-            self.module.inside = inside = make_inside(frozen, arguments)
-        depth = 0 if inside is None or inside.adapter is None else inside_depth(frozen, arguments)
-        self.reader = Reader(schema, frozen, self.module, attached.given, depth)
+            self.module.inside = make_inside(frozen, arguments)
+        self.reader = Reader(schema, frozen, self.module, given)
         sizes = ", ".join(
-            f"{len(schema.features[name])} {get_modality(name).features}"
-            f" ({attached.overlaps[name]:.0%} known to the backbone)"
-            for name in schema.modalities
+            f"{len(schema.features[name])} {get_modality(name).features} ({overlap:.0%} known to the backbone)"
+            for name, overlap in frozen.overlaps.items()
         )
         self._model_summary_string = (
             f"MoRE with backbone {backbone!r}, {self.summary_stats.n_cells} cells, {sizes}, "
@@ -278,12 +272,56 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
     check_number("dropout", arguments["dropout"], 0.0, 0.95)
     if arguments["seed"] is not None:
         check_integer("seed", arguments["seed"], 0)
-    if arguments["backbone"] is not None and not isinstance(arguments["backbone"], str | PathLike):
-        raise TypeError(
-            f"backbone={arguments['backbone']!r} is a {type(arguments['backbone']).__name__}; give a name "
-            f"({', '.join(list_backbones())}), a folder, or None."
-        )
     if arguments["backbone"] is None and arguments["n_components"] == 0:
         raise ValueError(
             "backbone=None with n_components=0 leaves no features; name a backbone, or give n_components >= 1."
         )
+
+
+def attach_backbone(
+    arguments: Mapping[str, Any], schema: Schema, data: AnnData | MuData | None
+) -> tuple[FrozenReader, tuple[str, ...], dict[str, str]]:
+    """Make the backbone and see which modalities it can read.
+
+    ``arguments`` are those of :class:`more_scvi.model.MoRE`; ``data`` the registered ones, whose ``obsm`` holds
+    precomputed features, or None: the model is loaded. Returned are the backbone and what it reads; modalities that
+    speak of no gene it knows, which reach it by learned tokens; modality → key of ``obsm`` with precomputed features.
+    """
+    name, cache_dir = arguments["backbone"], arguments["cache_dir"]
+    kwargs = check_mapping("backbone_kwargs", arguments["backbone_kwargs"])
+    modalities = schema.modalities
+    overlaps = dict.fromkeys(modalities, 1.0)
+    if name is None:
+        return FrozenReader(None, tuple(modalities), overlaps, cache_dir), (), {}
+    reads, soft, given = list(modalities), [], {}
+    if name == "precomputed":
+        reads = modalities[:1]
+        given[reads[0]] = _check_obsm_key(kwargs, schema, data)
+    backbone = get_backbone(name, **kwargs)
+    vocabulary = backbone.vocabulary
+    for modality in modalities if vocabulary is not None else ():
+        assert vocabulary is not None
+        genes = schema.gene_names[modality]
+        match = match_genes(genes, vocabulary)
+        overlaps[modality] = match.overlap
+        if schema.links[modality] is None:  # features are genes
+            check_vocabulary(match.n_matched, genes, vocabulary.human_symbol, str(name))
+            backbone.check_match(match)
+        elif match.n_matched < MIN_LINKED_GENES:
+            reads.remove(modality)
+        if match.n_matched == 0:
+            soft.append(modality)
+    return FrozenReader(backbone, tuple(reads), overlaps, cache_dir), tuple(soft), given
+
+
+def _check_obsm_key(kwargs: dict[str, Any], schema: Schema, data: AnnData | MuData | None) -> str:
+    key = kwargs.pop("obsm_key", None)
+    if not isinstance(key, str):
+        raise TypeError(
+            "backbone='precomputed' needs backbone_kwargs={'obsm_key': 'X_...'}, the key of adata.obsm that"
+            f" holds the features; got {key!r}."
+        )
+    if data is not None:
+        adata = data.mod[schema.names[schema.modalities[0]]] if isinstance(data, MuData) else data
+        kwargs["n_features"] = obsm_features(adata, key).shape[1]
+    return key

@@ -13,52 +13,44 @@ from scvi.train import Trainer
 
 from more_scvi.data._arguments import listing, nearest
 
-_NO_LIKELIHOOD = (
-    "MoRE has no likelihood of a cell; model.history holds its losses, model.diagnose() says what went wrong,"
-    " more_scvi.evaluation.run scores what was hidden"
-)
-_NO_POSTERIOR = "a cell is one point; read model.get_latent_representation(), and model.predict(soft=True) for doubt"
-_QUERY = "give the query itself: model.get_latent_representation(query), model.predict(query); nothing is trained"
-_NO_MINIFICATION = "model.save(dir) keeps no cells, MoRE.load(dir) needs none; model.distill() makes a small copy"
-_NO_DENOISING = (
-    "MoRE does not denoise; model.impute(modality) gives expected values in models of several modalities, otherwise"
-    " use the normalised counts, or scvi.model.SCVI"
-)
-_NO_PROTEIN_MODEL = "model.impute('protein') gives expected counts; for the background use scvi.model.TOTALVI"
-_NO_EXPLANATION = "scanpy.tl.rank_genes_groups on the normalised counts, grouped by model.predict()"
-
-NOT_OFFERED = {
+_STEPS = {
     "differential_abundance": "compare shares of model.predict() between samples, or use Milo on obsm['X_more']",
     "differential_accessibility": "scanpy.tl.rank_genes_groups on the peaks, grouped by model.predict()",
     "differential_expression": (
         "sum counts per sample and model.predict() and test these (pydeseq2), or scanpy.tl.rank_genes_groups"
     ),
     "from_scvi_model": "train MoRE on the same AnnData; to score SCVI beside it use more_scvi.evaluation.run",
-    "get_aggregated_posterior": _NO_POSTERIOR,
+    "get_aggregated_posterior": (
+        "a cell is one point; read model.get_latent_representation(), and model.predict(soft=True) for doubt"
+    ),
     "get_batch_representation": "model.batches names the batches; compare mean embeddings of the cells of each",
-    "get_elbo": _NO_LIKELIHOOD,
+    "get_elbo get_importance_weights get_marginal_ll get_reconstruction_error": (
+        "MoRE has no likelihood of a cell; model.history holds its losses, model.diagnose() says what went wrong,"
+        " more_scvi.evaluation.run scores what was hidden"
+    ),
     "get_feature_correlation_matrix": "numpy.corrcoef on the normalised counts, or on model.impute(modality)",
-    "get_importance_weights": _NO_LIKELIHOOD,
-    "get_latent_library_size": "the total count of a cell is taken as it is: adata.X.sum(axis=1)",
-    "get_library_size_factors": "the total count of a cell is taken as it is: adata.X.sum(axis=1)",
-    "get_likelihood_parameters": _NO_DENOISING,
-    "get_marginal_ll": _NO_LIKELIHOOD,
-    "get_normalized_accessibility": _NO_DENOISING,
-    "get_normalized_expression": _NO_DENOISING,
-    "get_protein_background_mean": _NO_PROTEIN_MODEL,
-    "get_protein_foreground_probability": _NO_PROTEIN_MODEL,
-    "get_ranked_features": _NO_EXPLANATION,
-    "get_reconstruction_error": _NO_LIKELIHOOD,
+    "get_latent_library_size get_library_size_factors": (
+        "the total count of a cell is taken as it is: adata.X.sum(axis=1)"
+    ),
+    "get_likelihood_parameters get_normalized_accessibility get_normalized_expression posterior_predictive_sample": (
+        "MoRE does not denoise; model.impute(modality) gives expected values in models of several modalities,"
+        " otherwise use the normalised counts, or scvi.model.SCVI"
+    ),
+    "get_protein_background_mean get_protein_foreground_probability": (
+        "model.impute('protein') gives expected counts; for the background use scvi.model.TOTALVI"
+    ),
+    "get_ranked_features shap_adata_predict shap_predict": (
+        "scanpy.tl.rank_genes_groups on the normalised counts, grouped by model.predict()"
+    ),
     "get_region_factors": "use the share of cells in which a peak is open, or scvi.model.PEAKVI",
-    "load_query_data": _QUERY,
-    "minify_adata": _NO_MINIFICATION,
-    "minify_mudata": _NO_MINIFICATION,
-    "posterior_predictive_sample": _NO_DENOISING,
-    "prepare_query_anndata": _QUERY,
-    "prepare_query_mudata": _QUERY,
-    "shap_adata_predict": _NO_EXPLANATION,
-    "shap_predict": _NO_EXPLANATION,
+    "load_query_data prepare_query_anndata prepare_query_mudata": (
+        "give the query itself: model.get_latent_representation(query), model.predict(query); nothing is trained"
+    ),
+    "minify_adata minify_mudata": (
+        "model.save(dir) keeps no cells, MoRE.load(dir) needs none; model.distill() makes a small copy"
+    ),
 }
+NOT_OFFERED = {name: step for names, step in _STEPS.items() for name in names.split()}
 """Attribute of scvi-tools' models → what to do instead."""
 
 _BUILT_IN = "MoRE has no such layers; its sizes are n_latent, n_bottleneck and n_components"

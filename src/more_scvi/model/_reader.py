@@ -25,25 +25,18 @@ N_KEPT = 2
 class Reader:
     """Reads data by a schema, a backbone and a fitted module; remembers what it has read by its content.
 
-    Parameters
-    ----------
-    schema
-        What the model knows of data.
-    frozen
-        The backbone.
-    module
-        Linear base, and adapters inside the backbone.
-    given
-        Modality → key of ``obsm`` with features that were computed elsewhere.
-    depth
-        Layers of the backbone that adapters enter.
+    ``given``: modality → key of ``obsm`` with features that were computed elsewhere.
     """
 
-    def __init__(
-        self, schema: Schema, frozen: FrozenReader, module: MoREModule, given: Mapping[str, str], depth: int
-    ) -> None:
-        self.schema, self.frozen, self.module, self.given, self.depth = schema, frozen, module, given, depth
+    def __init__(self, schema: Schema, frozen: FrozenReader, module: MoREModule, given: Mapping[str, str]) -> None:
+        self.schema, self.frozen, self.module, self.given = schema, frozen, module, given
         self._kept: dict[str, Arrays] = {}
+
+    @property
+    def depth(self) -> int:
+        """Layers of the backbone that adapters enter."""
+        adapter = None if self.module.inside is None else self.module.inside.adapter
+        return 0 if adapter is None else len(adapter.top.layers)
 
     def cells(self, data: AnnData | MuData) -> CellSet:
         """Codes and matrices of cells."""
@@ -75,7 +68,7 @@ class Reader:
             device = next(self.module.parameters()).device
             features = self.features(cells, self.caches(cells, str(device)))
             arrays = prepare(cells, self.module.linear, features)
-            self.remember(key, moved_streaming(arrays, cells, features, self.module, self.frozen.backbone, self.depth))
+            self.remember(key, moved_streaming(arrays, cells, features, self.module, self.frozen.backbone))
         self.remember(key, self._kept[key])
         return self._kept[key]
 

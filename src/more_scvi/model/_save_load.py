@@ -19,8 +19,8 @@ from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
 from more_scvi._compat import parse_device_args
-from more_scvi._reading import check_regular, read_json
-from more_scvi._saved import file_of, read_saved, unpack, write_saved
+from more_scvi._files import check_regular, read_json
+from more_scvi._saved import check_folder, check_tensors, file_of, read_saved, unpack, write_saved
 from more_scvi.data._columns import as_batch_array
 from more_scvi.model._setup import RESOLVED
 
@@ -71,12 +71,7 @@ class SaveLoadMixin(BaseModelClass):
         ``freeze_backbone=False`` the tuned layers, which have the size of the backbone's. ``cache_dir`` is not saved.
         """
         card, prefix = _card_path(dir_path, prefix)
-        folder = card.parent
-        present = [path.name for path in (card, folder / f"{prefix}{WEIGHTS}") if path.exists()]
-        if present and not overwrite:
-            raise ValueError(f"{folder} already holds {', '.join(present)}; give overwrite=True or another folder.")
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file; give a folder.")
+        check_folder(card.parent, (card.name, f"{prefix}{WEIGHTS}"), overwrite)
         if save_anndata and self.adata is None:
             raise ValueError("save_anndata=True, but the model was loaded without data; save without it.")
         state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
@@ -318,14 +313,7 @@ def _read(path: Path, prefix: str, class_name: str | None) -> tuple[dict[str, An
 
 
 def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Load strictly; name what is missing, unexpected or of another shape."""
-    own = module.state_dict()
-    wrong = [f"{k} missing" for k in own if k not in tensors] + [f"{k} unexpected" for k in tensors if k not in own]
-    wrong += [
-        f"{k} has shape {tuple(v.shape)}, expected {tuple(own[k].shape)}"
-        for k, v in tensors.items()
-        if k in own and v.shape != own[k].shape
-    ]
-    if wrong:
-        raise ValueError(f"{WEIGHTS} does not fit {path}: {'; '.join(wrong[:5])}. Both must come from one save.")
+    """Load strictly; classes without cells have weights of minus infinity."""
+    remedy = f"It and {path.name} must come from one save."
+    check_tensors(tensors, module.state_dict(), path.with_name(WEIGHTS), remedy, finite=False)
     module.load_state_dict(tensors)

@@ -17,8 +17,8 @@ from scvi.train import SaveCheckpoint, TrainRunner
 from more_scvi._compat import SimpleLogger, parse_device_args
 from more_scvi._threads import one_thread
 from more_scvi.data._arguments import check_integer, check_mapping, listing, nearest
-from more_scvi.model._checks import registered
 from more_scvi.model._fit import finish, make_training_set
+from more_scvi.model._forward import registered
 from more_scvi.module._objective import needs_views
 from more_scvi.train._callbacks import RestoringCheckpoint
 from more_scvi.train._data import CellDataModule
@@ -98,14 +98,9 @@ def train(
     if loss_weights is not None:
         plan_kwargs["loss_weights"] = loss_weights
     plan = self._training_plan_cls(self.module, **plan_kwargs)
-    sets = split_cells(
-        data.n_obs,
-        0.9 if early_stopping and train_size is None else train_size,
-        validation_size,
-        shuffle_set_split,
-        check_mapping("datasplitter_kwargs", datasplitter_kwargs),
-        self.seed,
-    )
+    train_size = 0.9 if early_stopping and train_size is None else train_size
+    split_kwargs = check_mapping("datasplitter_kwargs", datasplitter_kwargs)
+    sets = split_cells(data.n_obs, train_size, validation_size, shuffle_set_split, split_kwargs, self.seed)
     batch_size = check_integer("batch_size", batch_size, 2)
     if early_stopping and not len(sets[1]):
         raise ValueError(
@@ -128,16 +123,7 @@ def train(
             loader = CellDataModule(cells, *sets, batch_size=batch_size)
             max_epochs = default_epochs(loader.n_train, batch_size) if max_epochs is None else max_epochs
             arguments = _trainer_arguments(trainer_kwargs, self, done, early_stopping, bool(len(sets[1])))
-            runner = TrainRunner(
-                self,
-                training_plan=plan,
-                data_splitter=loader,
-                max_epochs=max_epochs,
-                accelerator=accelerator,
-                devices=devices,
-                benchmark=False,
-                **arguments,
-            )
+            runner = TrainRunner(self, plan, loader, max_epochs, accelerator, devices, benchmark=False, **arguments)
             self.module.train()  # scvi-tools leaves a trained module in eval mode and Lightning keeps it
             self.is_trained_, self.history_ = False, None
             stopped: BaseException | None = None

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from more_scvi.backbones._layers import TopLayers
+from more_scvi.backbones._base import TopLayers
 from more_scvi.base._linear import ModalityBase
 
 MIX_SPEED = 5.0

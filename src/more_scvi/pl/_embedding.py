@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,8 +7,9 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from ._labels import legend_beside, new_axes, shown
-from ._palette import MISSING, style
+from ._labels import MISSING, legend_beside, new_axes, shown, style
+
+DOTS: dict[str, Any] = {"linewidths": 0, "rasterized": True}
 
 
 def embedding(
@@ -64,19 +66,16 @@ def embedding(
         raise KeyError(f"adata.obsm has no {basis!r}; it has {sorted(adata.obsm)}.")
     if color is not None and color not in adata.obs:
         raise KeyError(f"adata.obs has no column {color!r}; it has {sorted(adata.obs.columns)}.")
-    if ax is None:
-        ax = new_axes(4, 4, _names(adata, color) if legend else ())
+    ax = ax or new_axes(4, 4, _names(adata, color) if legend else ())
     xy = np.asarray(adata.obsm[basis])[:, :2]
     # one order for all categories, so that none hides another, and always the same
     order = np.random.default_rng(0).permutation(len(xy))
     x, y = xy[order].T
     area = size if size is not None else float(np.clip(12_000 / max(len(x), 1), 2, 20))
     if color is None:
-        ax.scatter(x, y, s=area, c=style(0)[0], linewidths=0, rasterized=True)
+        ax.scatter(x, y, s=area, c=style(0)[0], **DOTS)
     elif pd.api.types.is_numeric_dtype(adata.obs[color]) and not pd.api.types.is_bool_dtype(adata.obs[color]):
-        drawn = ax.scatter(
-            x, y, s=area, c=adata.obs[color].to_numpy(float)[order], cmap="viridis", linewidths=0, rasterized=True
-        )
+        drawn = ax.scatter(x, y, s=area, c=adata.obs[color].to_numpy(float)[order], cmap="viridis", **DOTS)
         if legend:
             ax.figure.colorbar(drawn, ax=ax, shrink=0.7)
     else:
@@ -102,15 +101,13 @@ def _categories(ax: Axes, x: np.ndarray, y: np.ndarray, values: pd.Series, area:
     known = [c for c in values.astype("category").cat.categories if c != missing]
     name, *names = shown([missing or "missing", *known])
     if unknown.any():
-        ax.scatter(x[unknown], y[unknown], s=area / 2, c=MISSING, linewidths=0, label=name, rasterized=True)
+        ax.scatter(x[unknown], y[unknown], s=area / 2, c=MISSING, label=name, **DOTS)
     for position, category in enumerate(known):  # unused categories keep their colour for other plots
         cells = (values == category).to_numpy()
         if not cells.any():
             continue
         color, marker = style(position)
-        ax.scatter(
-            x[cells], y[cells], s=area, c=color, marker=marker, linewidths=0, label=names[position], rasterized=True
-        )
+        ax.scatter(x[cells], y[cells], s=area, c=color, marker=marker, label=names[position], **DOTS)
 
 
 def compare(

@@ -1,6 +1,4 @@
-"""Names in figures: shown so that they can be read, with room for them, and placed so that none hides another."""
-
-from __future__ import annotations
+"""What figures share: colours; names that can be read, with room for them, placed so that none hides another."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,11 +9,22 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-ANGLES = (0, 180, 90, 270, 45, 135, 315, 225)
-DISTANCES = (8, 16, 26, 38, 52, 70)  # points
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000")
+"""Okabe & Ito (2008): they stay apart under colour blindness; further categories change the marker."""
+MARKERS = ("o", "^", "s", "X", "D", "v", "P", "*")
+MISSING = "#D3D3D3"
+
+NEAR, DISTANCES, ANGLES = 16, (8, 16, 26, 38, 52, 70), (0, 180, 90, 270, 45, 135, 315, 225)
+"""Where a label may stand: points from what it names, in the order of preference; beyond ``NEAR`` with a line."""
+OFFSETS = [(far * np.cos(angle), far * np.sin(angle)) for far in DISTANCES for angle in np.radians(ANGLES)]
 
 LONGEST = 32
 """Characters of a name in a figure; of longer ones the middle is left out."""
+
+
+def style(position: int) -> tuple[str, str]:
+    """Return colour and marker of the category at a position; they repeat after 64."""
+    return COLORS[position % len(COLORS)], MARKERS[position // len(COLORS) % len(MARKERS)]
 
 
 def shown(names: Iterable[Any]) -> list[str]:
@@ -69,26 +78,18 @@ def label_points(
     labels = []
     for i, (text, color) in enumerate(zip(texts, colors, strict=True)):
         tried = []
-        for offset in _offsets():
+        for offset in OFFSETS:
             label = _write(ax, (x[i], y[i]), text, color, offset)
             box = label.get_window_extent()
             label.remove()
             hidden = sum(box.overlaps(other) for j, other in enumerate(taken) if j != i)
-            tried.append((hidden + 10 * (not _inside(ax.bbox, box)), offset, box))
+            tried.append((hidden + 10 * (ax.bbox.count_contains(box.corners()) < 4), offset, box))
             if tried[-1][0] == 0:
                 break
         _, offset, box = min(tried, key=lambda place: place[0])
         labels.append(_write(ax, (x[i], y[i]), text, color, offset))
         taken.append(box)
     return labels
-
-
-def _inside(outer: Bbox, box: Bbox) -> bool:
-    return all(map(outer.containsx, box.intervalx)) and all(map(outer.containsy, box.intervaly))
-
-
-def _offsets() -> list[tuple[float, float]]:
-    return [(far * np.cos(angle), far * np.sin(angle)) for far in DISTANCES for angle in np.radians(ANGLES)]
 
 
 def _write(ax: Axes, at: tuple[float, float], text: str, color: str, offset: tuple[float, float]) -> Annotation:
@@ -98,5 +99,5 @@ def _write(ax: Axes, at: tuple[float, float], text: str, color: str, offset: tup
     return ax.annotate(
         text, at, xytext=offset, textcoords="offset points", fontsize="small", color=color,
         ha={1: "left", 0: "center", -1: "right"}[right], va={1: "bottom", 0: "center", -1: "top"}[up],
-        arrowprops=line if np.hypot(*offset) > 2 * DISTANCES[0] else None,
+        arrowprops=line if np.hypot(*offset) > NEAR else None,
     )  # fmt: skip

@@ -1,7 +1,5 @@
 """What the plots of an evaluation share: reading the tidy table, naming metrics, telling controls from methods."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from ._labels import shown

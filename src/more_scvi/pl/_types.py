@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-from ._labels import new_axes, shown, tidy
-from ._palette import COLORS
+from more_scvi.metrics._annotation import confusion as count
+
+from ._labels import COLORS, new_axes, shown, tidy
 
 
 def per_type_f1(
@@ -55,8 +56,7 @@ def per_type_f1(
     """
     frame = _per_type(scores, classifier).sort_values(["f1", "n"], ascending=False, kind="stable")
     types = shown(frame.index)
-    if ax is None:
-        ax = new_axes(5, 0.9 + 0.26 * len(frame), types)
+    ax = ax or new_axes(5, 0.9 + 0.26 * len(frame), types)
     few = frame["n"].to_numpy() < rare
     bars = ax.barh(np.arange(len(frame)), frame["f1"], height=0.72, color=COLORS[0])
     for bar, is_rare, f1, n in zip(bars, few, frame["f1"], frame["n"], strict=True):
@@ -170,10 +170,7 @@ def _counts(true: ArrayLike | pd.DataFrame, predicted: ArrayLike | None) -> pd.D
     else:
         if predicted is None:
             raise TypeError("confusion needs predicted types beside the true ones, or a DataFrame of counts.")
-        one, other = np.asarray(true).astype(str), np.asarray(predicted).astype(str)
-        if one.shape != other.shape or one.ndim != 1:
-            raise ValueError(f"true has shape {one.shape}, predicted {other.shape}; both must be (n_cells,).")
-        counts = pd.crosstab(one, other)
+        counts = count(true, predicted)
     counts = counts.loc[counts.sum(axis=1) > 0]
     if counts.empty:
         raise ValueError("There are no cells to compare.")

@@ -7,15 +7,6 @@ from ._train import PretrainSettings, pretrain
 from ._views import Views, make_views
 
 __all__ = [
-    "Finetuned",
-    "Pool",
-    "PretrainSettings",
-    "Views",
-    "finetune",
-    "fit_front",
-    "full_vocabulary",
-    "make_views",
-    "pretrain",
-    "read_gene_sets",
-    "read_pool",
-]
+    "Finetuned", "Pool", "PretrainSettings", "Views", "finetune", "fit_front", "full_vocabulary", "make_views",
+    "pretrain", "read_gene_sets", "read_pool",
+]  # fmt: skip

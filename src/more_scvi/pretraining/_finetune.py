@@ -140,9 +140,9 @@ def finetune(
     shown = np.setdiff1d(np.arange(len(code)), held)
     network = _Network(backbone, match.vocab_index[known], seed)
     head = [nn.Parameter(torch.zeros(len(types), backbone.n_features)), nn.Parameter(torch.zeros(len(types)))]
-    trained = [*network.front_weights(), *network.transformer.parameters()]
+    trained = list(network.parameters())
     groups: list[dict[str, Any]] = [
-        {"params": network.front_weights(), "weight_decay": 0.0},
+        {"params": [network.components, network.whitening], "weight_decay": 0.0},
         {"params": [*network.transformer.parameters(), *head]},
     ]
     optimiser = torch.optim.AdamW(groups, lr=learning_rate)
@@ -273,18 +273,9 @@ class _Network(nn.Module):
     def _panel(self, columns: NDArray[np.int64], genes: NDArray[np.int64]) -> _Panel:
         front = self.front
         sets = front.program_weights(genes)[:, self.sizes.n_components :]
-        return _Panel(
-            columns=columns,
-            genes=genes,
-            sets=csr_matrix(sets.T.astype(np.float32)),
-            mean=front.gene_mean.numpy()[genes],
-            scale=front.gene_scale.numpy()[genes],
-            share=front.linear_map(genes).share,
-        )
-
-    def front_weights(self) -> list[nn.Parameter]:
-        """The trained tables of the linear front."""
-        return [self.components, self.whitening]
+        mean, scale = front.gene_mean.numpy()[genes], front.gene_scale.numpy()[genes]
+        sets = csr_matrix(sets.T.astype(np.float32))
+        return _Panel(columns, genes, sets, mean, scale, front.linear_map(genes).share)
 
     def state(self) -> dict[str, Tensor]:
         """Copies of the trained tensors under the names of the backbone's state."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, issparse, vstack
 
-from more_scvi._reading import MOST_TEXT, check_regular, read_bytes, unzip_text
+from more_scvi._files import MOST_TEXT, check_regular, read_bytes, unzip_text
 from more_scvi.data._arguments import check_integer, listing
 from more_scvi.data._checks import speak_of
 from more_scvi.data._genes import COLUMNS, GeneVocabulary, match_genes
@@ -64,12 +64,6 @@ class Pool:
         means = average @ values
         return means.toarray() if issparse(means) else means
 
-    def select(self, cells: np.ndarray) -> Pool:
-        """The pool of some cells; studies keep their numbers' order and those without cells are dropped."""
-        kept, study = np.unique(self.study[cells], return_inverse=True)
-        names = tuple(self.studies[s] for s in kept)
-        return Pool(self.counts[cells], study, names, self.measured[kept], self.labels[cells], self.vocabulary)
-
     def of_studies(self, names: Iterable[str], *, drop: bool = False) -> Pool:
         """The pool of the named studies, or of all others if ``drop``.
 
@@ -83,7 +77,10 @@ class Pool:
         if unknown:
             raise KeyError(f"Studies {unknown} are not in the pool; it holds {', '.join(self.studies)}.")
         chosen = np.array([(s in wanted) != drop for s in self.studies])
-        return self.select(np.flatnonzero(chosen[self.study]))
+        cells = np.flatnonzero(chosen[self.study])
+        kept, study = np.unique(self.study[cells], return_inverse=True)
+        studies = tuple(self.studies[s] for s in kept)
+        return Pool(self.counts[cells], study, studies, self.measured[kept], self.labels[cells], self.vocabulary)
 
 
 def read_gene_sets(path: str | Path) -> dict[str, list[str]]:

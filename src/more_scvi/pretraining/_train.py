@@ -1,4 +1,8 @@
-"""Training by Lightning: AdamW, averaged weights, checkpoints that survive a kill."""
+"""Training by Lightning: losses, AdamW, averaged weights, checkpoints that survive a kill.
+
+The losses take features (groups, cells, features) and pairs (groups, cells, cells); a group is a set of cells of one
+block, which share study and corruption.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -22,10 +27,10 @@ from more_scvi.backbones._checkpoints import read_torch
 from more_scvi.backbones._more_mini import MoreMini
 from more_scvi.data._arguments import check_integer, check_number, check_option, check_type
 
-from ._objective import contrast, denoise, drift, masked, same_cluster
 from ._pool import Pool
-from ._sampler import Minibatch, Sampler, fit_decoder
-from ._views import Views, check_sources
+from ._views import Minibatch, Sampler, Views, check_sources, fit_decoder
+
+OnStep = Callable[[int, dict[str, float]], None]
 
 _LEGAL: dict[str, tuple[float, float]] = {
     "n_groups": (1, math.inf), "n_cells": (2, math.inf), "n_hidden": (1, math.inf), "learning_rate": (1e-12, 1),
@@ -95,7 +100,7 @@ def pretrain(
     n_steps: int = 3000,
     resume: bool = False,
     settings: PretrainSettings = PretrainSettings(),
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    on_step: OnStep | None = None,
     accelerator: str = "auto",
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None,
 ) -> MoreMini:
@@ -146,7 +151,7 @@ def pretrain(
     front = backbone.front
     mean, scale = front.gene_mean.numpy(), front.gene_scale.numpy()
     decoder = fit_decoder(pool, views.features[0], mean, scale, front.target_sum)
-    module = _Pretraining(deepcopy(backbone.transformer).train(), n_steps, settings)
+    module = _Pretraining(deepcopy(backbone.transformer).train(), n_steps, settings, path, on_step)
     if resume and path.exists():
         module.restore(read_torch(path), path)
     sampler = Sampler(
@@ -156,10 +161,9 @@ def pretrain(
     if precision is None:
         gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
         precision = "bf16-mixed" if gpu else "32-true"
-    callbacks = [_AfterStep(path, on_step), TQDMProgressBar(refresh_rate=20)]
     trainer = Trainer(
-        accelerator=accelerator, devices=1, precision=precision, max_epochs=1, callbacks=callbacks, logger=False,
-        enable_checkpointing=False, enable_model_summary=False, gradient_clip_val=1.0,
+        accelerator=accelerator, devices=1, precision=precision, max_epochs=1, logger=False, gradient_clip_val=1.0,
+        callbacks=[TQDMProgressBar(refresh_rate=20)], enable_checkpointing=False, enable_model_summary=False,
     )  # fmt: skip
     if len(sampler):
         with warnings.catch_warnings():
@@ -171,11 +175,14 @@ def pretrain(
 
 
 class _Pretraining(LightningModule):
-    """Losses, optimiser and averaged weights."""
+    """Losses, optimiser and averaged weights; reports and saves after every step."""
 
-    def __init__(self, network: torch.nn.Module, n_steps: int, settings: PretrainSettings) -> None:
+    def __init__(
+        self, network: torch.nn.Module, n_steps: int, settings: PretrainSettings, path: Path, on_step: OnStep | None
+    ) -> None:
         super().__init__()
         self.network, self.n_steps, self.settings, self.step = network, n_steps, settings, 0
+        self.path, self.on_step = path, on_step
         network.requires_grad_(True)
         self.averaged = {k: v.detach().clone() for k, v in network.state_dict().items()}
         self.terms: dict[str, float] = {}
@@ -214,12 +221,18 @@ class _Pretraining(LightningModule):
             group["lr"] = _schedule(self.step, self.n_steps) * self.settings.learning_rate
 
     @torch.no_grad()
-    def finish_step(self) -> None:
-        """Count the step and follow the weights by their running average."""
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Count the step, follow the weights by their running average, report and save."""
         self.step += 1
         decay = min(self.settings.average, self.step / (self.step + 10))
         for key, value in self.network.state_dict().items():
             self.averaged[key] = self.averaged[key].to(value.device).lerp_(value, 1 - decay)
+        if self.on_step is not None:
+            self.on_step(self.step, self.terms)
+        if self.step % self.settings.checkpoint_every == 0 or self.step == self.n_steps:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self.path) as beside:
+                torch.save(self.snapshot(), beside)
 
     def snapshot(self) -> dict[str, Any]:
         """What a later run needs to go on."""
@@ -245,26 +258,56 @@ class _Pretraining(LightningModule):
             raise ValueError(f"{path} is no checkpoint of this network ({error!r}): start anew.") from None
 
 
-class _AfterStep(Callback):
-    """Averages, reports and saves after every step."""
-
-    def __init__(self, path: Path, on_step: Callable[[int, dict[str, float]], None] | None) -> None:
-        self.path, self.on_step = path, on_step
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, _Pretraining)
-        pl_module.finish_step()
-        if self.on_step is not None:
-            self.on_step(pl_module.step, pl_module.terms)
-        if pl_module.step % pl_module.settings.checkpoint_every == 0 or pl_module.step == pl_module.n_steps:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self.path) as beside:
-                torch.save(pl_module.snapshot(), beside)
-
-
 def _schedule(step: int, n_steps: int) -> float:
     """Linear warm-up, then a cosine to a hundredth."""
     warm = max(n_steps // 20, 1)
     if step < warm:
         return (step + 1) / warm
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(n_steps - warm, 1)))
+
+
+def centred(z: Tensor) -> Tensor:
+    """Features minus their group's mean: what is the same for a whole study and platform does not count."""
+    return z - z.mean(1, keepdim=True)
+
+
+def denoise(z: Tensor, target: Tensor) -> Tensor:
+    """Squared error against the clean features, per group in units of the target's variance; group means are free."""
+    target = centred(target)
+    error = (centred(z) - target).pow(2).mean((1, 2))
+    return (error / target.pow(2).mean((1, 2)).clamp_min(1e-3)).mean()
+
+
+def masked(z: Tensor, decoder: Tensor, target: Tensor) -> Tensor:
+    """Squared error of a linear decoder at genes that the view did not show, zeros included, as of :func:`denoise`.
+
+    Decoder (groups, features, genes) and target (groups, cells, genes), standardised expression, are of the genes that
+    were drawn for each group.
+    """
+    return denoise(z @ decoder, target)
+
+
+def contrast(z_a: Tensor, z_b: Tensor, positive: Tensor, temperature: float) -> Tensor:
+    """Supervised contrast (Khosla et al. 2020) between two views of the cells of a group.
+
+    All other cells of the group are the negatives. ``positive`` is bool, (groups, cells, cells), True on the diagonal
+    (the cell itself) and for cells that should lie close; the temperature is that of the cosine.
+    """
+    a, b = (F.normalize(centred(z), dim=-1) for z in (z_a, z_b))
+    logits = a @ b.transpose(1, 2) / temperature
+
+    def one_way(logits: Tensor, positive: Tensor) -> Tensor:
+        weight = positive.float() / positive.sum(-1, keepdim=True)
+        return -(weight * logits.log_softmax(-1)).sum(-1)
+
+    return (one_way(logits, positive) + one_way(logits.mT, positive.mT)).mean() / 2
+
+
+def drift(residual: Tensor) -> Tensor:
+    """Mean square of the residual beyond the group's mean: keeps the features near the linear ones."""
+    return centred(residual).pow(2).mean()
+
+
+def same_cluster(cluster: Tensor) -> Tensor:
+    """(groups, cells, cells) pairs of cells of one cluster; a cell always pairs with itself."""
+    return cluster[:, :, None] == cluster[:, None, :]

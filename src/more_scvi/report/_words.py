@@ -7,8 +7,7 @@ import inspect
 import numpy as np
 import pandas as pd
 
-from more_scvi.evaluation._compare import Comparison, compare, split_values
-from more_scvi.evaluation._report import with_chosen
+from more_scvi.evaluation._compare import Comparison, compare, split_values, with_chosen
 from more_scvi.evaluation.methods._method import get_method
 from more_scvi.pl._table import is_control, over_seeds, select
 

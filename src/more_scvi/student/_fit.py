@@ -16,10 +16,9 @@ from tqdm.auto import tqdm
 
 from more_scvi.base._path import batch_means
 from more_scvi.data._batches import batch_offsets
+from more_scvi.modalities.rna import DirectPath
 
-from ._front import CLIP, normalise
-from ._lesson import Genes, Lesson
-from ._network import StudentNetwork
+from ._network import CLIP, StudentNetwork, normalise
 
 N_FOLDS = 5
 """Folds of the student's cross-validation."""
@@ -38,6 +37,25 @@ FORGET_BATCH = 0.2
 CHECK_EVERY = 100
 
 
+@dataclass
+class Lesson:
+    """What a teacher says about some cells."""
+
+    reader: Any  # rows of a matrix, columns in the order of the student's genes; reader[slice] is csr
+    rows: np.ndarray  # (cells,) sorted rows that are used
+    batch: np.ndarray  # (cells,) codes; every negative code is a batch that the teacher was not trained on
+    z: np.ndarray  # (cells, n_latent) its embedding
+    log_probs: np.ndarray | None  # (cells, n_labels) log-probabilities of its labels
+
+    def chunks(self, size: int = 2048) -> Iterator[tuple[np.ndarray, sp.csr_matrix]]:
+        """(positions among the cells, csr block) of consecutive cells."""
+        for start in range(0, self.reader.shape[0], size):
+            stop = min(start + size, self.reader.shape[0])
+            here = np.arange(*np.searchsorted(self.rows, [start, stop]))
+            if len(here):
+                yield here, self.reader[start:stop][self.rows[here] - start]
+
+
 @dataclass(frozen=True)
 class FitSettings:
     """Settings of :func:`fit_student`, described at :meth:`more_scvi.model.MoRE.distill`."""
@@ -54,26 +72,27 @@ class FitSettings:
 
 
 def fit_student(
-    lessons: Sequence[Lesson], genes: Genes, n_batch: int, n_labels: int, normalised: bool, settings: FitSettings
+    lessons: Sequence[Lesson], direct: DirectPath, n_batch: int, n_labels: int, normalised: bool, settings: FitSettings
 ) -> StudentNetwork:
     """Fit a student to what its teacher says of the cells of the lessons, the first of which are the registered ones.
 
-    The linear guess that the residuals learn from is out of fold: for a cell that the ridge regression was fitted on it
-    would be better than it is for new cells. Each cell is also shown with random halves of the genes missing.
+    ``direct`` says which genes are read, and how they are standardised. The linear guess that the residuals learn from
+    is out of fold: for a cell that the ridge regression was fitted on it would be better than it is for new cells. Each
+    cell is also shown with random halves of the genes missing.
     """
     rng = np.random.default_rng(settings.seed)
     z = np.concatenate([lesson.z for lesson in lessons]).astype(np.float32)
     codes = _distinct(lessons)
     groups, group = np.unique(codes, return_inverse=True)
     fold = rng.permutation(len(z)) % N_FOLDS
-    network = _empty(lessons, genes, (len(z), z.shape[1], n_batch, n_labels), normalised, settings)
+    network = _empty(lessons, direct, (len(z), z.shape[1], n_batch, n_labels), normalised, settings)
     front = network.front
-    everything = front.visible_map(np.arange(genes.n_all))
+    everything = front.visible_map(np.arange(len(front.gene_share)))
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for cells, x in _joined(lessons):
             y = normalise(x, everything, normalised).toarray()
-            yield cells, np.clip((y - _np(front.mean)) / _np(front.std), -CLIP, CLIP)
+            yield cells, np.clip((y - front.mean.numpy()) / front.std.numpy(), -CLIP, CLIP)
 
     sums = np.zeros((len(groups), len(front.mean)))
     for cells, x in blocks():
@@ -97,11 +116,11 @@ def fit_student(
             grams[k] += x[rows].T @ x[rows]
             products[k] += x[rows].T @ targets[cells[rows]]
     _fit_factors(front, grams.sum(0), len(z))
-    weight, per_fold = _ridge(grams, products, np.bincount(fold, minlength=N_FOLDS), _np(front.loadings))
+    weight, per_fold = _ridge(grams, products, np.bincount(fold, minlength=N_FOLDS), front.loadings.numpy())
     front.weight.copy_(torch.from_numpy(weight))
     del grams, products
 
-    guesses = _guesses(lessons, network, per_fold, fold, codes, genes.n_all, settings, rng)
+    guesses = _guesses(lessons, network, per_fold, fold, codes, settings, rng)
     log_probs = None
     if n_labels:
         log_probs = np.concatenate([np.asarray(lesson.log_probs, np.float32) for lesson in lessons])
@@ -114,10 +133,6 @@ def fit_student(
     _train(network, guesses, codes, z, log_probs, settings)
     _match_spread(network.eval(), guesses[0], codes, z, log_probs)
     return network
-
-
-def _np(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
 
 
 def _distinct(lessons: Sequence[Lesson]) -> np.ndarray:
@@ -139,27 +154,32 @@ def _joined(lessons: Sequence[Lesson]) -> Iterator[tuple[np.ndarray, sp.csr_matr
 
 
 def _empty(
-    lessons: Sequence[Lesson], genes: Genes, sizes: tuple[int, int, int, int], normalised: bool, settings: FitSettings
+    lessons: Sequence[Lesson],
+    direct: DirectPath,
+    sizes: tuple[int, int, int, int],
+    normalised: bool,
+    settings: FitSettings,
 ) -> StudentNetwork:
     """A network with its genes and their scale, weights still to be fitted; sizes: cells, n_latent, batches, labels."""
     n_cells, n_latent, n_batch, n_labels = sizes
-    share, seen = np.zeros((2, genes.n_all))
+    n_genes, n_variable = lessons[0].reader.shape[1], len(direct.features)
+    share, seen = np.zeros((2, n_genes))
     for _, x in _joined(lessons):
         seen += np.bincount(x.indices[x.data != 0], minlength=len(seen))
         share += np.asarray((1.0 / np.maximum(np.asarray(x.sum(1)).ravel(), 1e-12)) @ x).ravel()
     if normalised:
         share[:] = 1.0
-    n_components = max(min(settings.n_components, len(genes.variable) - 1, n_cells - 1), 0)
+    n_components = max(min(settings.n_components, n_variable - 1, n_cells - 1), 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = StudentNetwork(
-            genes.n_all, len(genes.variable), n_components, n_latent, n_batch, n_labels, settings.n_hidden, normalised
+            n_genes, n_variable, n_components, n_latent, n_batch, n_labels, settings.n_hidden, normalised
         )
     front = network.front
     front.gene_share.copy_(torch.from_numpy(share / max(share.sum(), 1e-12)))
     front.detected.copy_(torch.from_numpy(seen / n_cells))
-    for name in ("variable", "mean", "std"):
-        getattr(front, name).copy_(torch.from_numpy(getattr(genes, name)))
+    for table, of in ((front.variable, direct.features), (front.mean, direct.mean), (front.std, direct.std)):
+        table.copy_(of)
     return network
 
 
@@ -201,12 +221,11 @@ def _guesses(
     per_fold: np.ndarray,
     fold: np.ndarray,
     codes: np.ndarray,
-    n_genes: int,
     settings: FitSettings,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Centred linear guesses out of fold, (1 + panels, cells, n_latent): of all genes, and of random halves."""
-    front, n = network.front, len(fold)
+    front, n, n_genes = network.front, len(fold), len(network.front.gene_share)
     shown = [np.arange(n_genes)]
     for _ in range(settings.n_panels):
         shown.append(np.where(rng.random(n_genes) < rng.uniform(0.25, 0.75), np.arange(n_genes), -1))
@@ -300,4 +319,4 @@ def _match_spread(
     with torch.no_grad():
         blocks = np.array_split(np.arange(len(z)), -(-len(z) // 4096))
         said = [network(torch.from_numpy(guess[rows]), torch.from_numpy(batch[rows]))[0] for rows in blocks]
-        network.spread.fit_to(torch.from_numpy(z), torch.cat(said), torch.from_numpy(types), torch.from_numpy(batch))
+        network.spread.fit(torch.cat(said), torch.from_numpy(types), torch.from_numpy(batch), torch.from_numpy(z))

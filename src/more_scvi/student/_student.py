@@ -1,28 +1,31 @@
-"""A student: embeds and annotates cells by their expression, on its own."""
+"""A student: embeds and annotates cells by their expression, on its own; its files and the names of its genes."""
 
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from safetensors.torch import save
 
-from more_scvi.data._arguments import check_indices, check_integer, check_obsm_key
+from more_scvi._files import read_json
+from more_scvi._saved import check_folder, check_tensors, read_saved, unpack, write_saved
+from more_scvi.data._arguments import check_indices, check_integer, check_obsm_key, warn
 from more_scvi.data._batches import batch_codes, batch_offsets
-from more_scvi.data._genes import GeneVocabulary, match_genes
+from more_scvi.data._genes import COLUMNS, GeneVocabulary, match_genes
 from more_scvi.data._matrix import check_matrix
 from more_scvi.data._objects import check_anndata
 from more_scvi.data._rows import RowReader
 from more_scvi.data._silent import say_silent, silent_features
 
-from ._files import read_student, write_student
-from ._network import StudentNetwork
+from ._network import SIZES, StudentNetwork
 
 logger = logging.getLogger("more_scvi")
 LEAST_GENES = 0.05
@@ -30,6 +33,13 @@ LEAST_GENES = 0.05
 
 FEW_GENES = 0.5
 BLOCK = 4096
+WEIGHTS, CARD, GENES = "student.safetensors", "student.json", "genes.tsv.gz"
+FILES = (WEIGHTS, GENES)
+FORMAT = "more-scvi student"
+VERSION = 2
+ENTRIES = ("data_type", "layer", "batch_key", "gene_key", "batches", "labels", "genes", "fidelity")
+_SIZE_OF = {"genes": "n_variable", "batches": "n_batch", "labels": "n_labels"}
+_REMEDY = "Give a folder written by Student.save, or save the student again."
 
 
 class Student:
@@ -181,7 +191,11 @@ class Student:
         ValueError
             If the files exist and ``overwrite`` is False, or ``dir_path`` is a file.
         """
-        write_student(dir_path, self.network, self._card, self._vocabulary, overwrite)
+        folder = check_folder(dir_path, (WEIGHTS, CARD, GENES), overwrite)
+        head = {"format": FORMAT, "version": VERSION, "written_by": f"more-scvi {version('more-scvi')}"}
+        state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        content = head | self._card | self.network.sizes
+        write_saved(folder / CARD, content, {WEIGHTS: save(state), GENES: self._vocabulary.to_bytes()}, FILES)
 
     @classmethod
     def load(cls, dir_path: str | PathLike) -> Student:
@@ -194,7 +208,28 @@ class Student:
         ValueError
             If a file is truncated, edited or not what :meth:`save` writes.
         """
-        return cls(*read_student(dir_path))
+        folder = Path(dir_path)
+        card, files = read_saved(folder / CARD, _read_card, FILES, _REMEDY)
+        sizes = {key: card.pop(key) for key in SIZES}
+        vocabulary = GeneVocabulary.from_bytes(files[GENES], folder / GENES)
+        try:
+            with torch.device("meta"):  # sizes are believed once the tensors have them
+                expected = StudentNetwork(**sizes).state_dict()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{folder / CARD}: its sizes {sizes} make no student ({error}). {_REMEDY}") from None
+        for key, size in _SIZE_OF.items():
+            if len(card[key]) != sizes[size]:
+                raise ValueError(f"{folder / CARD}: {len(card[key])} {key}, but {size} is {sizes[size]}. {_REMEDY}")
+        if len(vocabulary) != sizes["n_genes"]:
+            raise ValueError(f"{folder / GENES}: {len(vocabulary)} genes, {CARD} says {sizes['n_genes']}. {_REMEDY}")
+        path = folder / WEIGHTS
+        tensors = unpack(files[WEIGHTS], path, _REMEDY)
+        check_tensors(tensors, expected, path, f"It and {CARD} must be of one save. {_REMEDY}")
+        if wrong := [name for name, tensor in expected.items() if tensors[name].dtype != tensor.dtype]:
+            raise ValueError(f"{path}: the tensors {wrong} are of another type than {CARD} implies. {_REMEDY}")
+        network = StudentNetwork(**sizes)
+        network.load_state_dict(tensors)
+        return cls(network, card, vocabulary)
 
     def _run(self, adata: AnnData, indices: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Embedding and probabilities of the chosen cells."""
@@ -250,10 +285,49 @@ class Student:
         if share < 1:
             logger.info("%.0f%% of the student's genes are in adata; the others count as missing.", 100 * share)
         if share < FEW_GENES:
-            warnings.warn(
+            warn(
                 f"adata has {share:.0%} of the {len(self.genes)} genes of the student; the others count as missing, and"
-                " the embedding is less sure.",
-                UserWarning,
-                stacklevel=4,
+                " the embedding is less sure."
             )
         return index
+
+
+def student_vocabulary(
+    names: Sequence[str], var_names: Sequence[str], vocabulary: GeneVocabulary | None
+) -> GeneVocabulary:
+    """Every name of each gene: those of the training data, and those that the teacher's backbone knows for it.
+
+    ``names`` are what the backbone was told (``gene_key``), ``vocabulary`` is that of the backbone, if it has one.
+    """
+    own = [str(name) for name in names]
+    index = np.full(len(own), -1) if vocabulary is None else match_genes(own, vocabulary).vocab_index
+    columns: dict[str, list[str]] = {column: [] for column in COLUMNS}
+    for name, other, at in zip(own, map(str, var_names), index, strict=True):
+        for column in COLUMNS:
+            entry = "" if at < 0 or vocabulary is None else getattr(vocabulary, column)[at]
+            if column.endswith("alias"):
+                entry = "|".join(dict.fromkeys(part for part in (*entry.split("|"), name, other) if part))
+            elif at < 0 and column.endswith("symbol"):
+                entry = name
+            columns[column].append(entry)
+    made = GeneVocabulary(*(tuple(columns[column]) for column in COLUMNS))
+    if np.array_equal(match_genes(own, made).vocab_index, np.arange(len(own))):
+        return made
+    # names that the rules of matching cannot tell apart
+    return GeneVocabulary(tuple(own), ("",) * len(own), tuple(own))
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    card = read_json(path, _REMEDY)
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise ValueError(f"{path} is not the card of a student. {_REMEDY}")
+    if card.get("version") != VERSION:
+        raise ValueError(
+            f"{path} has version {card.get('version')!r}; this more-scvi reads {VERSION}. Distill the student again, or"
+            " install the version that wrote it."
+        )
+    if missing := [key for key in (*SIZES, *ENTRIES) if key not in card]:
+        raise ValueError(f"{path} lacks the entries {missing}; it was edited. {_REMEDY}")
+    if wrong := [key for key in _SIZE_OF if not isinstance(card[key], list)]:
+        raise ValueError(f"{path}: {wrong} must be lists; it was edited. {_REMEDY}")
+    return card

@@ -18,10 +18,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -132,8 +129,8 @@ class Method(ABC):
     """Whether it can embed cells that were not trained on (``S2b``)."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Modalities without which it cannot run."""
-    whole: ClassVar[bool] = False
-    """Whether every cell must have every modality."""
+    whole: ClassVar[bool | tuple[str, ...]] = False
+    """Modalities that every cell must have; ``True``: all."""
 
     def __init__(self, variant: str | None = None, **options: Any):
         known = list(inspect.signature(self.run).parameters)[1:]
@@ -152,24 +149,9 @@ class Method(ABC):
     def suits(self, data: Data, has_query: bool = False) -> bool:
         """Whether the method can run on data with these modalities (and with cells to map)."""
         present = modalities(data)
-        gaps = self.whole and any(adata.n_obs < data.n_obs for adata in present.values())
-        return set(self.needs) <= set(present) and not gaps and (self.maps_queries or not has_query)
-
-
-class Stopwatch:
-    """CPU and wall seconds per stage: ``with watch("training"): ...``."""
-
-    def __init__(self, **seconds: float) -> None:
-        self.cpu: dict[str, float] = dict(seconds)
-        self.wall: dict[str, float] = dict(seconds)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Add the seconds of the block to ``stage``."""
-        cpu, wall = time.process_time(), time.perf_counter()
-        yield
-        self.cpu[stage] = self.cpu.get(stage, 0.0) + time.process_time() - cpu
-        self.wall[stage] = self.wall.get(stage, 0.0) + time.perf_counter() - wall
+        gaps = {name for name, adata in present.items() if adata.n_obs < data.n_obs}
+        fits = not gaps & set(present if self.whole is True else self.whole or ())
+        return set(self.needs) <= set(present) and fits and (self.maps_queries or not has_query)
 
 
 _METHODS: dict[str, Method] = {}

@@ -1,7 +1,6 @@
 """What several methods do with the shared features."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,9 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from more_scvi.evaluation._data import LABELS_KEY, UNLABELED, Data, batches_of, modalities
+from more_scvi.evaluation._data import LABELS_KEY, UNLABELED, Data, Stopwatch, batches_of, modalities
 
-from ._method import Given, Stopwatch
+from ._method import Given
 
 
 def rna(data: Data) -> AnnData:
@@ -19,14 +18,10 @@ def rna(data: Data) -> AnnData:
     return modalities(data)["rna"]
 
 
-def prepared_seconds(data: Data, *steps: str) -> float:
-    """CPU seconds that the shared RNA features took, for methods that use them."""
-    return float(sum(rna(data).uns["prepare_seconds"][step] for step in steps))
-
-
-def rna_watch(data: Data, *steps: str) -> Stopwatch:
-    """Stopwatch that has counted the shared features of the RNA (by default all)."""
-    return Stopwatch(features=prepared_seconds(data, *(steps or ("normalise", "genes", "pca"))))
+def shared_watch(data: Data, names: Iterable[str] = ("rna",), steps: Iterable[str] = ()) -> Stopwatch:
+    """Stopwatch that has counted these steps (by default all) of the shared features of these modalities."""
+    used = [modalities(data)[name].uns["prepare_seconds"] for name in names]
+    return Stopwatch(features=sum((float(of[step]) for of in used for step in steps or of), 0.0))
 
 
 def labels_of(data: Data) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
@@ -37,10 +32,7 @@ def labels_of(data: Data) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
 
 def centre(x: NDArray, batches: NDArray) -> NDArray:
     """Copy of ``x`` with the mean of each batch removed."""
-    x = x.copy()
-    for name in np.unique(batches):
-        x[batches == name] -= x[batches == name].mean(axis=0)
-    return x
+    return x - pd.DataFrame(x).groupby(batches).transform("mean").to_numpy()
 
 
 def centred_view(data: Data) -> NDArray[np.float32]:
@@ -54,10 +46,9 @@ def variable_genes(data: Data) -> Any:
     return adata.layers["lognorm"][:, adata.var["highly_variable"].to_numpy()]
 
 
-def with_query(given: Given, of: Any) -> NDArray:
+def with_query(given: Given, of: Callable[[Data], NDArray]) -> NDArray:
     """``of`` applied to the data and, where cells are to be mapped, to the query below it."""
-    parts = [of(given.data)] if given.query is None else [of(given.data), of(given.query)]
-    return np.concatenate(parts)
+    return np.concatenate([of(part) for part in (given.data, given.query) if part is not None])
 
 
 def probabilities(values: NDArray, classes: NDArray) -> pd.DataFrame:

@@ -1,19 +1,42 @@
-"""Scanorama (Hie et al. 2019)."""
-
-from __future__ import annotations
+"""Harmony (Korsunsky et al. 2019) and Scanorama (Hie et al. 2019)."""
 
 import io
+import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_matrix
 
-from more_scvi.evaluation._data import Data, batches_of, present
+from more_scvi.evaluation._data import BATCH_KEY, batches_of
 
 from ._method import Given, Method, Result, register_method
-from ._shared import rna_watch, variable_genes
+from ._shared import rna, shared_watch, variable_genes
+
+
+@register_method
+class Harmony(Method):
+    """Harmony on the principal components (Korsunsky et al. 2019), at the defaults of harmonypy."""
+
+    name = "harmony"
+    seeded = True
+    needs = ("rna",)
+    whole = True
+
+    def run(self, given: Given) -> Result:
+        import harmonypy
+
+        logging.getLogger("harmonypy").setLevel(logging.WARNING)
+        watch = shared_watch(given.data)
+        pcs = rna(given.data).obsm["view"]
+        obs = pd.DataFrame({BATCH_KEY: batches_of(given.data)})
+        with watch("training"):
+            z = harmonypy.run_harmony(pcs, obs, BATCH_KEY, random_state=given.seed).Z_corr  # cells × PCs from 2.0 on
+        if z.shape != pcs.shape:
+            raise RuntimeError(f"harmonypy returned {z.shape} for PCs of shape {pcs.shape}; install harmonypy >= 2.0.")
+        return Result(np.asarray(z, dtype=np.float32), None, None, watch.cpu, watch.wall)
 
 
 @register_method
@@ -22,11 +45,7 @@ class Scanorama(Method):
 
     name = "scanorama"
     seeded = True
-    needs = ("rna",)
-
-    def suits(self, data: Data, has_query: bool = False) -> bool:
-        """Every cell needs RNA."""
-        return super().suits(data, has_query) and bool(present(data, "rna").all())
+    needs = whole = ("rna",)
 
     def run(self, given: Given, n_components: int = 100) -> Result:
         """Integrate with ``scanorama.integrate`` at its defaults; rows keep the order of the cells."""
@@ -39,19 +58,13 @@ class Scanorama(Method):
         if (n_cells < 2).any():
             lone = ", ".join(repr(str(name)) for name in names[n_cells < 2])
             raise ValueError(f"scanorama needs 2 cells of a batch, but {lone} has 1; leave such batches out.")
-        watch = rna_watch(given.data, "normalise", "genes")
+        watch = shared_watch(given.data, steps=("normalise", "genes"))
         with watch("training"), _contained():
             x = csr_matrix(variable_genes(given.data))
-            genes = np.arange(x.shape[1]).astype(str)
-            parts, _ = scanorama.integrate(
-                [x[batches == name] for name in names],
-                [genes] * len(names),
-                dimred=n_components,
-                seed=given.seed,
-                verbose=0,
-            )
-            z = np.empty((len(batches), parts[0].shape[1]), dtype=np.float32)
-            for name, part in zip(names, parts, strict=True):
+            parts, genes = [x[batches == name] for name in names], np.arange(x.shape[1]).astype(str)
+            found, _ = scanorama.integrate(parts, [genes] * len(parts), dimred=n_components, seed=given.seed, verbose=0)
+            z = np.empty((len(batches), found[0].shape[1]), dtype=np.float32)
+            for name, part in zip(names, found, strict=True):
                 z[batches == name] = part
         notes = {"integration": "none: there is one batch"} if len(names) == 1 else {}
         return Result(z, None, None, watch.cpu, watch.wall, notes=notes)
