@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -39,7 +41,7 @@ def check_scores(values: ArrayLike, name: str) -> NDArray[np.float64]:
     return scores
 
 
-def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
+def _numbers(values: Any, name: str) -> NDArray[np.float64]:
     dense = values.toarray() if issparse(values) else values
     try:
         if values is None or np.iscomplexobj(dense):
