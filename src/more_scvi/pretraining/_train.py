@@ -87,7 +87,9 @@ class PretrainSettings:
 
     def __post_init__(self) -> None:
         for name, (least, most) in _LEGAL.items():
-            check = check_number if isinstance(getattr(type(self), name), float) else check_integer
+            check: Callable[..., float] = (
+                check_number if isinstance(getattr(type(self), name), float) else check_integer
+            )
             check(name, getattr(self, name), least, most)
 
 
