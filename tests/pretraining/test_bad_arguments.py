@@ -87,7 +87,7 @@ CASES = {
     ],
     "pretrain": [
         ({"views": None}, ["views is a NoneType", "make_views"]),
-        ({"pool": "HALF"}, ["views hold features of shape (200, 8)", "(100, 8)"]),
+        ({"pool": "HALF"}, ["views hold features of shape (200, 8)", "(80, 8)"]),
         ({"settings": {"seed": 1}}, ["settings is a dict", "PretrainSettings"]),
         ({"checkpoint": 3}, ["checkpoint is a int", "path of a file"]),
         ({"n_steps": -1}, ["n_steps=-1"]),
@@ -143,7 +143,7 @@ def made(value, tmp_path, files, pool):
         return tmp_path
     if value == "FEWER":
         return read_pool(files / "pool", files / "annotation", n_genes=30)
-    return pool.select(np.arange(100)) if value == "HALF" else value
+    return pool.of_studies(["A", "B"]) if value == "HALF" else value
 
 
 def test_good_arguments_are_taken(good):
