@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from more_scvi.cli import app
-from more_scvi.cli._shared import check_written, plainly, read, write
+from more_scvi.cli._shared import check_written, plainly, read, show, write
 from more_scvi.data import load_demo, simulate_multiomics
 from more_scvi.model import MoRE
 
@@ -288,6 +288,15 @@ def test_evaluate_refuses_before_it_trains_and_writes_nothing(cells, tmp_path, m
     assert message in result.stderr and result.stderr.startswith("Error: ") and result.stderr.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == there
     assert all((tmp_path / name).read_text() == "mine" for name in there)
+
+
+def test_a_summary_shows_names_and_paths_as_they_are(capsys):
+    show(
+        {"report": "/tmp/[/b]/page.html", "methods": ["obsm:[red]x", "obsm:[/]"], "[x]": "T cell [CD4]"}, as_json=False
+    )
+    said = capsys.readouterr().out
+    for text in ("/tmp/[/b]/page.html", "obsm:[red]x, obsm:[/]", "[x]", "T cell [CD4]"):
+        assert text in said
 
 
 def test_doctor_names_versions_and_backbones():

@@ -47,9 +47,16 @@ def test_panels_are_seeded_and_of_the_size_asked_for():
     assert make_panels(3, visible=0.01).sum() == 3
 
 
-@pytest.mark.parametrize("kwargs", [{"visible": 0}, {"visible": 1.5}, {"n_panels": -1}, {"n_genes": 0}])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"visible": 0}, {"visible": 1.5}, {"visible": "half"}, {"visible": np.nan}, {"n_panels": -1},
+        {"n_panels": 2.5}, {"n_genes": 0}, {"n_genes": "10"}, {"n_genes": None}, {"seed": -1}, {"seed": None},
+    ],
+)  # fmt: skip
 def test_panels_that_cannot_be(kwargs):
-    with pytest.raises(ValueError, match="make_panels"):
+    [(name, value)] = kwargs.items()
+    with pytest.raises((TypeError, ValueError), match=f"{name}={value!r}"):
         make_panels(**({"n_genes": 10} | kwargs))
 
 
@@ -276,6 +283,7 @@ def test_few_known_genes_warn_and_none_is_an_error(tiny, counts, genes, caplog, 
     [
         ({"chunk_size": 0}, "chunk_size=0"),
         ({"device": "abacus"}, "device='abacus'"),
+        ({"device": "meta"}, "device='meta'.*'cpu'"),
         ({"dtype": "int8"}, "int8"),
         ({"precision": "half"}, "float32, bfloat16"),
         ({"panels": np.ones((1, 3), bool)}, r"\(1, 3\)"),
@@ -299,6 +307,12 @@ def test_no_cells(tiny, genes, tmp_path):
         (None, np.zeros(3), {}, "cells, genes"),
         (None, None, {"chunk_size": 2.5}, "chunk_size=2.5"),
         (None, None, {"chunk_size": True}, "chunk_size=True"),
+        (None, np.full((30, 60), "w"), {}, "x is a ndarray of <U1 values; give a matrix of numbers"),
+        (None, ad.AnnData(np.ones((30, 60))), {}, "x is a AnnData .*adata.X"),
+        (None, None, {"normalised": "no"}, "normalised is a str"),
+        (None, None, {"panels": np.arange(60)[None]}, "panels holds int64 values; give booleans"),
+        (None, None, {"panels": "all"}, "panels holds"),
+        (None, None, {"cache_dir": 3}, "cache_dir is a int"),
     ],
 )
 def test_arguments_of_the_wrong_type(tiny, counts, genes, backbone, x, kwargs, message):

@@ -335,6 +335,32 @@ def test_raw_is_named_where_the_matrix_cannot_be_used(adata):
     assert check_setup(adata, layer="counts").data_type == "counts"
 
 
+def test_a_layer_named_raw_is_told_how_to_be_had(adata):
+    """Of other genes than ``var_names``: a layer cannot hold them."""
+    adata.raw = adata.copy()
+    few = adata[:, :20].copy()
+    with pytest.raises(KeyError, match=r"layer='raw' is not in adata.layers.*adata = adata.raw.to_adata\(\)"):
+        check_setup(few, layer="raw")
+    few.X = few.X.log1p()
+    with pytest.raises(KeyError, match=r"layers\['counts'\] = .*with layer=\. .*adata = adata.raw.to_adata\(\)"):
+        check_setup(few, layer="umi")
+    few.raw = few.copy()
+    with pytest.raises(KeyError, match=r"adata.raw is no layer: adata.raw.to_adata\(\)"):
+        check_setup(few, layer="raw")
+
+
+def test_a_query_is_not_told_to_name_a_layer(adata):
+    """The model reads its own; counts in ``raw`` have to go there."""
+    adata.raw = adata.copy()
+    adata.X = adata.X.log1p()
+    for layer, place in ((None, r"adata\.X"), ("umi", r"adata\.layers\['umi'\]")):
+        with pytest.raises(
+            (KeyError, ValueError), match=place + r" = adata\.raw\[:, adata\.var_names\]\.X\. "
+        ) as caught:
+            check_matrix(adata, layer=layer, data_type="counts", query=True)
+        assert "layer=." not in str(caught.value)
+
+
 @pytest.mark.parametrize("key", ["batch_key", "categorical_covariate_keys"])
 @pytest.mark.parametrize("values", ["names", "counts"])
 def test_a_value_per_cell_is_no_batch(adata, key, values):

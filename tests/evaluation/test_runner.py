@@ -258,6 +258,11 @@ def _negative(adata):
     return {}
 
 
+def _raw(adata):
+    adata.raw = adata.copy()
+    return {"layer": "raw"}
+
+
 def _twice(adata):
     adata.var_names = ["A", *adata.var_names[:-1][:0], "A", *adata.var_names[2:]]
     return {}
@@ -276,6 +281,7 @@ BAD = {
     "no counts": (bad(_negative), ValueError, "X of data holds values that are not counts, e.g. .*; name the layer"),
     "genes twice": (bad(_twice), ValueError, "'A' occurs twice"),
     "no such layer": (bad(lambda a: {"layer": "raw"}), KeyError, "has no layer 'raw'; it has none"),
+    "counts in raw": (bad(_raw), KeyError, r"has no layer 'raw'; it has none\. .*adata = adata.raw.to_adata\(\)"),
     "no such method": (bad(lambda a: {"methods": ["scvii"]}), KeyError, "'scvii' is unknown"),
     "no such protocol": (bad(lambda a: {"protocols": ["S7"]}), ValueError, "'S7' is unknown; use one of S1"),
     "no such embedding": (bad(lambda a: {"methods": ["obsm:X_a"]}), KeyError, "obsm has no array 'X_a'; it has none"),

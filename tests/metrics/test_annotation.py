@@ -168,7 +168,10 @@ NAN = np.array([[1.0, np.nan]] * 4)
         (lambda: probe_probabilities(NAN, Y, [True, False, False, True]), "z holds 4 values that are not finite"),
         (lambda: probe_probabilities(Z, Y, [True] * 4), "hidden covers all 4 cells; .* show some"),
         (lambda: knn_predict(Z, Y, [True] * 4), "hidden covers all 4 cells"),
-        (lambda: knn_predict(Z, Y, [True, False]), r"one flag \(2,\) per cell"),
+        (
+            lambda: knn_predict(Z, Y, [True, False]),
+            r"hidden \(2,\) must be a mask with one boolean for each of the 4 cells",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message):

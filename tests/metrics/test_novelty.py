@@ -121,7 +121,7 @@ INF = np.where(Z % 2 == 1, np.inf, Z)
         (lambda: purity(Z, MASK[:3]), r"of_type \(3,\) must be a mask with one boolean for each of the 4 cells"),
         (lambda: purity(Z, [0, 3]), "of_type must be a mask of booleans.*int64"),
         (lambda: purity(Z, list("aabb")), "of_type must be a mask of booleans"),
-        (lambda: purity(Z, MASK, ["x"]), r"batches \(1,\) must name one batch for each of the 4 cells"),
+        (lambda: purity(Z, MASK, ["x"]), r"batches \(1,\) must hold one name for each of the 4 cells"),
         (lambda: knn_novelty(INF, MASK), "z holds 4 values that are not finite"),
         (lambda: knn_novelty(Z, MASK[:1]), r"visible \(1,\) must be a mask"),
         (lambda: knn_novelty(Z, Z[:, 0] == 0), "visible marks 1 cells; .* at least 2"),

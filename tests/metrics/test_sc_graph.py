@@ -88,8 +88,8 @@ def test_too_few_types_or_small_batches_have_no_score():
     ("change", "message"),
     [
         ({"reference": np.ones((5, 2))}, r"reference \(5, 2\) must be \(900 cells, columns\)"),
-        ({"labels": ["a"] * 899}, r"one label \(899,\)"),
-        ({"correlation": "pearson"}, "correlation 'pearson' is unknown; legal values: weighted, spearman"),
+        ({"labels": ["a"] * 899}, r"labels \(899,\) must hold one name for each of the 900 cells"),
+        ({"correlation": "pearson"}, "correlation='pearson' is not supported; choose one of 'weighted', 'spearman'"),
         ({"z": np.full((900, 2), np.nan)}, "z holds 1800 values that are not finite"),
     ],
 )

@@ -178,8 +178,12 @@ def test_a_reference_adds_sc_graph(scores):
     [
         ({"z": np.full((300, 2), np.nan)}, "z holds 600 values that are not finite"),
         ({"hidden": [True]}, r"hidden \(1,\) must be a mask with one boolean for each of the 300 cells"),
-        ({"labels": ["a"]}, r"one label \(1,\)"),
-        ({"max_cells": 10}, "z holds 10 cells; neighbour graphs of fewer than 30"),
+        ({"labels": ["a"]}, r"labels \(1,\) must hold one name for each of the 300 cells"),
+        ({"max_cells": 10}, "max_cells=10 is too small; expected an integer of at least 30"),
+        (
+            {"z": embedding()[:10], "labels": LABELS[:10], "batches": BATCHES[:10]},
+            "z holds 10 cells; neighbour graphs of fewer than 30",
+        ),
     ],
 )
 def test_bad_input_is_named(change, message):
@@ -247,7 +251,7 @@ def test_benchmarker_runs_on_the_given_keys_and_leaves_the_object_alone(adata):
     [
         ((["X_mine"], "batch", "kind"), KeyError, "obs has no column 'batch'; it has donor, kind"),
         ((["X_scvi"], "donor", "kind"), KeyError, "obsm has no 'X_scvi'; it has X_pca, X_mine"),
-        (("X_mine", "donor", "kind"), TypeError, r"a list of obsm keys: \['X_mine'\]"),
+        (("X_mine", "donor", "kind"), TypeError, r"a list of obsm keys, e.g. \['X_mine'\]"),
         ((["X_mine"], "donor", "kind", "X_raw"), KeyError, "obsm has no 'X_raw'"),
     ],
 )

@@ -40,7 +40,7 @@ def test_effective_dimension_is_the_participation_ratio():
 
 def test_unusable_arrays_are_refused(cells):
     z, labels, batches = cells
-    with pytest.raises(ValueError, match=r"must be \(cells, latent\)"):
+    with pytest.raises(ValueError, match=r"labels \(600,\) must hold one name for each of the 10 cells"):
         structure(z[:10], z, labels, batches)
     with pytest.raises(ValueError, match=r"reference \(10, 10\) must be \(600 cells, columns\)"):
         structure(z, z[:10], labels, batches)

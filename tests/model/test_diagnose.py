@@ -13,6 +13,7 @@ from matplotlib.collections import PathCollection
 import more_scvi as more
 from more_scvi.backbones import get_backbone
 from more_scvi.data import simulate_batches, simulate_multiomics
+from more_scvi.diagnosis import representative
 from more_scvi.module import LOSS_WEIGHTS
 from more_scvi.pl._model import diagnosis as draw
 
@@ -237,7 +238,6 @@ def test_the_answer_repeats_and_nothing_is_written(trained):
 
 
 def test_at_most_5000_cells_are_looked_at_and_rare_types_stay_among_them():
-    from more_scvi.diagnosis import representative
 
     labels = np.full(60_000, "common", dtype=object)
     labels[:20_000], labels[20_000:20_040] = "", "rare"
@@ -265,6 +265,9 @@ def test_labels_can_be_given(trained):
         trained.diagnose(labels=["a", "b"])
     with pytest.raises(ValueError, match="cell_type"):
         trained.diagnose(labels="celltype")
+    for wrong in (3, np.ones((300, 2)), [["a"]] * 300):
+        with pytest.raises(ValueError, match=r"labels has shape .* for 300 cells; give one per cell"):
+            trained.diagnose(labels=wrong)
     with pytest.raises(ValueError, match="cell names"):
         trained.diagnose(labels=truth.set_axis(range(300)))
 
@@ -324,3 +327,12 @@ def test_the_picture_sets_warnings_apart(trained):
     with pytest.raises(TypeError, match="diagnose"):
         draw(result.table)
     plt.close("all")
+
+
+def test_cells_to_look_at_are_chosen_of_one_label_each():
+    assert list(representative(["a", "b", "a"], 2)) in ([0, 1], [0, 2], [1, 2])
+    for wrong, words in (({"max_cells": 0}, "max_cells=0"), ({"max_cells": 2.5}, "max_cells=2.5")):
+        with pytest.raises((TypeError, ValueError), match=words):
+            representative(["a"], **wrong)
+    with pytest.raises(ValueError, match=r"labels \(1, 2\) must hold one label per cell"):
+        representative([["a", "b"]])

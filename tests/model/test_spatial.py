@@ -249,6 +249,40 @@ def test_other_data_without_coordinates_or_sections(sections, multi, kind):
             embed(model, query)
 
 
+@pytest.mark.parametrize("kind", ["anndata", "mudata"])
+def test_coordinates_of_another_width_are_refused(sections, multi, kind, tmp_path):
+    """In a query and in data that are loaded with the model; what is refused stays as it was."""
+    model = sections if kind == "anndata" else multi
+    deep = model.adata.copy()
+    rna = deep if kind == "anndata" else deep["rna"]
+    rna.obsm["spatial"] = np.c_[rna.obsm["spatial"], np.zeros(rna.n_obs)]
+    model.save(tmp_path)
+    where = "adata" if kind == "anndata" else r"mdata\['rna'\]"
+    said = rf"{where}\.obsm\['spatial'\] holds 3 coordinates per cell.* set up with 2; give 2 per cell, or set"
+    for call in (lambda: embed(model, deep), lambda: more.MoRE.load(tmp_path, adata=deep, accelerator="cpu")):
+        with pytest.raises(ValueError, match=said):
+            call()
+    for key in [key for key in rna.obs if key.startswith("_scvi")]:  # as data come from elsewhere
+        del rna.obs[key]
+    with pytest.raises(ValueError, match=said):
+        more.MoRE.load(tmp_path, adata=deep, accelerator="cpu")
+    assert not [key for key in rna.obs if key.startswith("_scvi")]
+
+
+def test_a_model_of_three_coordinates_refuses_two_and_keeps_its_width_when_saved_again(tmp_path):
+    adata = make_adata()
+    flat = adata.copy()
+    adata.obsm["spatial"] = np.c_[adata.obsm["spatial"], np.arange(adata.n_obs) % 3]
+    model = build(adata, epochs=0, section_key="section")
+    model.save(tmp_path / "a")
+    again = more.MoRE.load(tmp_path / "a", adata=adata.copy(), accelerator="cpu")
+    again.save(tmp_path / "b")
+    for one in (model, again, more.MoRE.load(tmp_path / "b", adata=False, accelerator="cpu")):
+        assert embed(one, adata.copy()).shape == (160, model.module.n_latent)
+        with pytest.raises(ValueError, match="holds 2 coordinates per cell, but the model was set up with 3; give 3"):
+            embed(one, flat)
+
+
 def test_proteins_alone_need_no_coordinates(multi):
     """The modality with the niche is not there: nothing to ask for."""
     with no_pull():

@@ -2,9 +2,12 @@
 
 import base64
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +18,9 @@ import mudata
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.cbook import is_math_text
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from more_scvi._compat import no_pull
 from more_scvi.data import simulate_batches
@@ -161,6 +167,62 @@ def test_what_comes_from_the_data_cannot_break_the_page(inputs, tmp_path):
     Page(html)
 
 
+UGLY = {
+    "type0": '<b>bold</b> & "quoted"',
+    "type1": "$\\frac{$",
+    "type2": "_a$x_{1}$",
+    "type3": "CD4-positive, αβ memory T cell of the lamina propria; donor's `1` </td></table>" * 2,
+    "pca": "obsm:$x$<i>&'_",
+    "batch0": "_first <img src=x onerror=alert(1)>",
+    "batch1": "$\\badmacro$ & co",
+    "blood": "</title><script>alert(1)</script>",
+}
+
+
+class Tags(HTMLParser):
+    """Start tags of a page and their attributes, without values, and all of its text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, *(name for name, _ in attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_any_name_is_shown_as_text(inputs, report, tmp_path, monkeypatch):
+    """Nothing in a name makes an element or an attribute, and no figure reads one as a formula."""
+    ugly = inputs.adata
+    for key in ("cell_type", "batch"):
+        ugly.obs[key] = ugly.obs[key].astype(str).replace(UGLY)
+    inputs.result.prediction = np.array([UGLY[name] for name in inputs.result.prediction], dtype=object)
+    records = [{**r, "method": UGLY.get(r["method"], r["method"])} for r in inputs.records]
+    records = [{**r, "held_out": UGLY.get(r["held_out"])} for r in records]
+    table = inputs.table.replace({"method": UGLY})
+    save = Figure.savefig
+
+    def checked(figure, *args, **kwargs):
+        assert not [text for text in figure.findobj(Text) if is_math_text(text.get_text())]
+        return save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", checked)
+    command = "more-scvi evaluate '<b>$x$&.h5ad'"
+    inputs = replace(inputs, table=table, records=records, name=UGLY["blood"], command=command, notes=["<u>$"])
+    page, twin = (path.read_text(encoding="utf-8") for path in write_report(inputs, tmp_path / "report.html"))
+    found, plain = Tags(page), Tags(report[0])
+    extra = Counter(found.tags) - Counter(plain.tags)
+    assert extra == Counter({("p",): 1})  # of the note
+    assert not Counter(plain.tags) - Counter(found.tags)
+    for name in (*UGLY.values(), command):
+        assert name in found.text
+    assert set(json.loads(twin)["per_type"]) == {UGLY[f"type{i}"] for i in range(4)}
+    Page(page)
+
+
 def test_cells_without_a_label_are_neither_hidden_nor_scored(inputs):
     unlabelled = np.flatnonzero(inputs.split.hidden)[:10]
     labels = inputs.adata.obs["cell_type"].astype(str).to_numpy()
@@ -208,6 +270,50 @@ def test_an_existing_report_is_replaced_whole_or_not_at_all(inputs, tmp_path):
         write_report(inputs, page)
     assert page.read_text() == twin.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def dying(real, counted, step, how, half=False):
+    """A function that ends the process at the given step, after half of its work where it can be halved."""
+
+    def call(*args):
+        if next(counted) == step:
+            if half:
+                real(args[0], args[1][: len(args[1]) // 2])
+            if how == "interrupted":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+
+    return call
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_who_dies_while_writing_leaves_whole_files(inputs, tmp_path, monkeypatch, how):
+    """Killed, with half of a file written or before a rename, or stopped by Ctrl-C, which leaves no file beside."""
+    monkeypatch.setattr("more_scvi.report._write.pictures", lambda *_: {})
+    page, twin = tmp_path / "report.html", tmp_path / "report.json"
+    new = [path.read_text() for path in write_report(inputs, page)]
+    for step in range(20):
+        page.write_text("old")
+        twin.write_text("old")
+        child = os.fork()
+        if child == 0:
+            counted = iter(range(1000))
+            Path.write_bytes = dying(Path.write_bytes, counted, step, how, half=True)
+            os.replace = dying(os.replace, counted, step, how)
+            try:
+                write_report(inputs, page)
+            except KeyboardInterrupt:
+                os._exit(1)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        assert page.read_text() in ("old", new[0]) and twin.read_text() in ("old", new[1])
+        if how == "interrupted":
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+        if status == 0:
+            break
+        assert step >= 3 or page.read_text() == "old"  # nothing is renamed before all is written
+    assert step == 4  # two writes, two renames, and none left
 
 
 def test_inputs_that_do_not_fit_are_refused(inputs, tmp_path):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +17,7 @@ from filelock import FileLock
 from scipy.sparse import csr_matrix, issparse
 from tqdm.auto import tqdm
 
-from more_scvi.data._arguments import check_integer, check_option
+from more_scvi.data._arguments import check_integer, check_number, check_option, check_type
 from more_scvi.data._genes import GeneMatch, match_genes
 
 from ._base import Backbone
@@ -73,10 +74,10 @@ def make_panels(n_genes: int, n_panels: int = 3, visible: float = 0.5, seed: int
     >>> make_panels(10, n_panels=2, visible=0.3).sum(axis=1)
     array([3, 3])
     """
-    if not 0 < visible <= 1:
-        raise ValueError(f"make_panels: visible={visible} is not a share; choose a value above 0 and at most 1.")
-    if n_genes < 1 or n_panels < 0:
-        raise ValueError(f"make_panels: n_genes={n_genes} must be positive and n_panels={n_panels} not negative.")
+    for name, value, least in (("n_genes", n_genes, 1), ("n_panels", n_panels, 0), ("seed", seed, 0)):
+        check_integer(name, value, least)
+    if not check_number("visible", visible, 0, 1):
+        raise ValueError(f"visible={visible} shows no gene; choose a share above 0 and at most 1.")
     rng = np.random.default_rng(seed)
     panels = np.zeros((n_panels, n_genes), dtype=bool)
     for panel in panels:
@@ -140,18 +141,12 @@ def compute_features(
     >>> cache.full.shape, cache.views.shape  # doctest: +SKIP
     ((2638, 128), (2638, 3, 128))
     """
-    if not isinstance(backbone, Backbone):
-        raise TypeError(
-            f"backbone is a {type(backbone).__name__}; give one of get_backbone, e.g. get_backbone('more-mini')."
-        )
-    if len(getattr(x, "shape", ())) != 2:
-        raise TypeError(
-            f"x is a {type(x).__name__} of shape {getattr(x, 'shape', None)}; give a (cells, genes) matrix."
-        )
+    x = _check(backbone, x, normalised, chunk_size)
     n_cells, n_genes = x.shape
-    chunk_size = check_integer("chunk_size", chunk_size)
     check_option("dtype", dtype, ("float16", "float32"))
-    x = x.tocsr() if issparse(x) and x.format != "csr" else x
+    check_type(
+        "cache_dir", cache_dir, str | PathLike | None, "the path of a folder, or None to keep features in memory"
+    )
     match, panels = _match(backbone, genes, panels, n_genes)
     with _on_device(backbone, device, precision) as name:
         fingerprint = _fingerprint(backbone, x, genes, panels, [normalised, name, dtype])
@@ -205,7 +200,7 @@ def token_chunks(
     ValueError
         If the backbone has not as many layers, or no gene is in its vocabulary.
     """
-    x = x.tocsr() if issparse(x) and x.format != "csr" else x
+    x = _check(backbone, x, normalised, chunk_size)
     match, _ = _match(backbone, genes, None, x.shape[1])
     device = torch.device(device)
     faster = _bfloat16_is_faster(device)
@@ -216,6 +211,21 @@ def token_chunks(
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=faster):
                 values, keep = backbone.tokens(rows, match, depth=depth, normalised=normalised)
             yield slice(start, start + len(values)), values, keep
+
+
+def _check(backbone: Any, x: Any, normalised: Any, chunk_size: Any) -> Any:
+    """Refuse what is no backbone, no matrix of numbers, no flag or no size of chunks; ``x``, if sparse then CSR."""
+    check_type("backbone", backbone, Backbone, "one of get_backbone, e.g. get_backbone('more-mini')")
+    check_type("normalised", normalised, bool | np.bool_, "True for log1p of counts per 10,000, False for counts")
+    check_integer("chunk_size", chunk_size)
+    shape = getattr(x, "shape", None)
+    if shape is None or len(shape) != 2 or hasattr(x, "obs_names"):
+        raise TypeError(f"x is a {type(x).__name__} of shape {shape}; give a (cells, genes) matrix, such as adata.X.")
+    x = x.tocsr() if issparse(x) and x.format != "csr" else x
+    kind = x.dtype if hasattr(x, "dtype") else _rows(x, 0, 1).dtype
+    if np.dtype(kind).kind not in "biuf":
+        raise TypeError(f"x is a {type(x).__name__} of {kind} values; give a matrix of numbers, such as adata.X.")
+    return x
 
 
 @contextmanager
@@ -243,7 +253,9 @@ def _match(
     """Gene match and panels as an array; both empty for a backbone without a vocabulary."""
     if backbone.vocabulary is None:
         return None, np.zeros((0, n_genes), dtype=bool)
-    panels = np.zeros((0, n_genes), dtype=bool) if panels is None else np.asarray(panels, dtype=bool)
+    panels = np.zeros((0, n_genes), dtype=bool) if panels is None else np.asarray(panels)
+    if panels.dtype != bool:  # a cast would turn positions into other panels
+        raise TypeError(f"panels holds {panels.dtype} values; give booleans (views, genes), as make_panels does.")
     if genes is None or len(genes) != n_genes or panels.ndim != 2 or panels.shape[1] != n_genes:
         n_names = None if genes is None else len(genes)
         raise ValueError(f"x has {n_genes} genes, but there are {n_names} names and panels of shape {panels.shape}.")
@@ -287,14 +299,19 @@ def _on_device(backbone: Backbone, device: str | torch.device, precision: str) -
     if precision not in get_args(Precision):
         raise ValueError(f"precision={precision!r} is unknown: choose one of {', '.join(get_args(Precision))}.")
     try:
-        device, home = torch.device(device), backbone.device
+        chosen, home = torch.device(device), backbone.device
+        if chosen.type == "meta":
+            raise TypeError("it holds no values")
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device={device!r} is no device of torch ({error}); give 'cpu' or 'cuda'.") from None
     if precision == "auto":
-        precision = "bfloat16" if _bfloat16_is_faster(device) else "float32"
-    backbone.to(device)
+        precision = "bfloat16" if _bfloat16_is_faster(chosen) else "float32"
     try:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        backbone.to(chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={device!r} cannot be used ({error}); give 'cpu' or one of this machine.") from None
+    try:
+        with torch.autocast(chosen.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
             yield precision
     finally:
         backbone.to(home)

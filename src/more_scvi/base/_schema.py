@@ -18,7 +18,7 @@ from more_scvi.data._arguments import listing
 from more_scvi.data._batches import batch_codes
 from more_scvi.data._cells import Cells, cells_of, read_cells
 from more_scvi.data._checks import speak_of
-from more_scvi.data._columns import as_label_array, check_genes
+from more_scvi.data._columns import as_label_array, check_categories, check_genes, value_text
 from more_scvi.data._covariates import CovariateDesign
 from more_scvi.data._fields import RNA, features_key, read_links
 from more_scvi.data._genes import naming_hint
@@ -28,6 +28,8 @@ from more_scvi.data._objects import check_anndata
 from more_scvi.data._rows import RowReader
 from more_scvi.data._spatial import niche_weights
 from more_scvi.modalities._modality import get_modality
+
+NEW_LABELS = "Their cells count as not labelled; to learn new labels, set the data up again and make a new model."
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,8 +174,9 @@ class Schema:
         with warnings.catch_warnings(action="ignore"):  # the error says what the warning would
             batch = np.maximum(batch_codes(obs, self.setup["batch_key"], self.batches), -1)  # as setup writes new ones
         now = {"batch": (self.setup["batch_key"], "_scvi_batch", batch)}
+        labels = self.label_codes(data, say=True)
         if len(self.labels):
-            now["labels"] = (self.setup["labels_key"], "_scvi_labels", self.label_codes(data))
+            now["labels"] = (self.setup["labels_key"], "_scvi_labels", labels)
         for word, (key, column, codes) in now.items():
             if column not in recorded:
                 continue
@@ -186,12 +189,16 @@ class Schema:
                     f" other {word} now. Register the data again (setup_anndata or setup_mudata) and make a new model."
                 )
 
-    def label_codes(self, data: AnnData | MuData) -> np.ndarray:
-        """Codes of visible labels, (cells,); -1 = not labelled."""
-        obs, key = self.cells(data).obs, self.setup["labels_key"]
-        if not len(self.labels) or key not in obs:
+    def label_codes(self, data: AnnData | MuData, say: bool = False) -> np.ndarray:
+        """Codes of visible labels, (cells,); -1 = not labelled. ``say``: warn of labels that are not known."""
+        obs, key, mark = self.cells(data).obs, self.setup["labels_key"], self.setup["unlabeled_category"]
+        if key not in obs:
             return np.full(len(obs), -1, dtype=np.int64)
-        return pd.Index(self.labels).get_indexer(as_label_array(obs[key], self.setup["unlabeled_category"]))
+        values = as_label_array(obs[key], mark)
+        if say:
+            where = "mdata" if self.is_mudata else "adata"
+            speak_of(where, check_categories, values, [*self.labels, value_text(mark)], key, NEW_LABELS)
+        return pd.Index(self.labels).get_indexer(values)
 
     def domain_codes(self, batch: np.ndarray, present: np.ndarray) -> np.ndarray:
         """Codes of batch × measured modalities, (cells,); -1 for combinations that were not there at setup."""
@@ -220,7 +227,9 @@ class Schema:
             kind != "counts",
             self.gene_names[modality],
             self.links[modality],
-            niche_weights(adata, cells.obs.iloc[owner], self.setup) if modality == self.spatial else None,
+            None
+            if modality != self.spatial
+            else speak_of(where, niche_weights, adata, cells.obs.iloc[owner], self.setup),
             None if given is None else obsm_features(adata, given),
             None if order is None or (order >= 0).all() else order >= 0,
         )

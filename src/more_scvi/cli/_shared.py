@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from more_scvi._files import atomic_path
@@ -127,5 +128,6 @@ def show(summary: dict[str, Any], as_json: bool) -> None:
         return
     grid = Table.grid(padding=(0, 2))
     for name, value in summary.items():
-        grid.add_row(f"[bold]{name}[/bold]", ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        grid.add_row(f"[bold]{escape(name)}[/bold]", escape(text))  # names and paths may hold brackets
     Console().print(grid)

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral, Real
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,12 @@ def check_number(name: str, value: Any, minimum: float = -np.inf, maximum: float
     if not (np.isfinite(number) and minimum <= number <= maximum):
         raise ValueError(f"{name}={value!r} is out of range; expected a finite number from {minimum} to {maximum}.")
     return number
+
+
+def check_type(name: str, value: Any, kind: type | UnionType, give: str) -> None:
+    """TypeError that ends with what to ``give`` unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {type(value).__name__} ({value!r:.60}); give {give}.")
 
 
 def check_unique(where: str, names: pd.Index, step: str) -> None:

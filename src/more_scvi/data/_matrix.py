@@ -138,7 +138,9 @@ def check_matrix(
 
     def others() -> str:
         such = f" The model reads {name}: put {'counts' if data_type == 'counts' else 'such values'} there."
-        return f"{such if query else ''} adata.layers holds: {listing(layers)}.{_raw_counts(adata)}"
+        return (
+            f"{such if query else ''} adata.layers holds: {listing(layers)}.{raw_counts(adata, name if query else '')}"
+        )
 
     if layer is not None and not isinstance(layer, str):
         raise TypeError(
@@ -148,6 +150,11 @@ def check_matrix(
     if layer is not None and layer not in layers:
         raise KeyError(
             f"layer={layer!r} is not in adata.layers.{nearest(layer, layers)}{others()}"
+            + (
+                " adata.raw is no layer: adata.raw.to_adata() has it as X."
+                if layer == "raw" and adata.raw is not None
+                else ""
+            )
             + ("" if query else " None uses adata.X.")
         )
     x = adata.X if layer is None else adata.layers[layer]
@@ -251,7 +258,7 @@ def _decide_type(
         for key in adata.layers
         if key is not None and key != layer and _is_whole(adata.layers[key])
     )
-    hint = elsewhere + _raw_counts(adata)
+    hint = elsewhere + raw_counts(adata)
     scan.said = f"log-normalised values ({words})" + (f"; counts carry more.{hint}" if hint else "")
     return "lognorm"
 
@@ -301,14 +308,14 @@ def _whole(values: np.ndarray) -> bool:
     return len(values) > 0 and float((np.abs(values - np.rint(values)) < 2e-3 * values).mean()) > 0.9
 
 
-def _raw_counts(adata: AnnData) -> str:
-    """How to get at counts in ``adata.raw``; nothing if it holds none."""
+def raw_counts(adata: AnnData, name: str = "") -> str:
+    """How to get at counts in ``adata.raw``, for a model that reads `name`; nothing if it holds none."""
     if adata.raw is None or not _is_whole(adata.raw.X):
         return ""
+    step = "adata = adata.raw.to_adata()."
     if adata.var_names.isin(adata.raw.var_names).all():
-        step = "adata.layers['counts'] = adata.raw[:, adata.var_names].X, and name it with layer=."
-    else:
-        step = "adata = adata.raw.to_adata()."
+        place, then = (name, "") if name else ("adata.layers['counts']", ", and name it with layer=")
+        step = f"{place} = adata.raw[:, adata.var_names].X{then}. Or take all its genes: {step}"
     return f" adata.raw holds whole numbers: {step}"
 
 

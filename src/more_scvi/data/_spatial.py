@@ -167,8 +167,14 @@ def niche_weights(adata: AnnData, obs: pd.DataFrame, arguments: Mapping[str, Any
             f"The model was set up with spatial_key={spatial_key!r}, but obsm holds {list(adata.obsm)}; add the"
             " coordinates of these cells."
         )
+    places, wanted = np.asarray(adata.obsm[spatial_key]), arguments.get("n_coordinates")
+    if wanted is not None and places.ndim == 2 and places.shape[1] != wanted:
+        raise ValueError(
+            f"adata.obsm[{spatial_key!r}] holds {places.shape[1]} coordinates per cell, but the model was set up with"
+            f" {wanted}; give {wanted} per cell, or set these data up for a new model."
+        )
     column = obs[key] if key in obs else adata.obs.get(key)
     if key is not None and column is None:
         raise KeyError(f"obs has no column {key!r} that says which section a cell is from; it has {list(obs.columns)}.")
     sections = np.zeros(adata.n_obs, dtype=int) if column is None else column.to_numpy()
-    return neighbours(np.asarray(adata.obsm[spatial_key]), sections, arguments["n_neighbors"], arguments["radius"])
+    return neighbours(places, sections, arguments["n_neighbors"], arguments["radius"])

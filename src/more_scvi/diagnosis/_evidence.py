@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from more_scvi.data._arguments import check_integer
+
 MAX_CELLS = 5000
 """Cells that the checks look at; more change no verdict and cost time."""
 
@@ -47,6 +49,9 @@ def representative(labels: NDArray, max_cells: int = MAX_CELLS) -> NDArray[np.in
 
     Of labels, ``""`` is none.
     """
+    labels, max_cells = np.asarray(labels), check_integer("max_cells", max_cells)
+    if labels.ndim != 1:
+        raise ValueError(f"labels {labels.shape} must hold one label per cell, '' for none.")
     if len(labels) <= max_cells:
         return np.arange(len(labels))
     order = np.random.default_rng(0).permutation(len(labels))

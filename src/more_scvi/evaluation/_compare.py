@@ -10,6 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
+from more_scvi.data._arguments import check_mapping, check_type
+
 from ._splits import drawn
 
 TIE = 0.005
@@ -123,6 +125,11 @@ def compare(
     (0.05, (2, 0, 0), '1 source of data: no interval; 1 row: no test')
     """
     values = split_values(table, metric)
+    for argument, name in (("ours", ours), ("other", other)):
+        check_type(argument, name, str, "the name of a method")
+    if ours == other:
+        raise ValueError(f"ours and other are both {ours!r}; name two methods.")
+    sources = check_mapping("sources", sources)
     if missing := [name for name in (ours, other) if name not in set(table["method"])]:
         known = ", ".join(sorted(set(table["method"])))
         raise KeyError(f"The table has no method {missing[0]!r}; it has {known}.")
@@ -163,13 +170,19 @@ def of_rows(
 
 def split_values(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Splits × methods of one metric; one value per split, the mean over seeds where nothing is drawn."""
+    check_type("table", table, pd.DataFrame, "the tidy table of more_scvi.evaluation.run")
+    check_type("metric", metric, str, "the name of a metric, e.g. 'own'")
     if missing := [name for name in (*ROW, "seed", "rotation", "method", "metric", "value") if name not in table]:
         raise KeyError(f"The table has no column {missing[0]!r}; give the tidy table of more_scvi.evaluation.run.")
     if metric not in set(table["metric"]):
         raise KeyError(f"The table has no metric {metric!r}; it has {', '.join(sorted(set(table['metric'])))}.")
     rows = table[table["metric"] == metric]
+    try:
+        rows = rows.astype({"value": float})
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"table['value'] holds what is no number ({error}); give numbers, NaN for no value.") from None
     by_seed = {name: drawn(name) for name in set(rows["protocol"])}
-    rows = rows.assign(draw=rows["seed"].where(rows["protocol"].map(by_seed), 0), value=rows["value"].astype(float))
+    rows = rows.assign(draw=rows["seed"].where(rows["protocol"].map(by_seed), 0))
     return rows.pivot_table("value", SPLIT, "method", aggfunc="mean", observed=True)
 
 

@@ -23,6 +23,7 @@ from sklearn.decomposition import PCA, TruncatedSVD
 
 from more_scvi.data._columns import warn_of_unlabeled
 from more_scvi.data._fields import RNA
+from more_scvi.data._matrix import raw_counts
 from more_scvi.data._rows import RowReader
 
 BATCH_KEY, LABELS_KEY, UNLABELED = "batch", "cell_type", "Unknown"
@@ -139,13 +140,15 @@ def _roles(mdata: MuData, given: Mapping[str, str] | None) -> dict[str, str]:
 
 def counts_of(adata: AnnData, layer: str | None, what: str) -> sparse.csr_matrix:
     if layer is not None and layer not in (layers := named_layers(adata)):
-        raise KeyError(f"layer: {what} has no layer {layer!r}; it has {', '.join(layers) or 'none'}.")
+        raise KeyError(
+            f"layer: {what} has no layer {layer!r}; it has {', '.join(layers) or 'none'}.{raw_counts(adata)}"
+        )
     x = RowReader(adata, layer)[:]
     wrong = x.data[(x.data < 0) | (x.data != np.round(x.data)) | ~np.isfinite(x.data)]
     if wrong.size:
         raise ValueError(
             f"{'X' if layer is None else f'layers[{layer!r}]'} of {what} holds values that are not counts, e.g."
-            f" {wrong[0]:.3g}; name the layer that holds raw counts."
+            f" {wrong[0]:.3g}; name the layer that holds raw counts.{raw_counts(adata)}"
         )
     return x
 

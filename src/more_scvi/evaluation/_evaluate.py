@@ -122,6 +122,8 @@ def evaluate(
             elif kind == "probabilities" and not isinstance(value, pd.DataFrame):
                 found = type(value).__name__
                 raise TypeError(f"probabilities[{name!r}] is a {found}; give a DataFrame whose columns are the types.")
+            elif kind == "probabilities":
+                check_matrix(value, f"probabilities[{name!r}]")
             elif kind == "predictions" and np.ndim(value) != 1:
                 raise ValueError(f"predictions[{name!r}] has shape {np.shape(value)}; give one label for each cell.")
     names = list(dict.fromkeys([*embeddings, *predictions, *probabilities]))
@@ -129,7 +131,7 @@ def evaluate(
         raise ValueError("Nothing to evaluate: give embeddings, predictions or probabilities by name.")
     view = None if reference is None else np.asarray(reference)
     if view is not None:
-        view = view[order] if len(view) == split.hidden.size else view
+        view = view[order] if view.shape[:1] == split.hidden.shape else view
         _check_rows("reference", view, order.size, split)
         check_matrix(view, "reference")
     obs = pd.DataFrame({BATCH_KEY: b, LABELS_KEY: np.where(known, y, UNLABELED)}, index=np.arange(y.size).astype(str))
@@ -257,7 +259,7 @@ def _embedding(task: Task, z: NDArray, with_scib: bool) -> Scores:
     """Mixing of groups within types, structure against each modality's view, dimension."""
     keep = task.cells
     z, y, b = z[keep], task.labels[keep], task.batches[keep]
-    views = {name: (view[keep[of]], of[keep]) for name, (view, of) in task.views().items()}
+    views = {name: (view[keep[of]], of[keep]) for name, (view, of) in task.views().items() if of[keep].any()}
     of_view = {name: structure(z[of], view, y[of], b[of]) for name, (view, of) in views.items()}
     scores: Scores = {
         "CiLISI": cilisi(z, y, task.groups[keep]),
@@ -321,10 +323,11 @@ def _hidden_modalities(task: Task, result: Result) -> dict[str, Any]:
 
 
 def _check_rows(name: str, value: Any, n_cells: int, split: Split) -> None:
-    if len(value) != n_cells:
+    shape = np.shape(value)
+    if not shape or shape[0] != n_cells:
         raise ValueError(
-            f"{name} has {len(value)} rows, but {n_cells} cells take part in split {split.name}; give one row per cell"
-            " in the order of the data."
+            f"{name} has {shape[0] if shape else 'no'} rows, but {n_cells} cells take part in split {split.name}; give"
+            " one row per cell in the order of the data."
         )
 
 

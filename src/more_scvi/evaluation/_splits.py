@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from more_scvi.data._arguments import check_integer, check_type
 from more_scvi.metrics._check import check_mask
 
 MIN_TYPE = 20
@@ -94,6 +95,7 @@ class Split:
         ValueError
             If the number of labels differs from the split's, or ``unlabeled`` is one of the visible labels.
         """
+        check_type("unlabeled", unlabeled, str, "the word for a hidden label, e.g. 'Unknown'")
         out = np.asarray(labels).astype(str).astype(object)
         if out.shape != self.hidden.shape:
             raise ValueError(f"Split {self.name} covers {self.hidden.size} cells, but {out.size} labels were given.")
@@ -170,6 +172,7 @@ def make_splits(
         raise ValueError(f"labels {y.shape} and batches {b.shape} must be one-dimensional, equally long and not empty.")
     if missing := int(pd.isna(np.asarray(batches, dtype=object)).sum()):
         raise ValueError(f"batches: {missing} of {b.size} cells have none; every cell needs a batch.")
+    check_type("dataset", dataset, str, "the name of the data set as text")
     for name, value, least in (("seed", seed, 0), ("max_rotations", max_rotations, 1)):
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
             raise ValueError(f"{name}={value!r} is not a whole number; give {least} or more.")
@@ -298,6 +301,8 @@ def inner_split(split: Split, labels: ArrayLike, batches: ArrayLike, seed: int =
     >>> bool((scored & outer.hidden).any()), int(scored.sum())
     (False, 2)
     """
+    check_type("split", split, Split, "one that make_splits returned")
+    check_integer("seed", seed, 0)
     b = np.asarray(batches).astype(str)
     if b.shape != split.hidden.shape or np.shape(labels) != split.hidden.shape:
         raise ValueError(f"Split {split.name} covers {split.hidden.size} cells; give as many labels and batches.")

@@ -29,6 +29,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
 
+from more_scvi.data._arguments import check_type
 from more_scvi.data._fields import RNA
 from more_scvi.metrics._check import check_mask
 
@@ -175,6 +176,13 @@ def make_tasks(
         raise KeyError(f"obs has no column {missing[0]!r}; it has {there}. Rename the column, or use evaluation.run.")
     known = labelled(data.obs[LABELS_KEY]) if known is None else check_mask(known, "known", data.n_obs)
     labels = data.obs[LABELS_KEY].to_numpy().astype(str)
+    check_type("protocol", protocol, str, "one of make_splits, e.g. 'S1'")
+    if splits is not None and not (
+        isinstance(splits, Sequence) and splits and all(isinstance(s, Split) for s in splits)
+    ):
+        raise TypeError(
+            f"splits={splits!r:.60} must be a list of Split, e.g. of make_splits; None makes those of protocol."
+        )
     made = splits or make_splits(labels, batches_of(data), protocol, seed, max_rotations, dataset, known)
     for split in made:
         if split.hidden.size != data.n_obs:

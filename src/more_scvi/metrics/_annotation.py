@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ._check import check_embedding, check_finite, check_labels, check_mask
+from ._check import check_embedding, check_finite, check_integer, check_labels, check_mask, check_names, check_scores
 
 MIN_SCORED = 5
 """Types with fewer scored cells are left out of macro means."""
@@ -25,8 +25,10 @@ def scorable(labels: ArrayLike, hidden: ArrayLike, scored: ArrayLike | None = No
 
     ``scored`` restricts the hidden cells further (the inner cells of :func:`~more_scvi.evaluation.inner_split`).
     """
-    y, h = np.asarray(labels).astype(str), np.asarray(hidden, dtype=bool)
-    cells = h if scored is None else h & np.asarray(scored, dtype=bool)
+    n = check_names(labels, "labels", but=True).size
+    h = check_mask(hidden, "hidden", n)
+    y = check_names(labels, "labels", n, h)
+    cells = h if scored is None else h & check_mask(scored, "scored", n)
     return cells & np.isin(y, np.unique(y[~h]))
 
 
@@ -47,7 +49,7 @@ def _macro(true: ArrayLike, predicted: ArrayLike, min_cells: int) -> tuple[float
     """Means of precision, recall and F1 over the types that are large enough."""
     y, p = check_labels(true, predicted, ("true", "predicted"))
     types, counts = np.unique(y, return_counts=True)
-    if not (types := types[counts >= min_cells]).size:
+    if not (types := types[counts >= check_integer("min_cells", min_cells)]).size:
         return (float("nan"),) * 3
     return precision_recall_fscore_support(y, p, labels=types, average="macro", zero_division=0)[:3]
 
@@ -103,7 +105,7 @@ def average_precision(positive: ArrayLike, score: ArrayLike) -> float:
     -------
     Average precision of :func:`sklearn.metrics.average_precision_score`; NaN if no cell is positive.
     """
-    ranking = np.asarray(score, dtype=np.float64)
+    ranking = check_scores(score, "score")
     found = check_mask(positive, "positive", ranking.size)
     check_finite(ranking, "score")
     return float(average_precision_score(found, ranking)) if found.any() else float("nan")
@@ -179,6 +181,7 @@ def knn_predict(z: ArrayLike, labels: ArrayLike, hidden: ArrayLike, n_neighbors:
 
 
 def _score(probe: Any, z: NDArray, y: NDArray, cells: NDArray[np.bool_], min_cells: int) -> float:
+    check_integer("min_cells", min_cells)
     return macro_f1(y[cells], probe.predict(z[cells]), min_cells) if cells.any() else float("nan")
 
 
@@ -191,7 +194,9 @@ def _linear(z: NDArray, y: NDArray, hidden: NDArray) -> Pipeline:
 
 def _neighbours(z: NDArray, y: NDArray, hidden: NDArray, n_neighbors: int) -> KNeighborsClassifier:
     _check_visible(hidden)
-    return KNeighborsClassifier(min(n_neighbors, int((~hidden).sum()))).fit(z[~hidden], y[~hidden])
+    return KNeighborsClassifier(min(check_integer("n_neighbors", n_neighbors), int((~hidden).sum()))).fit(
+        z[~hidden], y[~hidden]
+    )
 
 
 def _check_visible(hidden: NDArray) -> None:

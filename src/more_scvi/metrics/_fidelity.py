@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.neighbors import NearestNeighbors
 
 from ._annotation import macro_f1
-from ._check import check_matrix
+from ._check import check_integer, check_matrix, check_names
 from ._mixing import cilisi
 
 
@@ -38,8 +37,9 @@ def knn_overlap(reference: ArrayLike, z: ArrayLike, n_neighbors: int = 15) -> fl
     """
     a = check_matrix(reference, "reference")
     b = check_matrix(z, "z", len(a))
-    if not 1 <= n_neighbors < len(a):
-        raise ValueError(f"n_neighbors={n_neighbors} with {len(a)} cells; choose from 1 to {len(a) - 1}.")
+    if len(a) < 2:
+        raise ValueError("reference holds 1 cell, which has no neighbours; give at least 2.")
+    check_integer("n_neighbors", n_neighbors, 1, len(a) - 1)
     near = [NearestNeighbors(n_neighbors=n_neighbors).fit(x).kneighbors(return_distance=False) for x in (a, b)]
     shared = (near[0][:, :, None] == near[1][:, None, :]).any(2)
     return float(shared.mean())
@@ -82,7 +82,12 @@ def fidelity(
     >>> fidelity(z, z)["knn_overlap"]
     1.0
     """
-    a, b, nan = check_matrix(reference, "reference"), np.asarray(z, dtype=np.float64), float("nan")
+    a, nan = check_matrix(reference, "reference"), float("nan")
+    b = check_matrix(z, "z", len(a))
+    named = {"labels": labels, "batches": batches, "reference_labels": reference_labels, "z_labels": z_labels}
+    true, batches, teacher, student = (
+        None if values is None else check_names(values, name, len(a)) for name, values in named.items()
+    )
     out = {
         "n_cells": len(a),
         "knn_overlap": knn_overlap(a, b, n_neighbors),
@@ -92,8 +97,6 @@ def fidelity(
     }
     if a.shape == b.shape:
         out["variance_kept"] = float(1 - ((a - b) ** 2).sum() / max(((a - a.mean(0)) ** 2).sum(), 1e-12))
-    given = (labels, reference_labels, z_labels)
-    true, teacher, student = (None if names is None else np.asarray(names).astype(str) for names in given)
     if teacher is not None and student is not None:
         out["agreement"] = float((teacher == student).mean())
     types = teacher if true is None else true

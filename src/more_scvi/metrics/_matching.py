@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from ._check import check_matrix
+from ._check import check_integer, check_matrix
 
 _CHUNK = 1000
 
@@ -22,6 +22,7 @@ def foscttm(a: ArrayLike, b: ArrayLike) -> float:
 
 def recall_at(a: ArrayLike, b: ArrayLike, k: int = 10) -> float:
     """Share of cells whose match is among the ``k`` nearest cells of the other modality, mean of both directions."""
+    check_integer("k", k)
     one, two = _pairs(a, b)
     return float(np.mean([(_ranks(one, two) < k).mean(), (_ranks(two, one) < k).mean()]))
 
@@ -31,6 +32,8 @@ def _pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.
     two = check_matrix(b, "b", len(one))
     if one.shape != two.shape:
         raise ValueError(f"a {one.shape} and b {two.shape} must have the same columns: embeddings in one shared space.")
+    if len(one) < 2:
+        raise ValueError("a and b hold 1 cell, which always matches; give at least 2.")
     return one, two
 
 

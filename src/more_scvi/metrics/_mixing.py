@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.neighbors import NearestNeighbors
 
-from ._check import check_embedding
+from ._check import check_embedding, check_integer
 
 
 def cilisi(z: ArrayLike, labels: ArrayLike, batches: ArrayLike, n_neighbors: int = 30, min_cells: int = 10) -> float:
@@ -38,6 +38,8 @@ def cilisi(z: ArrayLike, labels: ArrayLike, batches: ArrayLike, n_neighbors: int
     LISI: Korsunsky et al. 2019; within types: Andreatta et al. 2024 (there weighted by perplexity and over cells).
     """
     points, y, b = check_embedding(z, labels, batches, flags=False)
+    check_integer("n_neighbors", n_neighbors)
+    check_integer("min_cells", min_cells)
     # cells at one place (a collapsed embedding) must not have their own batch, next in the table, as neighbours
     points = points + 1e-9 * (points.std() + 1e-12) * np.random.default_rng(0).standard_normal(points.shape)
     per_type = []

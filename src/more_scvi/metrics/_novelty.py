@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from ._check import break_ties, check_finite, check_mask, check_matrix
+from ._check import break_ties, check_finite, check_integer, check_mask, check_matrix, check_names, check_scores
 
 
 def novelty_auroc(score: ArrayLike, novel: ArrayLike, among: ArrayLike | None = None) -> float:
@@ -28,7 +28,7 @@ def novelty_auroc(score: ArrayLike, novel: ArrayLike, among: ArrayLike | None = 
     -------
     Area under the ROC curve, ties counted half; NaN unless cells of both kinds are scored.
     """
-    values = np.asarray(score, dtype=np.float64)
+    values = check_scores(score, "score")
     of_type = check_mask(novel, "novel", values.size)
     cells = np.ones(values.size, dtype=bool) if among is None else check_mask(among, "among", values.size)
     check_finite(values[cells], "score")
@@ -53,7 +53,9 @@ def knn_novelty(z: ArrayLike, visible: ArrayLike, n_neighbors: int = 15) -> NDAr
     shown = check_mask(visible, "visible", len(points))
     if shown.sum() < 2:
         raise ValueError(f"visible marks {int(shown.sum())} cells; distances to labelled cells need at least 2.")
-    search = NearestNeighbors(n_neighbors=min(n_neighbors, int(shown.sum()) - 1)).fit(points[shown])
+    search = NearestNeighbors(n_neighbors=min(check_integer("n_neighbors", n_neighbors), int(shown.sum()) - 1)).fit(
+        points[shown]
+    )
     out = np.empty(len(points))
     out[shown] = search.kneighbors()[0].mean(axis=1)
     if not shown.all():
@@ -101,11 +103,15 @@ def neighbour_novelty(
     shown = check_mask(visible, "visible", len(points))
     if not shown.any():
         raise ValueError("visible marks no cell; novelty is measured against labelled cells.")
-    n = len(points)
+    n, n_neighbors = len(points), check_integer("n_neighbors", n_neighbors)
+    if n < 2:
+        raise ValueError("z holds 1 cell, which has no neighbours; give at least 2.")
     k = min(max(n_neighbors, min(int(np.ceil(5 / shown.mean())), n // 20)), n - 1)
     near = NearestNeighbors(n_neighbors=k).fit(points).kneighbors(return_distance=False)
     share = shown[near].mean(axis=1)
-    groups = np.zeros(n, int) if batches is None else np.unique(np.asarray(batches), return_inverse=True)[1]
+    groups = (
+        np.zeros(n, int) if batches is None else np.unique(check_names(batches, "batches", n), return_inverse=True)[1]
+    )
     usual = (np.bincount(groups, share) / np.bincount(groups))[groups]
     return np.where(usual > 0, usual / np.maximum(usual + share, 1e-12), 1.0)
 
@@ -137,9 +143,8 @@ def purity(z: ArrayLike, of_type: ArrayLike, batches: ArrayLike | None = None, n
     """
     points = check_matrix(z, "z")
     member = check_mask(of_type, "of_type", len(points))
-    groups = np.zeros(len(points), dtype=int) if batches is None else np.asarray(batches).astype(str)
-    if groups.shape != member.shape:
-        raise ValueError(f"batches {groups.shape} must name one batch for each of the {len(points)} cells.")
+    groups = np.zeros(len(points), dtype=int) if batches is None else check_names(batches, "batches", len(points))
+    check_integer("n_neighbors", n_neighbors)
     points = break_ties(points)
     parts = [groups == name for name in np.unique(groups[member])]
     each = np.concatenate([np.empty(0), *(_purity(points[of], member[of], n_neighbors) for of in parts)])

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata, trim_mean
 
-from ._check import check_embedding, check_matrix
+from ._check import check_embedding, check_integer, check_matrix
 
 Correlation = Literal["weighted", "spearman"]
 _MIN_DISTANCES = 3  # two points always correlate at 1 or -1
@@ -67,8 +67,12 @@ def sc_graph(
     variable genes are those of ``reference`` (there chosen anew in every batch); ``min_cells`` is asked for in each
     batch; the zero distance of a type to itself is left out (it would correlate for free).
     """
-    if correlation not in get_args(Correlation):
-        raise ValueError(f"correlation {correlation!r} is unknown; legal values: {', '.join(get_args(Correlation))}.")
+    from more_scvi.data._arguments import check_number, check_option  # loads scvi-tools
+
+    check_option("correlation", correlation, get_args(Correlation))
+    check_number("trim", trim, 0, 0.49)
+    for name, value in {"n_components": n_components, "min_batch": min_batch, "min_cells": min_cells}.items():
+        check_integer(name, value)
     z, y, b = check_embedding(z, labels, batches, flags=False)
     reference = check_matrix(reference, "reference", len(z))
     types = np.unique(y)

@@ -23,7 +23,7 @@ from scipy.stats import chisquare
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.neighbors import NearestNeighbors
 
-from ._check import break_ties, check_embedding, check_mask, check_matrix
+from ._check import break_ties, check_embedding, check_integer, check_mask, check_matrix
 from ._sc_graph import sc_graph
 
 _NEIGHBORS = {"leiden": 15, "kBET": 50, "cLISI": 90}  # the cell itself counted, as in scib_metrics.benchmark
@@ -99,6 +99,9 @@ def scib(
     """
     scib_metrics = import_scib_metrics()
     points, y, b = check_embedding(z, labels, batches, flags=False)
+    check_integer("seed", seed, 0)
+    if max_cells is not None:
+        check_integer("max_cells", max_cells, _MIN_CELLS)
     scored = np.ones(len(points), dtype=bool) if hidden is None else check_mask(hidden, "hidden", len(points))
     out = {} if reference is None else {"scGraph": sc_graph(points, reference, y, b)}
     if max_cells is not None and len(points) > max_cells:
@@ -166,8 +169,10 @@ def benchmarker(
     --------
     >>> table = benchmarker(adata, ["X_pca", "X_more"], "batch", "cell_type").get_results()  # doctest: +SKIP
     """
-    if isinstance(embeddings, str):
-        raise TypeError(f"embeddings must be a list of obsm keys: [{embeddings!r}].")
+    if isinstance(embeddings, str) or not isinstance(embeddings, Sequence):
+        raise TypeError(f"embeddings={embeddings!r} must be a list of obsm keys, e.g. [{embeddings!r}].")
+    if not hasattr(adata, "obsm"):
+        raise TypeError(f"adata is a {type(adata).__name__}; give an AnnData that holds the embeddings in obsm.")
     for key in (batch_key, labels_key):
         if key not in adata.obs:
             raise KeyError(f"obs has no column {key!r}; it has {', '.join(map(str, adata.obs.columns))}.")

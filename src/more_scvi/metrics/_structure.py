@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
-from ._check import check_embedding, check_matrix
+from ._check import check_embedding, check_integer, check_matrix
 
 
 def structure(
@@ -45,6 +45,8 @@ def structure(
     """
     z, y, b = check_embedding(z, labels, batches, flags=False)
     reference = check_matrix(reference, "reference", len(z))
+    for setting, value in {"min_cells": min_cells, "max_cells": max_cells}.items():
+        check_integer(setting, value, 3)  # two cells have one distance, which has no rank
     rng = np.random.default_rng(0)
     per_group = []
     for _, rows in sorted(pd.Series(y).groupby([b, y]).indices.items()):
@@ -61,6 +63,7 @@ def effective_dimension(z: ArrayLike, labels: ArrayLike, batches: ArrayLike, min
     with fewer than ``min_cells`` cells are left out; a collapsed type counts 0.
     """
     z, y, b = check_embedding(z, labels, batches, flags=False)
+    check_integer("min_cells", min_cells, 2)
     scale = np.square(z - z.mean(axis=0)).sum()
     per_type = []
     for name in np.unique(y):

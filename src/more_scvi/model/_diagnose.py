@@ -177,9 +177,9 @@ def _given(labels: str | Sequence[str], obs: pd.DataFrame) -> pd.Series:
     if isinstance(labels, str):
         check_option("labels", labels, [str(name) for name in obs.columns if not str(name).startswith("_scvi")])
         return obs[labels]
-    if len(labels) != len(obs):
+    if np.ndim(labels) != 1 or len(labels) != len(obs):
         raise ValueError(
-            f"labels has {len(labels)} values for {len(obs)} cells; give one per cell, or a column of obs."
+            f"labels has shape {np.shape(labels)} for {len(obs)} cells; give one per cell, or a column of obs."
         )
     if isinstance(labels, pd.Series) and not labels.index.equals(obs.index):
         if not labels.index.is_unique or not obs.index.isin(labels.index).all():

@@ -13,7 +13,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike
 
 from more_scvi.data._arguments import check_indices, check_integer, check_number
-from more_scvi.data._columns import as_batch_array, as_label_array
+from more_scvi.data._columns import as_batch_array
 from more_scvi.data._fields import RNA
 from more_scvi.data._measured import CellSet
 from more_scvi.metrics._annotation import macro_f1
@@ -186,11 +186,9 @@ def student_fidelity(
     true = None if labels is None else np.asarray(labels).astype(str)
     if true is not None and true.shape != (len(chosen),):
         raise ValueError(f"labels has shape {true.shape}, but {len(chosen)} cells are compared; give one for each.")
-    rna, obs, at = _rna_of(self, data[chosen].copy())
-    if true is None:
-        true = _visible_labels(self, obs)
-    else:
-        true = true[at]
+    given = data[chosen].copy()
+    rna, obs, at = _rna_of(self, given)
+    true = np.append(self.labels, "")[self.schema.label_codes(given, say=True)[at]] if true is None else true[at]
     if len(rna) <= n_neighbors:
         raise ValueError(f"{len(rna)} cells with RNA are too few for {n_neighbors} neighbours; give more cells.")
     start = time.perf_counter()
@@ -261,15 +259,6 @@ def _rna_of(model: MoRE, data: AnnData | MuData) -> tuple[AnnData, pd.DataFrame,
     if key is not None and key in obs:
         rna.obs[key] = obs[key].to_numpy()
     return rna, obs, here
-
-
-def _visible_labels(model: MoRE, obs: pd.DataFrame) -> np.ndarray:
-    """Labels that this model knows, "" elsewhere, (cells,) text."""
-    key = model.schema.setup["labels_key"]
-    if not len(model.labels) or key not in obs:
-        return np.full(len(obs), "", dtype=object)
-    values = as_label_array(obs[key], model.schema.setup["unlabeled_category"])
-    return np.where(np.isin(values, model.labels), values, "")
 
 
 def _several(extra: Any) -> list[AnnData | MuData]:

@@ -192,6 +192,7 @@ class SaveLoadMixin(BaseModelClass):
                 " Embed new batches with model = MoRE.load(dir, adata=False);"
                 " model.get_latent_representation(adata)."
             )
+        self.schema.label_codes(adata, say=True)
         args = {k: v for k, v in self.schema.setup.items() if k not in RESOLVED}
         setup = self.setup_mudata if self.schema.is_mudata else self.setup_anndata
         setup(adata, source_registry=self.registry_, **args)

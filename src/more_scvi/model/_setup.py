@@ -16,7 +16,7 @@ from mudata import MuData
 
 from more_scvi.data._arguments import check_integer, check_mapping, check_number, check_option
 from more_scvi.data._cells import Cells, read_cells
-from more_scvi.data._checks import check_mudata, check_setup
+from more_scvi.data._checks import check_mudata, check_setup, speak_of
 from more_scvi.data._columns import check_key_list
 from more_scvi.data._covariates import CovariateDesign
 from more_scvi.data._fields import (
@@ -38,7 +38,7 @@ logger = logging.getLogger("more_scvi")
 COLUMNS = ("batch_key", "labels_key", "unlabeled_category", "categorical_covariate_keys", "continuous_covariate_keys")
 """Setup arguments that name columns of cells, and what they hold."""
 
-RESOLVED = ("covariate_design", "domains", "patterns", "data_types")
+RESOLVED = ("covariate_design", "domains", "patterns", "data_types", "n_coordinates")
 """Setup arguments that setup itself adds; they are carried over when other data are set up like the first."""
 
 
@@ -70,7 +70,8 @@ class SetupMixin(RegistryMixin):
         adata
             Cells × genes, sparse or dense, in memory or backed.
         layer
-            Layer with counts or log-normalised values; ``None`` reads ``adata.X``.
+            Layer with counts or log-normalised values; ``None`` reads ``adata.X``. For counts in ``adata.raw``,
+            whose genes may be others, give ``adata.raw.to_adata()``.
         batch_key
             Column of ``adata.obs`` to integrate over (donor, platform, study, ...).
         labels_key
@@ -111,7 +112,7 @@ class SetupMixin(RegistryMixin):
         summary = check_setup(adata, layer=layer, gene_key=gene_key, data_type=data_type, **columns)
         check_niche(adata, "adata", arguments)
         if spatial_key is not None:
-            niche_weights(adata, adata.obs, arguments)  # refuse bad coordinates before writing
+            _check_places("adata", adata, adata.obs, arguments, kwargs.get("source_registry") or {})
         arguments["data_type"] = summary.data_type
         arguments["covariate_design"] = _design(adata, arguments)
         fields = [MatrixField(layer, gene_key), BatchField(batch_key)]
@@ -212,7 +213,8 @@ class SetupMixin(RegistryMixin):
         check_niche(adata, where, arguments if spatial_key is None else {**arguments, "section_key": None})
         if spatial_key is not None:  # refuse unknown sections and bad coordinates now, not in train()
             keys = [key for key in (section_key, batch_key) if key is not None][:1]
-            niche_weights(adata, read_cells(mdata, modalities, keys).obs.loc[adata.obs_names], arguments)
+            obs = read_cells(mdata, modalities, keys).obs.loc[adata.obs_names]
+            _check_places(where, adata, obs, arguments, source)
         for key, where in cells.found.items():
             logger.info("%r is read from %s.", key, where)
         frame = AnnData(obs=cells.obs)
@@ -263,6 +265,15 @@ def find_domains(cells: Cells, batch: np.ndarray) -> tuple[list[list[Any]], list
     domains = sorted({(b, *m) for b, m in zip(batch, measured, strict=True)})
     patterns = sorted({tuple(m) for m in measured}, key=lambda p: (-len(p), p))
     return [[b, list(m)] for b, *m in domains], [list(p) for p in patterns]
+
+
+def _check_places(
+    where: str, adata: AnnData, obs: pd.DataFrame, arguments: dict[str, Any], source: Mapping[str, Any]
+) -> None:
+    """Refuse coordinates that cannot be used, before anything is written; record how many there are per cell."""
+    earlier = source.get("setup_args", {}).get("n_coordinates")
+    speak_of(where, niche_weights, adata, obs, {**arguments, "n_coordinates": earlier})
+    arguments["n_coordinates"] = int(np.shape(adata.obsm[arguments["spatial_key"]])[1])
 
 
 def check_niche(adata: AnnData, name: str, arguments: Mapping[str, Any]) -> None:

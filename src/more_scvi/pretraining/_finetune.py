@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from more_scvi.backbones._cache import make_panels
 from more_scvi.backbones._more_mini import MoreMini
+from more_scvi.data._arguments import check_integer, check_number, check_type
 from more_scvi.data._genes import GeneMatch
 
 logger = logging.getLogger("more_scvi")
@@ -121,8 +123,14 @@ def finetune(
     started = time.process_time()
     if not isinstance(backbone, MoreMini):
         raise TypeError(f"finetune: backbone is a {type(backbone).__name__}; only a MoreMini can be fine-tuned.")
-    if epochs < 1 or not 0 < learning_rate < 1:
-        raise ValueError(f"finetune: epochs={epochs} must be at least 1 and learning_rate={learning_rate} in (0, 1).")
+    check_type("match", match, GeneMatch, "what match_genes(adata.var_names, backbone.vocabulary) returns")
+    check_type("unlabeled_category", unlabeled_category, str, "the word for a hidden label, e.g. 'Unknown'")
+    check_integer("epochs", epochs)
+    check_integer("seed", seed, 0)
+    if not 0 < check_number("learning_rate", learning_rate) < 1:
+        raise ValueError(f"learning_rate={learning_rate} is out of range; expected a number above 0 and below 1.")
+    if len(getattr(x, "shape", ())) != 2 or x.dtype.kind not in "biuf":
+        raise TypeError(f"x is a {type(x).__name__} of shape {getattr(x, 'shape', None)}; give a matrix of counts.")
     known = match.vocab_index >= 0
     rows, types, code = _visible(labels, unlabeled_category, x.shape[0])
     counts = _counts(x, rows, known)
@@ -172,7 +180,8 @@ def _visible(
     labels: ArrayLike, unlabeled: str, n_cells: int
 ) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.int64]]:
     """The rows that have a label, the types, and the number of the type in each of these rows."""
-    names = np.asarray(labels).astype(str)
+    values = np.asarray(labels)
+    names = np.where(pd.isna(values), unlabeled, values.astype(str))
     if names.shape != (n_cells,):
         raise ValueError(f"finetune: labels have shape {names.shape}, x has {n_cells} cells; give one label per cell.")
     rows = np.flatnonzero(names != unlabeled)

@@ -11,11 +11,16 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, issparse, vstack
 
-from more_scvi._files import MOST_TEXT, read_bytes, unzip_text
+from more_scvi._files import MOST_TEXT, check_regular, read_bytes, unzip_text
+from more_scvi.data._arguments import check_integer, listing
+from more_scvi.data._checks import speak_of
 from more_scvi.data._genes import COLUMNS, GeneVocabulary, match_genes
+from more_scvi.data._matrix import check_matrix
 from more_scvi.data._rows import RowReader
 
 _MIN_STUDIES = 3
+TABLES = (("symbol", "ensembl"), ("human_symbol", "mouse_symbol", "mouse_ensembl", "type"))
+"""Columns of a table of genes, and of that of the orthologues."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +88,7 @@ def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
     content = read_bytes(path, MOST_TEXT)
     text = unzip_text(content, path) if str(path).endswith(".gz") else content.decode("utf-8", errors="replace")
     rows = [line.split("\t") for line in text.splitlines() if line.strip()]
-    if any(len(row) < 3 for row in rows):
+    if not rows or any(len(row) < 3 for row in rows):
         raise ValueError(f"{path}: a GMT line holds a name, a source and at least one gene, separated by tabs.")
     return {row[0]: row[2:] for row in rows}
 
@@ -101,7 +106,13 @@ def full_vocabulary(annotation: str | Path) -> GeneVocabulary:
     folder = Path(annotation)
 
     def table(name: str) -> pd.DataFrame:
-        return pd.read_csv(folder / name, sep="\t", comment="#", dtype=str, keep_default_na=False)
+        found = pd.read_csv(check_regular(folder / name), sep="\t", comment="#", dtype=str, keep_default_na=False)
+        needed = TABLES[name.startswith("human_mouse")]
+        if missing := [column for column in needed if column not in found]:
+            raise KeyError(
+                f"{folder / name} has no column {missing[0]!r}; it has {listing(found)}, needed: {listing(needed)}."
+            )
+        return found
 
     human = table("human_genes.tsv.gz").query("symbol != ''").drop_duplicates("symbol")
     pairs = table("human_mouse_orthologues.tsv.gz").query("type == 'one2one'").drop_duplicates("human_symbol")
@@ -149,6 +160,9 @@ def read_pool(folder: str | Path, annotation: str | Path, *, n_genes: int, keep:
     ValueError
         If the folder holds no pool.
     """
+    check_integer("n_genes", n_genes)
+    if isinstance(keep, str):
+        raise TypeError(f"keep={keep!r} is text; give a list of symbols, e.g. [{keep!r}].")
     vocabulary = full_vocabulary(annotation)
     files = sorted(Path(folder).glob("*.h5ad"))
     if not files:
@@ -171,12 +185,21 @@ def read_pool(folder: str | Path, annotation: str | Path, *, n_genes: int, keep:
 
 def _read_file(path: Path, vocabulary: GeneVocabulary) -> Pool:
     adata = ad.read_h5ad(path)
+    for place, key in (("obs", "study"), ("uns", "measured_studies"), ("varm", "measured")):
+        if key not in (there := getattr(adata, place)):
+            raise KeyError(f"{path}: {place} lacks {key!r}, which a file of a pool needs; it has {listing(there)}.")
+    speak_of(str(path), check_matrix, adata, data_type="counts", query=True)
     index = match_genes(adata.var_names.astype(str).tolist(), vocabulary).vocab_index
     known = np.flatnonzero(index >= 0)
     counts = RowReader(adata)[:][:, known]
     counts = csr_matrix((counts.data, index[known][counts.indices], counts.indptr), (adata.n_obs, len(vocabulary)))
     counts.sort_indices()
     studies = [str(s) for s in adata.uns["measured_studies"]]
+    if adata.varm["measured"].shape != (adata.n_vars, len(studies)):
+        shape = adata.varm["measured"].shape
+        raise ValueError(
+            f"{path}: varm['measured'] has shape {shape}; needed: genes x the {len(studies)} studies of uns."
+        )
     measured = np.zeros((len(studies), len(vocabulary)), dtype=bool)
     measured[:, index[known]] = np.asarray(adata.varm["measured"])[known].T
     study = pd.Index(studies).get_indexer(adata.obs["study"].astype(str))

@@ -10,6 +10,7 @@ from scipy.linalg import eigh, qr
 from scipy.sparse import csr_matrix
 
 from more_scvi.backbones._more_mini import MoreMini, MoreMiniSizes
+from more_scvi.data._arguments import check_integer, check_number, check_option, check_type
 
 from ._pool import Pool
 
@@ -58,6 +59,17 @@ def fit_front(
     ValueError
         If there are fewer features than components or more than programs.
     """
+    check_type("pool", pool, Pool, "what read_pool returns")
+    check_type("gene_sets", gene_sets, Mapping, "a dict of names and lists of symbols, as read_gene_sets returns")
+    least = min(pool.counts.shape)
+    check_integer("n_components", n_components, 1, least)
+    for name, value in {"n_features": n_features, **network}.items():
+        check_option("an argument of the network", name, ("n_features", "n_tokens", "d_model", "n_layers", "n_heads"))
+        check_integer(name, value)
+    check_integer("seed", seed, 0)
+    check_number("set_weight", set_weight, 0)
+    if not check_number("min_scale", min_scale, 0):
+        raise ValueError("min_scale=0 would divide by zero for genes that do not vary; give a positive number.")
     members = _members(pool.vocabulary.human_symbol, gene_sets)
     sizes = MoreMiniSizes(
         n_genes=len(pool.vocabulary), n_components=n_components, n_sets=int(members[:, 1].max(initial=-1)) + 1,

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +25,20 @@ from torch.utils.data import DataLoader
 from more_scvi._files import atomic_path
 from more_scvi.backbones._checkpoints import read_torch
 from more_scvi.backbones._more_mini import MoreMini
+from more_scvi.data._arguments import check_integer, check_number, check_option, check_type
 
 from ._pool import Pool
-from ._views import Minibatch, Sampler, Views, fit_decoder
+from ._views import Minibatch, Sampler, Views, check_sources, fit_decoder
 
 OnStep = Callable[[int, dict[str, float]], None]
+
+_LEGAL: dict[str, tuple[float, float]] = {
+    "n_groups": (1, math.inf), "n_cells": (2, math.inf), "n_hidden": (1, math.inf), "learning_rate": (1e-12, 1),
+    "weight_decay": (0, math.inf), "smoothing": (0, 1), "contrast": (0, math.inf), "masked": (0, math.inf),
+    "drift": (0, math.inf), "temperature": (1e-6, math.inf), "average": (0, 1), "kept": (0, 1),
+    "checkpoint_every": (1, math.inf), "seed": (0, math.inf),
+}  # fmt: skip
+"""Least and largest legal value of every setting."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,13 @@ class PretrainSettings:
     checkpoint_every: int = 100
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, (least, most) in _LEGAL.items():
+            check: Callable[..., float] = (
+                check_number if isinstance(getattr(type(self), name), float) else check_integer
+            )
+            check(name, getattr(self, name), least, most)
+
 
 def pretrain(
     pool: Pool,
@@ -118,6 +135,20 @@ def pretrain(
     ValueError
         If the checkpoint is of a run with other settings, or a loss is not finite.
     """
+    check_sources(pool, backbone)
+    check_type("views", views, Views, "what make_views returns")
+    if views.features.shape[1:] != (len(pool.study), backbone.n_features):
+        raise ValueError(
+            f"views hold features of shape {views.features.shape[1:]}, but pool and backbone have"
+            f" {(len(pool.study), backbone.n_features)}; make them of these: make_views(pool, backbone)."
+        )
+    check_type("settings", settings, PretrainSettings, "a PretrainSettings")
+    check_type("checkpoint", checkpoint, str | PathLike, "the path of a file")
+    check_integer("n_steps", n_steps, 0)
+    if precision is not None:
+        check_option("precision", precision, ("32-true", "bf16-mixed", "16-mixed"))
+    if on_step is not None and not callable(on_step):
+        raise TypeError(f"on_step={on_step!r} cannot be called; give a function of a number and a dict, or None.")
     path = Path(checkpoint)
     front = backbone.front
     mean, scale = front.gene_mean.numpy(), front.gene_scale.numpy()

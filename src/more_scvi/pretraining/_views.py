@@ -19,7 +19,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import igraph
 import numpy as np
@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from more_scvi.backbones._more_mini import MoreMini
+from more_scvi.data._arguments import check_integer, check_type
 from more_scvi.modalities.rna import log_normalise
 
 from ._pool import Pool
@@ -92,6 +93,12 @@ def make_views(pool: Pool, backbone: MoreMini, *, n_views: int = 8, n_neighbours
     seed
         Seed.
     """
+    check_sources(pool, backbone)
+    check_integer("n_views", n_views, 2)
+    if n_views % 2:
+        raise ValueError(f"n_views={n_views} is odd; views come in pairs that share no gene: give {n_views + 1}.")
+    check_integer("n_neighbours", n_neighbours)
+    check_integer("seed", seed, 0)
     n_cells = len(pool.study)
     features = np.zeros((1 + n_views, n_cells, backbone.n_features), np.float16)
     context = np.zeros((1 + n_views, n_cells, 3), np.float16)
@@ -119,6 +126,17 @@ def make_views(pool: Pool, backbone: MoreMini, *, n_views: int = 8, n_neighbours
                 seen = _corrupt(counts, profiles[study], rng)[:, genes]
                 features[view, cells], context[view, cells] = backbone.front.encode(seen, genes)
     return Views(features, context, block, neighbours, np.unique(cluster, return_inverse=True)[1], panels)
+
+
+def check_sources(pool: Any, backbone: Any) -> None:
+    """Refuse what is no pool or no ``more-mini``, and a pair of which the genes differ."""
+    check_type("pool", pool, Pool, "what read_pool returns")
+    check_type("backbone", backbone, MoreMini, "what fit_front returns")
+    if pool.vocabulary.human_symbol != backbone.vocabulary.human_symbol:
+        raise ValueError(
+            f"pool has {len(pool.vocabulary)} genes, backbone {len(backbone.vocabulary)}, and they are not the same in"
+            " the same order; fit the front on this pool: fit_front(pool, gene_sets)."
+        )
 
 
 def _blocks(study: np.ndarray, rng: np.random.Generator) -> np.ndarray:
