@@ -7,18 +7,8 @@ import numpy as np
 import pandas as pd
 from catalogue import CHOICES, CLASSIFIERS, CONTROLS, DATASETS, METHODS, SHORT, Group
 
-from more_scvi.evaluation import tidy
-from more_scvi.evaluation._compare import (
-    LOWER_IS_BETTER,
-    MIN_ROWS,
-    Comparison,
-    choose,
-    compare_columns,
-    of_rows,
-    split_values,
-    summarise,
-    with_chosen,
-)
+from more_scvi.evaluation import Comparison, summarise, tidy
+from more_scvi.evaluation._compare import MIN_ROWS, _sign, choose, compare_columns, of_rows, split_values, with_chosen
 
 OURS = "more"
 ALL = Group()
@@ -73,7 +63,7 @@ class Results:
         if not parts:
             return pd.DataFrame()
         every = pd.concat(parts, ignore_index=True)
-        every["gain"] = every["difference"] * (-1 if metric in LOWER_IS_BETTER else 1)
+        every["gain"] = every["difference"] * _sign(metric)
         return every.loc[every.groupby(["dataset", "protocol"])["gain"].idxmin()].sort_values("gain")
 
     def against_best(self, metric: str, *where: Any, **how: Any) -> Comparison | None:

@@ -1,7 +1,5 @@
 """What ``more-scvi demo`` does: annotate a second platform, compare with two baselines, draw the cells."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable

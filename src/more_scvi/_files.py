@@ -3,8 +3,6 @@
 They are written beside their place and then renamed onto it. Only regular ones are read, never more than is fitting.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

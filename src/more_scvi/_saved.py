@@ -5,8 +5,6 @@ writes the names that are not in use and replaces the card last: a kill leaves t
 beside a writer reads one of them, whole.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -10,8 +10,6 @@ Within a type of a batch all distances change by one factor, so structure is unt
 form after training; no loss sees it, and it changes no prediction.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

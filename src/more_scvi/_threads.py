@@ -1,7 +1,5 @@
 """One thread for small networks and regressions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -10,8 +10,6 @@ the expert, and takes a geometric mean with a discriminant analysis :math:`p_g`:
 .. math:: p \propto \left[(1 - s)\, p_h + s\, p_w\right]^{1 - g}\, p_g^{\,g}
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 

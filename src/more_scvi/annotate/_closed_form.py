@@ -1,7 +1,5 @@
 """Classifiers that are solved, not trained: on the wide view before training, on the finished embedding after it."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf

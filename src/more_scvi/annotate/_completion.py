@@ -1,7 +1,5 @@
 """Which labelled cells teach the expert of a pattern of modalities, and what they would show there."""
 
-from __future__ import annotations
-
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 

@@ -1,7 +1,5 @@
 """Closed-form experts on the wide view, one per pattern of measured modalities, solved before training."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Whether what surrounds a cell helps to tell its label."""
 
-from __future__ import annotations
-
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 

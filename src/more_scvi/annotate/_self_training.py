@@ -1,7 +1,5 @@
 """Few labels: cells that are told with confidence get a label of their own before training."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

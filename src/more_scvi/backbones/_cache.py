@@ -1,7 +1,5 @@
 """The feature cache: every cell passes the backbone once, with all genes and with panels of them hidden."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence

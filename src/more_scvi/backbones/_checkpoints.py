@@ -3,8 +3,6 @@
 Their dictionaries are JSON, or pickles from which nothing but plain values can come.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import pickle

@@ -1,7 +1,5 @@
 """The two parts of ``more-mini``: a linear front, counts to gene programs to features, and a transformer on these."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
 

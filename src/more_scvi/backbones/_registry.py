@@ -1,7 +1,5 @@
 """Backbones by name, or by the folder their weights lie in. Anybody can add one."""
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Callable

@@ -5,8 +5,6 @@ On disk a cache is a folder ``<backbone>-<fingerprint>`` with ``features.npy`` (
 replaced, so after a kill the file never claims more than is there; whatever fails its checksum is computed again.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

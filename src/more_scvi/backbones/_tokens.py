@@ -14,8 +14,6 @@ block is filled up with empty rows: what is computed for a cell does not depend,
 that happen to be beside it.
 """
 
-from __future__ import annotations
-
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator

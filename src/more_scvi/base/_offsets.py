@@ -2,13 +2,11 @@ r"""Offsets of batches at equal composition.
 
 The mean of a batch says what it holds as much as how it was measured, so batches are compared within types:
 
-.. math:: m_{bt} = \mu_t + \beta_b + \varepsilon_{bt}, \qquad w_{bt} = \frac{n_{bt}}{n_{bt} + k}, \qquad
+.. math:: m_{bt} = \mu_t + \beta_b + \varepsilon_{bt}, \qquad \varepsilon_{bt} \sim N(0, 1 / n_{bt}), \qquad
           \beta_b \sim N(\bar\beta, 1 / \lambda)
 
-with :math:`m_{bt}` the mean of the :math:`n_{bt}` cells of type :math:`t` in batch :math:`b`. A type weighs at most 1,
-however many cells it has: a batch that answers otherwise in one type (:math:`\varepsilon`) is not moved by it alone.
-A batch of which no cell's type is known lies where the others do, which is right for any composition; its own mean
-would be right for one.
+with :math:`m_{bt}` the mean of the :math:`n_{bt}` cells of type :math:`t` in batch :math:`b`. A batch of which no
+cell's type is known lies where the others do, which is right for any composition; its own mean would be right for one.
 """
 
 from __future__ import annotations
@@ -17,19 +15,14 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import KMeans
 
-FEW_CELLS = 3
-"""A type with so many cells in a batch weighs half as much as one with very many. Source: plain value, not tuned."""
-TYPE_PRICE, CLUSTER_PRICE = 0.25, 2.0
-"""Weight, in types or clusters, of the belief that a batch lies where the others do; clusters may be wrong. Source:
-plain value, not tuned."""
+PRIOR_CELLS = 20
+"""Weight, in cells, of the belief that a batch lies where the others do. Source: record tuning/offsets.md."""
 N_CLUSTERS, N_STEPS = 20, 6
 """Clusters that stand in for types, and how often they are found anew. Source: plain value, not tuned."""
 MOST_CELLS = 20_000
 
 
-def typed_offsets(
-    x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int, price: float = TYPE_PRICE
-) -> np.ndarray:
+def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int) -> np.ndarray:
     """Offset of each batch when types are known.
 
     Parameters
@@ -40,8 +33,6 @@ def typed_offsets(
         Codes, (cells,); cells of negative type are left out.
     n_batch
         Number of batches.
-    price
-        λ.
 
     Returns
     -------
@@ -56,11 +47,11 @@ def typed_offsets(
     n = np.bincount(b * len(names) + t, minlength=len(typed) * len(names))
     member = sp.csr_matrix((np.ones(len(known)), (b * len(names) + t, known)), shape=(len(n), len(x)))
     mean = ((member @ x) / np.maximum(n, 1)[:, None]).reshape(len(typed), len(names), -1)
-    weight = (n / (n + FEW_CELLS)).reshape(len(typed), len(names))
+    weight = n.reshape(len(typed), len(names)).astype(np.float64)
     # normal equations with the types' centres eliminated
     share = weight / weight.sum(0)
     right = np.einsum("bt,btc->bc", weight, mean - np.einsum("bt,btc->tc", share, mean))
-    system = np.diag(weight.sum(1)) - weight @ share.T + price * np.eye(len(typed))
+    system = np.diag(weight.sum(1)) - weight @ share.T + PRIOR_CELLS * np.eye(len(typed))
     beta = np.linalg.solve(system, right)
     out[typed] = beta - beta.mean(0)
     return out
@@ -77,5 +68,5 @@ def cluster_offsets(x: np.ndarray, batch: np.ndarray, start: np.ndarray, seed: i
     clusters = KMeans(min(N_CLUSTERS, len(x)), n_init=1, random_state=seed)
     for _ in range(N_STEPS if len(start) > 1 else 0):
         types = clusters.fit_predict(x - offset[batch])
-        offset = typed_offsets(x, batch, types, len(start), CLUSTER_PRICE)
+        offset = typed_offsets(x, batch, types, len(start))
     return offset

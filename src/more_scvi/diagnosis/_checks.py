@@ -1,7 +1,5 @@
 """All checks: of the embedding, of labels, of the training curves, of modalities, of the data."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """What the checks look at: arrays of at most ``MAX_CELLS`` cells."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The answer of a diagnosis."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """The tidy table in short: means per method, one figure per method, two methods on the splits that both have."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

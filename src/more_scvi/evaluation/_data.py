@@ -4,8 +4,6 @@ Everything keeps the cells in the order of ``obs``. A cell that is not in a moda
 of zeros only where a peer accepts nothing else (:func:`padded`).
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence

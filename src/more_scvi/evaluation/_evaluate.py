@@ -1,7 +1,5 @@
 """One method on one task: its result, all figures of it, what it cost; and :func:`evaluate` for any embedding."""
 
-from __future__ import annotations
-
 import math
 import os
 import threading

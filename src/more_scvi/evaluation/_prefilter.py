@@ -1,7 +1,5 @@
 """Removal of doublets before any method sees the data: the same cells for all, chosen without labels."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

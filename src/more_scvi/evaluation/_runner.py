@@ -1,7 +1,5 @@
 """Run methods on tasks; whatever is in the results folder already is not run again."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Choosing settings on your own data without touching hidden labels: a nested split of the visible cells."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Annotation of hidden labels: F1 of a prediction, of a linear probe and of neighbours, over types and for each."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Checks of what users hand to a metric: each refusal names the argument, what it holds and what is needed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

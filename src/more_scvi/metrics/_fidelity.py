@@ -1,7 +1,5 @@
 """How much of one embedding another one keeps: a distilled student against its teacher."""
 
-from __future__ import annotations
-
 from numpy.typing import ArrayLike
 from sklearn.neighbors import NearestNeighbors
 

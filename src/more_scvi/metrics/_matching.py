@@ -1,7 +1,5 @@
 """Across modalities: whether the halves of a cell match, and imputed values follow the observed ones."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata

@@ -1,7 +1,5 @@
 """Mixing of batches within types."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.neighbors import NearestNeighbors

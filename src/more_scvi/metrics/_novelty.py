@@ -1,7 +1,5 @@
 """Types that have no label: whether they are found, and kept apart."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score

@@ -1,7 +1,5 @@
 """scGraph: distances between types against those within the batches."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures of scib-metrics, where they are safe to use, and its own benchmark table; Leiden clusters, kBET."""
 
-from __future__ import annotations
-
 import logging
 import random
 import re

@@ -1,7 +1,5 @@
 """What a type looks like inside: distances and directions that label collapse loses."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray

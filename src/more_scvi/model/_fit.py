@@ -1,7 +1,5 @@
 """What ``train`` does before the first step and after the last: everything that is fitted in closed form."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Adapters inside the backbone and the mix of its layers: how they are built, what they read, what they add."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What users of scvi-tools reach for and MoRE does not have: each name leads to the next step."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import warnings

@@ -1,7 +1,5 @@
 """From any data to the arrays that the module reads: computed once for all questions about the same cells."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """What scvi-tools records about a registered AnnData: shown, amended, and dropped with the data."""
 
-from __future__ import annotations
-
 import weakref
 from typing import Any, ClassVar
 from uuid import uuid4

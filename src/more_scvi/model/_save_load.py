@@ -1,7 +1,5 @@
 """Saving and loading: adapters as safetensors beside a JSON card; never a pickle, never the backbone."""
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Registration of data: what ``setup_anndata`` and ``setup_mudata`` check and record."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Make the weights of ``more-mini``: ``python -m more_scvi.pretraining --help``."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from collections.abc import Sequence

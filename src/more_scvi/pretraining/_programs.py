@@ -1,7 +1,5 @@
 """Fit the linear front of ``more-mini`` to a pool: gene statistics, programs, whitening. No network, no labels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

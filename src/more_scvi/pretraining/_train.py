@@ -4,8 +4,6 @@ The losses take features (groups, cells, features) and pairs (groups, cells, cel
 block, which share study and corruption.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable

@@ -13,8 +13,6 @@ speed on the results. Cells are corrupted in blocks of one study, as a platform 
 A minibatch is groups of cells of one block each, in two views that show different genes.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Pictures of the report: PNG inside the page, each with words for those who cannot see it."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a report is made of."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The numbers of a report, as one JSON-serialisable dict: what the page shows and what its twin holds."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """Sentences of the report: what protocols hide, what metrics mean, and the verdict, all from numbers."""
 
-from __future__ import annotations
-
 import inspect
 
 import numpy as np

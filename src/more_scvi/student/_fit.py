@@ -1,7 +1,5 @@
 """Fitting a student: ridge regression by folds for the linear part, a short run of AdamW for the residuals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

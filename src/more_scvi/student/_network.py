@@ -11,8 +11,6 @@ A regression scatters less than what it predicts, and the less the noisier a bat
 Last, every type of a known batch is given the spread that the teacher gave it (:class:`more_scvi.module.SpreadStep`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

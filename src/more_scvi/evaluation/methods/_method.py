@@ -14,8 +14,6 @@ A method receives data whose hidden labels already read ``"Unknown"`` and in whi
 so it cannot leak. Only one that declares ``sees_hidden`` is given all labels; :func:`leak` makes one of any other.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 from abc import ABC, abstractmethod

@@ -5,8 +5,6 @@ Where no cell has both modalities there are the genes: an antibody measures the 
 :func:`linked_features` brings both sides to the same genes; :func:`cca` finds the directions they share.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Any
