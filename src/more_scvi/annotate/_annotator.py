@@ -1,6 +1,6 @@
 r"""Labels of cells, from what is solved in closed form and from the trained head.
 
-Before training, :meth:`Annotator.teach` solves experts on the wide view; what they say of the registered cells,
+Before training, :meth:`Annotator.teach` solves experts on the wide input; what they say of the registered cells,
 :math:`p_w`, is handed to training as fixed numbers. After training, :meth:`Annotator.finish` solves classifiers on the
 finished embedding. No loss reads this module: what training learns cannot depend on when answers were asked for.
 
@@ -67,7 +67,7 @@ class Annotator(nn.Module):
     n_latent, n_labels
         Width of the embedding and number of classes.
     n_wide
-        Width of the wide view; 0: no experts.
+        Width of the wide input; 0: no experts.
     patterns
         bool (patterns, modalities): combinations of measured modalities that occur.
     niche
@@ -163,7 +163,7 @@ class Annotator(nn.Module):
         return out
 
     def _without_niche(self, wide: np.ndarray) -> np.ndarray:
-        """Wide view in which the niche says nothing; it stands last among the columns of the first modality."""
+        """Wide input in which the niche says nothing; it stands last among the columns of the first modality."""
         assert self.niche is not None
         wide, stop = wide.copy(), self.layout.wide_columns(self.layout.modalities[0]).stop
         wide[:, stop - (self.niche.stop - self.niche.start) : stop] = 0.0

@@ -1,4 +1,4 @@
-"""Classifiers that are solved, not trained: on the wide view before training, on the finished embedding after it."""
+"""Classifiers that are solved, not trained: on the wide input before training, on the finished embedding after it."""
 
 import numpy as np
 import torch

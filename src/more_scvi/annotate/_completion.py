@@ -22,10 +22,10 @@ value, not tuned."""
 def fit_experts(experts: WideClassifier, layout: Layout, arrays: Arrays, labels: np.ndarray, seed: int) -> None:
     """Fit the expert of each pattern on all labelled cells.
 
-    A labelled cell that lacks a modality of the pattern is completed: its wide view is what a ridge regression on cells
-    with both says, plus the residual of one of the nearest of these, without which the expert would not learn how noisy
-    the modality is; if enough labelled cells have the pattern, only where this explains most of the wide view. So
-    labels of cells with RNA only also teach the expert that reads proteins. Where no cell has both, and few labelled
+    A labelled cell that lacks a modality of the pattern is completed: its wide input is what a ridge regression on
+    cells with both says, plus the residual of one of the nearest of these, without which the expert would not learn how
+    noisy the modality is; if enough labelled cells have the pattern, only where this explains most of the wide input.
+    So labels of cells with RNA only also teach the expert that reads proteins. Where no cell has both, and few labelled
     cells have the pattern, the expert reads the coordinates that genes link.
 
     Parameters
@@ -72,7 +72,7 @@ def _columns(layout: Layout, wide: np.ndarray, modalities: list[str]) -> np.ndar
 def _complete(
     layout: Layout, arrays: Arrays, cells: np.ndarray, modalities: list[str], least: float, seed: int
 ) -> np.ndarray | None:
-    """Wide view of cells with the missing ones of ``modalities`` guessed.
+    """Wide input of cells with the missing ones of ``modalities`` guessed.
 
     None where they cannot be, or where the guess explains a smaller share of variance than ``least``.
     """

@@ -1,4 +1,4 @@
-"""Closed-form experts on the wide view, one per pattern of measured modalities, solved before training."""
+"""Closed-form experts on the wide input, one per pattern of measured modalities, solved before training."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ Source: plain value, not tuned."""
 
 
 class WideClassifier(nn.Module):
-    r"""Logistic regression on the wide view, solved exactly before training; an expert beside the trained head.
+    r"""Logistic regression on the wide input, solved exactly before training; an expert beside the trained head.
 
     A linear model over thousands of genes knows fine distinctions that a low-dimensional embedding loses, an embedding
     transfers better between batches: their probabilities count alike.
@@ -26,7 +26,7 @@ class WideClassifier(nn.Module):
     Parameters
     ----------
     n_wide
-        Width of the wide view of all modalities.
+        Width of the wide input of all modalities.
     n_labels
         Number of classes.
     patterns

@@ -14,7 +14,7 @@ MOST_LABELLED = 0.2
 N_ROUNDS, SHARE_PER_ROUND = 3, 0.2
 """Rounds of self-training, and the share of the cells added in each. Source: plain value, not tuned."""
 WIDE_SHARE = 0.7
-"""Share of the wide view in the vote of self-training, the embedding has the rest. Source: plain value, not tuned."""
+"""Share of the wide input in the vote of self-training, the embedding has the rest. Source: plain value, not tuned."""
 MAX_CELLS = 20_000
 
 
@@ -30,7 +30,7 @@ def needs_self_training(labels: np.ndarray) -> bool:
 def self_train(wide: np.ndarray, base: np.ndarray, labels: np.ndarray, batch: np.ndarray, seed: int) -> np.ndarray:
     """Labels of the cells that are told with most confidence, beside the visible ones.
 
-    Two logistic regressions, on the wide view and on the base, are mixed; their probabilities are multiplied by what
+    Two logistic regressions, on the wide input and on the base, are mixed; their probabilities are multiplied by what
     reaches a cell over its neighbours (:func:`spread_labels`). In every round the most certain fifth, two and three
     fifths of the cells taken for each type in each batch are added and both are fitted again. Taking a share of every
     type and batch, rather than all cells above a threshold, keeps rare types from being lost to common ones and lets

@@ -1,11 +1,9 @@
 """``more-mini``: the bundled backbone. Gene programs (linear, exact) plus a pre-trained transformer residual."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -105,7 +103,7 @@ class MoreMini(Backbone):
         self.freeze()
 
     @classmethod
-    def load(cls, path: str | Path | None = None, *, weights: WeightsKind = "pretrained", seed: int = 0) -> MoreMini:
+    def load(cls, path: str | Path | None = None, *, weights: WeightsKind = "pretrained", seed: int = 0) -> Self:
         """Read a weights folder.
 
         Parameters

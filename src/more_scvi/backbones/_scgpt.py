@@ -7,15 +7,13 @@ Post-norm, ReLU, no position: with tokens :math:`h`, attention :math:`A` and fee
 Written out, because ``nn.TransformerEncoderLayer`` switches to a fused path in evaluation mode that passes adapters by.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -184,7 +182,7 @@ class ScGPT(TokenBackbone):
         max_length: int | None = None,
         cls_value: float | None = None,
         min_overlap: float = 0.3,
-    ) -> ScGPT:
+    ) -> Self:
         """Read published weights.
 
         Parameters

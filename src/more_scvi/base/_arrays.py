@@ -12,7 +12,7 @@ class Arrays:
 
     base: np.ndarray  # linear bases, (cells, width) float32; zero where a modality was not measured
     present: np.ndarray  # bool (cells, modalities): which were measured
-    wide: np.ndarray  # wide view that the closed-form experts read, (cells, n_wide) float16
+    wide: np.ndarray  # wide input that the closed-form experts read, (cells, n_wide) float16
     batch: np.ndarray  # codes of batches, (cells,); negative: a batch that the model does not know
     domain: np.ndarray  # codes of batch × measured modalities, (cells,), a batch to the module; -1: not known
 

@@ -21,7 +21,7 @@ class Features:
     """Features of one modality before any batch is removed, one row per cell that has it."""
 
     paths: dict[str, np.ndarray]  # path -> (rows, features), in the order of the base
-    wide: np.ndarray  # wide view of the direct path, (rows, n_wide) float32
+    wide: np.ndarray  # wide input of the direct path, (rows, n_wide) float32
 
 
 def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> None:
@@ -54,7 +54,7 @@ def read_features(measured: Measured, base: ModalityBase, frozen: np.ndarray | N
 
 
 def wide_view(base: ModalityBase, features: Features, own: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    """Wide view of a modality: that of its direct path, and of spatial data the niche's part of the base ``own``."""
+    """Wide input of a modality: that of its direct path, and of spatial data the niche's part of the base ``own``."""
     wide = base.centre_wide(features.wide, batch)
     return wide if base.niche_columns is None else np.concatenate([wide, own[:, base.niche_columns]], 1)
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 class Layout:
     """Columns of the modalities.
 
-    In the wide view, coordinates that modalities share through genes follow after those of all modalities.
+    In the wide input, coordinates that modalities share through genes follow after those of all modalities.
     """
 
     modalities: tuple[str, ...]  # names, in order
     widths: tuple[int, ...]  # columns of each in the base
-    wide_widths: tuple[int, ...]  # columns of each in the wide view
+    wide_widths: tuple[int, ...]  # columns of each in the wide input
 
     @property
     def width(self) -> int:
@@ -28,7 +28,7 @@ class Layout:
         return _span(self.widths, self.at(modality))
 
     def wide_columns(self, modality: str) -> slice:
-        """Columns of a modality in the wide view."""
+        """Columns of a modality in the wide input."""
         return _span(self.wide_widths, self.at(modality))
 
 

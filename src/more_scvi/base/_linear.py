@@ -149,11 +149,11 @@ class ModalityBase(nn.Module):
         return self.shares[self.path_names.index("frozen")].sqrt() * self._path("frozen").last_map()
 
     def fit_wide(self, wide: np.ndarray, batch: np.ndarray) -> None:
-        """Fit the batch means that :meth:`centre_wide` subtracts from the direct path's wide view."""
+        """Fit the batch means that :meth:`centre_wide` subtracts from the direct path's wide input."""
         self.wide_offset.copy_(torch.from_numpy(batch_means(wide, batch, self.n_batch)))
 
     def centre_wide(self, wide: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Wide view freed of its batch means if the modality asks for it, (cells, n_wide)."""
+        """Wide input freed of its batch means if the modality asks for it, (cells, n_wide)."""
         if not self.centres_wide:
             return wide
         return wide - batch_offsets(batch, self.wide_offset.cpu().numpy())
@@ -249,7 +249,7 @@ class LinearBase(nn.Module):
 
     @property
     def n_wide(self) -> int:
-        """Columns of the wide view: of all modalities, and the coordinates of all links."""
+        """Columns of the wide input: of all modalities, and the coordinates of all links."""
         return sum(self.layout.wide_widths) + N_CANONICAL * len(self.unpaired)
 
     def base(self, modality: str) -> ModalityBase:

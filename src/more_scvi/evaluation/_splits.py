@@ -20,14 +20,12 @@ protocol        what is hidden
 Batches rotate from the largest to smaller ones, types over the range of abundances, ``max_rotations`` at most.
 """
 
-from __future__ import annotations
-
 import base64
 import numbers
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -111,7 +109,7 @@ class Split:
         return record | {name: base64.b64encode(bits).decode("ascii") for name, bits in packed.items()}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Split:
+    def from_json(cls, record: dict[str, Any]) -> Self:
         """Inverse of :meth:`to_json`."""
         packed = {name: np.frombuffer(base64.b64decode(record[name]), np.uint8) for name in _MASKS if name in record}
         n = record["n_cells"]

@@ -16,12 +16,10 @@ protocol               what is hidden
 =====================  ================================================================================================
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import anndata
 import numpy as np
@@ -108,7 +106,7 @@ class Task:
     def _parts(self) -> list[Data]:
         return [self.data] if self.query is None else [self.data, self.query]
 
-    def prepare(self) -> Task:
+    def prepare(self) -> Self:
         """Compute the shared features once, those of the query by way of the trained cells; returns itself."""
         prepare(self.data)
         if self.query is not None and "view" not in modalities(self.query)[RNA].obsm:

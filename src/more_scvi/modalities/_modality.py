@@ -42,7 +42,7 @@ class LinearPath(Protocol):
         """Normalised values to components, (cells, n_components) float32."""
 
     def transform_wide(self, x: Any, visible: np.ndarray | None = None) -> np.ndarray:
-        """Normalised values to the wide view that the closed-form experts read, (cells, n_wide) float32."""
+        """Normalised values to the wide input that the closed-form experts read, (cells, n_wide) float32."""
 
 
 class Decoder(Protocol):
@@ -77,7 +77,7 @@ class Modality(ABC):
     genes_words
         What else it may be than a column or a matrix, for messages.
     centres_wide
-        Whether the wide view is freed of its batch means.
+        Whether the wide input is freed of its batch means.
     imputes_directly
         Whether imputation predicts each feature by itself, for modalities of few features, and not by components.
     imputes_sparse

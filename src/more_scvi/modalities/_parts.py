@@ -91,7 +91,7 @@ class PrincipalComponents(ComponentTables):
     n_components
         Width of the path (at most ``n_features``).
     n_wide
-        Width of the wide view (at most ``n_features``). From ``n_features`` on it is a rotation of the standardised
+        Width of the wide input (at most ``n_features``). From ``n_features`` on it is a rotation of the standardised
         values and loses nothing.
     """
 
@@ -138,7 +138,7 @@ class PrincipalComponents(ComponentTables):
         return self._project(x, array(self.loadings), visible)
 
     def transform_wide(self, x: np.ndarray, visible: np.ndarray | None = None) -> np.ndarray:
-        """Wide view of normalised values: (cells, features) -> (cells, n_wide) float32."""
+        """Wide input of normalised values: (cells, features) -> (cells, n_wide) float32."""
         return self._project(x, array(self.wide_loadings), visible)
 
     def _project(self, x: np.ndarray, v: np.ndarray, visible: np.ndarray | None) -> np.ndarray:

@@ -40,7 +40,7 @@ from more_scvi.modalities._parts import LowRankMap, array, fill, fix_signs, memb
 from more_scvi.modalities._peaks import peak_to_gene
 
 N_PEAKS, N_WIDE_PEAKS = 25_000, 100
-"""Most peaks of the direct path, and components of its wide view. Source: plain value, not tuned."""
+"""Most peaks of the direct path, and components of its wide input. Source: plain value, not tuned."""
 LEAST_OPEN = 0.01
 """Expected accessibility below this is left out of the sparse result of imputation."""
 
@@ -61,7 +61,7 @@ BLOCK = 64
 
 SEED = 0
 WIDE_VARIANCE = 200.0
-"""Total variance of the wide view, of the order of that of log-normalised genes: classifiers penalise both alike.
+"""Total variance of the wide input, of the order of that of log-normalised genes: classifiers penalise both alike.
 Source: plain value, not tuned."""
 
 
@@ -78,7 +78,7 @@ class AccessibilityPath(nn.Module):
     n_components
         Width of the path. Columns stay 0 where the data have fewer components.
     n_wide
-        Width of the wide view, which has more of the same components, scaled to the total variance ``WIDE_VARIANCE``.
+        Width of the wide input, which has more of the same components, scaled to the total variance ``WIDE_VARIANCE``.
     """
 
     features: Tensor
@@ -140,7 +140,7 @@ class AccessibilityPath(nn.Module):
         return self._project(x, array(self.loadings)[:, : self.n_components], visible)
 
     def transform_wide(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
-        """Wide view of term frequencies: csr (cells, features) -> (cells, n_wide) float32."""
+        """Wide input of term frequencies: csr (cells, features) -> (cells, n_wide) float32."""
         return float(self.wide_scale) * self._project(x, array(self.loadings)[:, : self.n_wide], visible)
 
     def _project(self, x: sp.csr_matrix, v: np.ndarray, visible: np.ndarray | None) -> np.ndarray:

@@ -8,7 +8,7 @@ centred, scaled by their standard deviation and clipped. With :math:`V` the lead
 Where a panel hides genes, :math:`u` is the posterior mean given the visible ones (probabilistic PCA,
 Tipping and Bishop 1999): :math:`u_S = (V_S^\top V_S + \rho I)^{-1} V_S^\top x_S`.
 
-Beside it stands a *wide view*, more components of the same genes that are centred but not scaled, so that genes keep
+Beside it stands a *wide input*, more components of the same genes that are centred but not scaled, so that genes keep
 the weight of their expression; the closed-form experts read it.
 
 Everything is accumulated over chunks of rows: memory is bounded by the chunk and a genes × genes matrix.
@@ -59,7 +59,7 @@ class DirectPath(ComponentTables):
     n_components
         Width of the path; 0 leaves only the choice of genes.
     n_wide
-        Width of the wide view that the closed-form experts read: components of the same genes, not scaled, so that
+        Width of the wide input that the closed-form experts read: components of the same genes, not scaled, so that
         genes keep the weight of their expression.
     normalised
         The values are log-normalised already.
@@ -102,7 +102,7 @@ class DirectPath(ComponentTables):
         return self._project(np.clip(dense, -CLIP, CLIP), array(self.loadings), visible)
 
     def transform_wide(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
-        """Wide view of log-normalised expression: (cells, genes) -> (cells, n_wide) float32."""
+        """Wide input of log-normalised expression: (cells, genes) -> (cells, n_wide) float32."""
         dense = x[:, array(self.features)].toarray() - array(self.mean)
         return self._project(dense, array(self.wide_loadings), visible)
 

@@ -1,10 +1,9 @@
 """The pre-training pool: studies of both species in one gene space, each with its own set of measured genes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import anndata as ad
 import numpy as np
@@ -64,7 +63,7 @@ class Pool:
         means = average @ values
         return means.toarray() if issparse(means) else means
 
-    def of_studies(self, names: Iterable[str], *, drop: bool = False) -> Pool:
+    def of_studies(self, names: Iterable[str], *, drop: bool = False) -> Self:
         """The pool of the named studies, or of all others if ``drop``.
 
         Raises
@@ -80,7 +79,8 @@ class Pool:
         cells = np.flatnonzero(chosen[self.study])
         kept, study = np.unique(self.study[cells], return_inverse=True)
         studies = tuple(self.studies[s] for s in kept)
-        return Pool(self.counts[cells], study, studies, self.measured[kept], self.labels[cells], self.vocabulary)
+        parts = (self.counts[cells], study, studies, self.measured[kept], self.labels[cells], self.vocabulary)
+        return type(self)(*parts)
 
 
 def read_gene_sets(path: str | Path) -> dict[str, list[str]]:

@@ -1,13 +1,11 @@
 """A student: embeds and annotates cells by their expression, on its own; its files and the names of its genes."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -198,7 +196,7 @@ class Student:
         write_saved(folder / CARD, content, {WEIGHTS: save(state), GENES: self._vocabulary.to_bytes()}, FILES)
 
     @classmethod
-    def load(cls, dir_path: str | PathLike) -> Student:
+    def load(cls, dir_path: str | PathLike) -> Self:
         """Read a student that :meth:`save` wrote; no backbone, teacher or training data is needed.
 
         Raises
