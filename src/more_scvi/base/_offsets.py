@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import KMeans
 
-PRIOR_CELLS = 20
+PRIOR_CELLS = 5
 """Weight, in cells, of the belief that a batch lies where the others do. Source: record tuning/offsets.md."""
 N_CLUSTERS, N_STEPS = 20, 6
 """Clusters that stand in for types, and how often they are found anew. Source: plain value, not tuned."""
