@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from more_scvi.base._offsets import cluster_offsets, typed_offsets
+from more_scvi.base._offsets import TYPE_PRIOR, cluster_offsets, typed_offsets
 
 N_TYPES, N_COLUMNS = 5, 8
 CENTRES = np.random.default_rng(0).normal(0, 3, (N_TYPES, N_COLUMNS))
@@ -36,7 +36,8 @@ def test_offsets_do_not_depend_on_what_a_batch_holds(held):
     means = np.stack([x[batch == b].mean(0) for b in range(3)])
     true = OFFSETS[:3] - OFFSETS[:3].mean(0)
     error, own = (
-        np.linalg.norm(o - o.mean(0) - true) / np.linalg.norm(true) for o in (typed_offsets(x, batch, types, 3), means)
+        np.linalg.norm(o - o.mean(0) - true) / np.linalg.norm(true)
+        for o in (typed_offsets(x, batch, types, 3, TYPE_PRIOR), means)
     )
     assert error < 0.35 < own
 
@@ -54,13 +55,13 @@ def test_without_types_offsets_come_nearer_to_the_truth_than_the_means(held):
 
 def test_a_batch_without_types_stays_where_the_others_are():
     types, batch = draw([[1, 1, 1, 1, 1]] * 3)
-    offset = typed_offsets(cells(types, batch), batch, np.where(batch == 1, -1, types), 3)
+    offset = typed_offsets(cells(types, batch), batch, np.where(batch == 1, -1, types), 3, TYPE_PRIOR)
     np.testing.assert_allclose(offset[1], (offset[0] + offset[2]) / 2, atol=1e-12)
-    assert not typed_offsets(cells(types, batch), batch, np.full(len(types), -1), 3).any()
+    assert not typed_offsets(cells(types, batch), batch, np.full(len(types), -1), 3, TYPE_PRIOR).any()
 
 
 def test_one_type_that_differs_moves_a_batch_by_no_more_than_its_share_of_the_cells():
     types, batch = draw([[20, 10, 10, 10, 10], [20, 10, 10, 10, 10]], 400)
     x = CENTRES[types] + 5.0 * ((types == 0) & (batch == 1))[:, None]
-    offset = typed_offsets(x, batch, types, 2)
+    offset = typed_offsets(x, batch, types, 2, TYPE_PRIOR)
     assert (offset[1] - offset[0]).max() < 5.0 * (types == 0).mean()

@@ -15,7 +15,7 @@ from torch import nn
 
 from more_scvi.base._bridge import N_CANONICAL, Link, linked_coordinates
 from more_scvi.base._layout import Layout
-from more_scvi.base._offsets import cluster_offsets, typed_offsets
+from more_scvi.base._offsets import TYPE_PRIOR, cluster_offsets, typed_offsets
 from more_scvi.base._path import PathBase, batch_means
 from more_scvi.data._batches import batch_offsets
 from more_scvi.modalities._modality import get_modality
@@ -185,7 +185,7 @@ class ModalityBase(nn.Module):
         if types is None:
             offset = cluster_offsets(uncentred, batch, own, seed)
         else:
-            offset = typed_offsets(uncentred, batch, types, self.n_batch)
+            offset = typed_offsets(uncentred, batch, types, self.n_batch, TYPE_PRIOR)
         shift = (offset - own).astype(np.float32)
         self.composition.copy_(torch.from_numpy(shift))
         return shift

@@ -15,14 +15,15 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.cluster import KMeans
 
-PRIOR_CELLS = 5
-"""Weight, in cells, of the belief that a batch lies where the others do. Source: record tuning/offsets.md."""
+TYPE_PRIOR, CLUSTER_PRIOR = 5, 20
+"""Weight, in cells, of the belief that a batch lies where the others do; clusters may be wrong. Source: record
+tuning/offsets.md."""
 N_CLUSTERS, N_STEPS = 20, 6
 """Clusters that stand in for types, and how often they are found anew. Source: plain value, not tuned."""
 MOST_CELLS = 20_000
 
 
-def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int) -> np.ndarray:
+def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int, prior: int) -> np.ndarray:
     """Offset of each batch when types are known.
 
     Parameters
@@ -33,6 +34,8 @@ def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: 
         Codes, (cells,); cells of negative type are left out.
     n_batch
         Number of batches.
+    prior
+        λ, in cells.
 
     Returns
     -------
@@ -51,7 +54,7 @@ def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: 
     # normal equations with the types' centres eliminated
     share = weight / weight.sum(0)
     right = np.einsum("bt,btc->bc", weight, mean - np.einsum("bt,btc->tc", share, mean))
-    system = np.diag(weight.sum(1)) - weight @ share.T + PRIOR_CELLS * np.eye(len(typed))
+    system = np.diag(weight.sum(1)) - weight @ share.T + prior * np.eye(len(typed))
     beta = np.linalg.solve(system, right)
     out[typed] = beta - beta.mean(0)
     return out
@@ -68,5 +71,5 @@ def cluster_offsets(x: np.ndarray, batch: np.ndarray, start: np.ndarray, seed: i
     clusters = KMeans(min(N_CLUSTERS, len(x)), n_init=1, random_state=seed)
     for _ in range(N_STEPS if len(start) > 1 else 0):
         types = clusters.fit_predict(x - offset[batch])
-        offset = typed_offsets(x, batch, types, len(start))
+        offset = typed_offsets(x, batch, types, len(start), CLUSTER_PRIOR)
     return offset

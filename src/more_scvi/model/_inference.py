@@ -14,7 +14,7 @@ from mudata import MuData
 
 from more_scvi.annotate._annotator import CERTAINTY
 from more_scvi.base._arrays import Arrays
-from more_scvi.base._offsets import typed_offsets
+from more_scvi.base._offsets import TYPE_PRIOR, typed_offsets
 from more_scvi.data._arguments import check_indices, check_integer, check_obsm_key, check_option
 from more_scvi.metrics._novelty import neighbour_novelty
 from more_scvi.model._forward import BLOCK, Outputs, check_trained, forward, registered
@@ -292,7 +292,7 @@ def _beside(
     """
     both = np.concatenate([cells, reference])
     codes = np.concatenate([batch + 1, np.zeros(len(reference), dtype=np.int64)])
-    offset = typed_offsets(both, codes, np.concatenate([types, labels]), codes.max() + 1)
+    offset = typed_offsets(both, codes, np.concatenate([types, labels]), codes.max() + 1, TYPE_PRIOR)
     return (both - (offset - offset[0])[codes]).astype(np.float32)
 
 
