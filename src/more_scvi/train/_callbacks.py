@@ -28,7 +28,7 @@ class RestoringCheckpoint(SaveCheckpoint):
         restore
             Puts the weights of a folder into the model.
         """
-        own = object.__new__(cls)
+        own = object.__new__(cls)  # a second __init__ would lose the state of the first, its best path above all
         own.__dict__ = callback.__dict__ | {"_finish": finish, "_restore": restore, "has_restored": False}
         callback.__dict__ = own.__dict__
         return own
