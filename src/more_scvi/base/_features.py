@@ -92,6 +92,7 @@ def read_masked(
     out = np.empty((len(batch), len(panels), base.width), np.float16)
     for k in range(len(panels)):
         views_k = {name: np.asarray(paths[name][:, k], np.float32) for name in means}
+        # transform takes off the batch means of whole cells; those of a view are others
         shifted = {n: x + (means[n] - batch_means(x, batch, base.n_batch))[batch] for n, x in views_k.items()}
         out[:, k] = base.transform(shifted, batch, covariates)
     return out, MaskedTargets(~panels[:, columns], sp.vstack(target, "csr"), np.concatenate(totals))

@@ -64,7 +64,7 @@ class PathBase(nn.Module):
         offset = batch_means(features, batch, len(self.offset))
         centred = features - offset[batch]
         if covariates.shape[1]:
-            c = covariates - batch_means(covariates, batch, len(self.offset))[batch]  # else slopes explain batches
+            c = covariates - batch_means(covariates, batch, len(self.offset))[batch]  # else slopes are too small
             gram = c.T @ c + 1e-3 * len(c) * np.eye(c.shape[1])  # one-hot categories are collinear
             slope = np.linalg.solve(gram, c.T @ centred).astype(np.float32)
             centred = centred - c @ slope

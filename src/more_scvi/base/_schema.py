@@ -95,7 +95,6 @@ class Schema:
         return self.setup["layers"][modality] if self.is_mudata else self.setup["layer"]
 
     # ---- reading
-
     def cells(self, data: AnnData | MuData) -> Cells:
         """Cells of any data; of a MuData those modalities that the model knows and the data have."""
         if not isinstance(data, MuData):
@@ -285,6 +284,7 @@ def _add_values(digest: Any, values: Any) -> None:
         parts = [values.to_numpy()]
     else:
         parts = [values]
+    # matrices that differ in shape or type can have the same bytes
     digest.update(f"{type(values).__name__}{values.shape}{getattr(values, 'dtype', '')}".encode())
     for part in parts:
         if isinstance(part, np.ndarray):

@@ -236,7 +236,7 @@ def check_vocabulary(
 def speak_of(where: str, function: Callable[..., T], *args: Any, role: str = "", **kwargs: Any) -> T:
     """Call a check written for one AnnData; its errors and warnings then speak of `where` instead of ``adata``."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")  # the default drops what was said before from the same line
+        warnings.simplefilter("always")  # the user's filters apply below, where it is said again
         try:
             result = function(*args, **kwargs)
         except (KeyError, TypeError, ValueError) as error:

@@ -86,7 +86,7 @@ def as_text(values: Any) -> np.ndarray:
 
 def value_text(value: Any) -> str:
     """One value as text, as :func:`as_text` writes it."""
-    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()  # integers with gaps become floats
     return str(int(value)) if whole else str(value)
 
 

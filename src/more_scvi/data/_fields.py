@@ -26,6 +26,7 @@ class MatrixField(LayerField):
     """The count or log-normalised matrix. Unlike upstream's field it never changes the user's array."""
 
     def __init__(self, layer: str | None, gene_key: str | None = None):
+        # upstream's checks draw from NumPy's global state, and replace arrays in the user's object
         super().__init__(REGISTRY_KEYS.X_KEY, layer, is_count_data=False, correct_data_format=False)
         self.gene_key = gene_key
 

@@ -77,7 +77,7 @@ class GeneVocabulary:
             alias: dict[str, int] = {}
             for i, joined in enumerate(getattr(self, f"{species}_alias")):
                 for name in filter(None, joined.split("|")):
-                    if name not in current:  # symbols were given on to other genes
+                    if name not in current:  # a former symbol may be another gene's present one
                         alias.setdefault(name, i)
             tables[species, "alias"] = alias
             folded: dict[str, int] = {}
@@ -103,7 +103,8 @@ class GeneVocabulary:
     def from_bytes(cls, content: bytes, path: str | Path) -> Self:
         """Read what :meth:`to_bytes` gives; ``path`` is named in errors."""
         try:
-            rows = [line.split("\t") for line in unzip_text(content, path).removesuffix("\n").split("\n")]  # not tabs
+            # not strip(): a line may end in the tabs of empty columns
+            rows = [line.split("\t") for line in unzip_text(content, path).removesuffix("\n").split("\n")]
         except ValueError as error:
             raise ValueError(f"{path}: not a readable gene table ({error}). Restore the file.") from None
         if tuple(rows[0]) != COLUMNS or any(len(r) != len(COLUMNS) for r in rows):

@@ -134,7 +134,7 @@ def check_matrix(
     """
     check_option("data_type", data_type, ("auto", *rules.data_types))
     name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    layers = [key for key in adata.layers if key is not None]
+    layers = [key for key in adata.layers if key is not None]  # anndata 0.13 lists X as the layer None
 
     def others() -> str:  # a function: it reads adata.raw, which only an error or a warning needs
         such = f" The model reads {name}: put {'counts' if data_type == 'counts' else 'such values'} there."

@@ -85,7 +85,6 @@ def simulate_batches(
             "not negative and with a positive sum per batch."
         )
     names = check_distinct("gene_names", gene_names, [f"gene{g}" for g in range(n_genes)])
-
     batch = np.sort(np.arange(n_cells) % n_batches)
     cell_type = np.array([rng.choice(n_types, p=shares[b] / shares[b].sum()) for b in batch], dtype=int)
     state = rng.standard_normal(n_cells)
@@ -204,7 +203,6 @@ def load_demo(seed: int = 0) -> AnnData:
     per_value = np.repeat(source.obs["n_counts"].to_numpy(float) / 1e4, np.diff(lognorm.indptr))
     counts = lognorm.copy()
     counts.data = np.rint(np.expm1(lognorm.data.astype(float)) * per_value).astype(np.float32)  # float32 logs round
-
     order = np.random.default_rng(seed).permutation(source.n_obs)
     measured, simulated = np.sort(order[: source.n_obs // 2]), np.sort(order[source.n_obs // 2 :])
     cells = np.r_[measured, simulated]

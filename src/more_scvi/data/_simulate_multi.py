@@ -136,7 +136,6 @@ def simulate_multiomics(
             f"n_proteins={n_proteins} must be 1 to n_genes = {n_genes}: each protein follows its own gene."
         )
     genes = check_distinct("gene_names", gene_names, [f"gene{g}" for g in range(n_genes)])
-
     rng = np.random.default_rng(seed)
     batch = np.sort(np.arange(n_cells) % n_batches)
     cell_type = rng.integers(n_types, size=n_cells)
@@ -145,7 +144,6 @@ def simulate_multiomics(
     effects = rng.normal(0, 1, moved.shape) * moved
     mean = rng.normal(0, 1.5, n_genes)
     expression = mean + effects[0][cell_type] + 0.5 * np.einsum("ik,kig->ig", state, effects[1:, cell_type])
-
     obs = pd.DataFrame(
         {
             "cell_type": pd.Categorical([f"type{t}" for t in cell_type], [f"type{t}" for t in range(n_types)]),
@@ -178,7 +176,6 @@ def simulate_multiomics(
             own = np.random.default_rng([seed, k])  # counts do not depend on which other modalities are drawn
             counts, var = draw(depths[name] * own.lognormal(0, 0.3, (n_cells, 1)), own)
             parts[name] = AnnData(csr_matrix(counts, dtype=np.float32), obs=obs.copy(), var=var)
-
     has = {name: np.array([name in measured[batch_names[b]] for b in batch]) for name in chosen}
     shown = _assemble({name: parts[name][has[name]].copy() for name in chosen}, obs, state, annotation)
     return (shown, _assemble(parts, obs, state, annotation)) if return_full else shown

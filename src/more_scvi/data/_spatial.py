@@ -71,7 +71,7 @@ def neighbours(
                 nearest = min(N_NEIGHBOURS if k is None else k, len(cells) - 1)
                 reach = tree.query(points[cells], k=[nearest + 1])[0][:, 0]  # the nearest is the cell itself
             reach *= 1 + TIE
-            degree = tree.query_ball_point(points[cells], reach, return_length=True).mean()  # before lists fill memory
+            degree = tree.query_ball_point(points[cells], reach, return_length=True).mean()  # lists may fill memory
             if degree > MAX_MEAN_DEGREE:
                 raise ValueError(
                     f"neighbours: the cells of section {np.asarray(sections)[cells[0]]!r} have {degree:.0f} neighbours "

@@ -130,6 +130,7 @@ class AccessibilityPath(nn.Module):
         fill(self, scale=CONTRAST * n_open / max(n.sum(), 1.0), features=features, idf=idf)
         v = self._singular_vectors(chunks)
         std, depth = self._depth_correlation(chunks, v, n)
+        # what varies a ten-thousandth as much as the first component is rounding
         kept = np.flatnonzero((depth <= DEPTH_CORRELATION) & (std > 1e-4 * std.max()))[: self.loadings.shape[1]]
         self.loadings.zero_()  # fewer components may be kept than there are columns
         self.loadings[:, : len(kept)] = torch.from_numpy(v[:, kept])

@@ -160,7 +160,8 @@ class Inside(nn.Module):
             if self.mix is not None and blocks is not None:
                 weights = self.layer_weights()
                 last = weights[-1]
-                added.append(torch.einsum("l,clk->ck", weights - 1.0 / len(weights), blocks.float()))  # base: mean
+                # the base holds the even mean of the blocks already
+                added.append(torch.einsum("l,clk->ck", weights - 1.0 / len(weights), blocks.float()))
             if self.adapter is not None and tokens is not None and keep is not None and frozen is not None:
                 change = self.adapter(tokens.float(), keep) - frozen
                 added.append(last * (change @ base.frozen_map()))

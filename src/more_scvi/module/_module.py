@@ -149,7 +149,6 @@ class MoREModule(BaseModuleClass):
         return self.linear.base(modality)
 
     # ---- before the first step
-
     def start_at(self, space: SharedSpace) -> None:
         """Start in a shared space: the adapters' rotations, the trust of the fusion, the axes that ``keep`` reads."""
         for name, rotation in zip(self.modalities, space.rotations, strict=True):
@@ -167,7 +166,6 @@ class MoREModule(BaseModuleClass):
         cast(GatedAdapter, self.adapters[name]).path_logits[self.base(name).path_names.index("niche")] = CLOSED_GATE
 
     # ---- forward
-
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Any]:
         return {
             "base": tensors["base"],

@@ -95,7 +95,7 @@ class Objective:
             groups = domain if logits is None else torch.where(types >= 0, types * module.n_domains + domain, -1)
             terms["keep"] = keep_distances(z, tensors["base"] * module.kept, groups)
         steps = outputs["refinement"]
-        spread = z_labels.detach().pow(2).sum(1).mean().clamp_min(1e-8)  # a larger embedding is no cheaper way
+        spread = z_labels.detach().pow(2).sum(1).mean().clamp_min(1e-8)  # growing must not make steps cheap
         ramp = {"align_batch": self.align_ramp}
         total = (
             z.sum() * 0.0  # something to differentiate where no term is on

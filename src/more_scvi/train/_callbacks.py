@@ -45,6 +45,7 @@ class RestoringCheckpoint(SaveCheckpoint):
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception) -> None:
         """Restore the best weights if ``check_nan_gradients``; the error is raised all the same."""
+        # Ctrl-C keeps what was learned until then
         if self.check_nan_gradients and self.best_model_path and not isinstance(exception, KeyboardInterrupt):
             self._restore(self.best_model_path)
             self.has_restored = True

@@ -100,7 +100,7 @@ class MoRETrainingPlan(TrainingPlan):
         sums = self._sums.setdefault(mode, {"n": 0})
         sums["n"] += n
         for name in loss_output.extra_metrics_keys:
-            sums[name] = sums.get(name, 0.0) + n * loss_output.extra_metrics[name].detach()  # no float: it would wait
+            sums[name] = sums.get(name, 0.0) + n * loss_output.extra_metrics[name].detach()  # no .item(): that waits
 
     def on_train_epoch_end(self) -> None:
         """Log the mean of each term over the epoch."""
@@ -129,6 +129,7 @@ class MoRETrainingPlan(TrainingPlan):
             tuned = list(inside.adapter.parameters())
             known = set(tuned)  # in a list, tensors would be compared by their values
             groups = [{"params": [p for p in params if p not in known]}, {"params": tuned, "lr": TUNING * self.lr}]
+        # one operation on all of many small tensors, which on a CPU is not torch's default
         optimizer = torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, eps=self.eps, foreach=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._n_steps(), eta_min=0.05 * self.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
