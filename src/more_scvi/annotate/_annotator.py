@@ -154,7 +154,7 @@ class Annotator(nn.Module):
             bool (cells, modalities).
         """
         if self.probe is not None and self.probe.is_fitted:
-            head = torch.logaddexp(head, self.probe(z).log_softmax(1)) - math.log(2.0)
+            head = torch.logaddexp(head, self.probe(z).log_softmax(1)) - math.log(2.0)  # mean of probabilities
         out = mix(head, guess, share)
         if self.gaussian.is_fitted:
             third = self.gaussian(z).log_softmax(1)
@@ -165,14 +165,14 @@ class Annotator(nn.Module):
     def _without_niche(self, wide: np.ndarray) -> np.ndarray:
         """Wide input in which the niche says nothing; it stands last among the columns of the first modality."""
         assert self.niche is not None
-        wide, stop = wide.copy(), self.layout.wide_columns(self.layout.modalities[0]).stop
+        wide, stop = wide.copy(), self.layout.wide_columns(self.layout.modalities[0]).stop  # others read it
         wide[:, stop - (self.niche.stop - self.niche.start) : stop] = 0.0
         return wide
 
 
 def mix(head: Tensor, guess: Tensor, share: Tensor) -> Tensor:
     """Mixture of two classifiers' log-probabilities, (cells, n_labels), of which the second has a ``share``."""
-    return torch.logaddexp(head + torch.log1p(-share), guess + share.log())
+    return torch.logaddexp(head + torch.log1p(-share), guess + share.log())  # of share 0 the log, -inf, adds nothing
 
 
 def _silent(n_cells: int, n_labels: int) -> tuple[np.ndarray, np.ndarray]:

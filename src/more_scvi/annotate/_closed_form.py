@@ -49,7 +49,7 @@ class ProbeClassifier(_LinearClassifier):
 
     def fit(self, z: np.ndarray, labels: np.ndarray) -> None:
         """Fit on (cells, n_latent) embeddings of visible labels (cells,); standardised, L2 penalty with C = 1."""
-        mean, std = z.mean(0), np.maximum(z.std(0), 1e-6)
+        mean, std = z.mean(0), np.maximum(z.std(0), 1e-6)  # a direction may not vary
         coefficients, intercepts = solve_logistic((z - mean) / std, labels, len(self.bias))
         coefficients = coefficients / std
         self._store(coefficients, intercepts - coefficients @ mean)
@@ -120,7 +120,7 @@ def solve_logistic(x: np.ndarray, labels: np.ndarray, n_labels: int) -> tuple[np
     """Coefficients (n_labels, columns) and intercepts of a logistic regression; absent classes have intercept -inf."""
     classes = np.unique(labels)
     weight, bias = np.zeros((n_labels, x.shape[1])), np.full(n_labels, -np.inf)
-    if len(classes) == 1 or not x.shape[1]:
+    if len(classes) == 1 or not x.shape[1]:  # scikit-learn refuses both
         bias[classes] = 0.0
         return weight, bias
     fitted = LogisticRegression(C=1.0, max_iter=200).fit(x, labels)

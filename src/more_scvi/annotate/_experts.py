@@ -61,7 +61,7 @@ class WideClassifier(nn.Module):
             Cells that have the pattern; with none nothing vouches for the trained head there.
         """
         n_labels, n_wide = self.weight.shape[1:]
-        used = np.flatnonzero(np.abs(wide).max(0) > 0)
+        used = np.flatnonzero(np.abs(wide).max(0) > 0)  # columns of absent modalities cost time and teach nothing
         weight = np.zeros((n_labels, n_wide))
         weight[:, used], bias = solve_logistic(np.ascontiguousarray(wide[:, used], np.float32), labels, n_labels)
         self.share[expert] = SHARE if n_own else UNSEEN_SHARE
@@ -71,7 +71,7 @@ class WideClassifier(nn.Module):
     def choose(self, present: Tensor) -> Tensor:
         """Expert of each cell, (cells,), given bool (cells, modalities); -1 where none can serve it."""
         patterns = self.patterns
-        within = (~patterns[None] | present[:, None]).all(2) & self.bias.isfinite().any(1)
+        within = (~patterns[None] | present[:, None]).all(2) & self.bias.isfinite().any(1)  # -inf: not fitted
         size = torch.where(within, patterns.sum(1), -1)
         best, expert = size.max(1)
         return torch.where(best > 0, expert, -1)

@@ -25,13 +25,13 @@ def niche_helps(base: np.ndarray, niche: slice, sections: np.ndarray, labels: np
     """
     visible = np.flatnonzero(labels >= 0)
     names, counts = np.unique(sections[visible], return_counts=True)
-    names = names[np.argsort(-counts, kind="stable")][:N_HELD_SECTIONS]
+    names = names[np.argsort(-counts, kind="stable")][:N_HELD_SECTIONS]  # sections that tie come in order
     without = np.delete(np.arange(base.shape[1]), np.arange(base.shape[1])[niche])
     gain = 0.0
     for name in names if len(counts) > 1 else ():
         train, test = visible[sections[visible] != name], visible[sections[visible] == name]
         classes = np.unique(labels[train])
-        test = test[np.isin(labels[test], classes)]
+        test = test[np.isin(labels[test], classes)]  # others have no probability
         if len(classes) < 2 or not len(test):
             continue
         likelihood = []
@@ -39,6 +39,6 @@ def niche_helps(base: np.ndarray, niche: slice, sections: np.ndarray, labels: np
             x = base[:, columns] / base[train][:, columns].std()
             fitted = LogisticRegression(C=1.0, max_iter=200).fit(x[train], labels[train])
             p = fitted.predict_proba(x[test])[np.arange(len(test)), np.searchsorted(classes, labels[test])]
-            likelihood.append(np.log(p + 1e-4).sum())
+            likelihood.append(np.log(p + 1e-4).sum())  # one cell that is surely wrong must not decide
         gain += likelihood[0] - likelihood[1]
     return gain >= 0.0

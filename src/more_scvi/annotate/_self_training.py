@@ -66,15 +66,15 @@ def self_train(wide: np.ndarray, base: np.ndarray, labels: np.ndarray, batch: np
         p[:] = 0.0
         for x, share in ((wide, WIDE_SHARE), (base, 1.0 - WIDE_SHARE)):
             p += share * LogisticRegression(max_iter=200).fit(x[fitted], known[fitted]).predict_proba(x)
-        certainty = p * (reached + 0.01)
+        certainty = p * (reached + 0.01)  # where no label reaches, the regressions alone decide
         certainty /= certainty.sum(1, keepdims=True)
         best, height = certainty.argmax(1), certainty.max(1)
-        best[seeds], height[seeds] = -1, -1.0
-        known = given.copy()
+        best[seeds], height[seeds] = -1, -1.0  # visible labels stay as they are
+        known = given.copy()  # anew, so that a label given in an earlier round can be taken back
         share = SHARE_PER_ROUND * min(step + 1, N_ROUNDS)
         for code, where in itertools.product(range(len(types)), np.unique(batch)):
             cells = np.flatnonzero((best == code) & (batch == where))
-            taken = cells[np.argsort(-height[cells], kind="stable")][: int(np.ceil(share * len(cells)))]
+            taken = cells[np.argsort(-height[cells], kind="stable")][: int(np.ceil(share * len(cells)))]  # one at least
             known[taken] = types[code]
     out = labels.copy()
     out[rows] = known
@@ -92,7 +92,7 @@ def spread_labels(
     """Share of each type in what reaches a cell from the labelled ones over the neighbour graph, (cells, types)."""
     n = len(base)
     k = min(n_neighbors, n - 1)
-    neighbours = NearestNeighbors(n_neighbors=k).fit(base).kneighbors(return_distance=False)
+    neighbours = NearestNeighbors(n_neighbors=k).fit(base).kneighbors(return_distance=False)  # no x: not itself
     graph = sparse.csr_matrix((np.ones(n * k), (np.repeat(np.arange(n), k), neighbours.ravel())), (n, n))
     graph = graph.maximum(graph.T)
     scale = sparse.diags(1.0 / np.sqrt(np.asarray(graph.sum(1)).ravel()))
@@ -100,12 +100,12 @@ def spread_labels(
     start = np.zeros((n, len(types)))
     seeds = np.flatnonzero(labels >= 0)
     start[seeds, np.searchsorted(types, labels[seeds])] = 1.0
-    start /= start.sum(0)
+    start /= start.sum(0)  # types weigh alike, however many labels they have
     reached = start.copy()
     for _ in range(n_steps):
         reached = alpha * (graph @ reached) + (1.0 - alpha) * start
     reached /= reached.sum(0)
-    return reached / (reached.sum(1, keepdims=True) + 1e-12)
+    return reached / (reached.sum(1, keepdims=True) + 1e-12)  # cells in a part of the graph without labels
 
 
 def _chosen(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -113,5 +113,5 @@ def _chosen(labels: np.ndarray, seed: int) -> np.ndarray:
     if len(labels) <= MAX_CELLS:
         return np.arange(len(labels))
     order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order] < 0, kind="stable")]
+    order = order[np.argsort(labels[order] < 0, kind="stable")]  # stable: the unlabelled stay in random order
     return np.sort(order[:MAX_CELLS])

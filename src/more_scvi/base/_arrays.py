@@ -55,7 +55,7 @@ class InsideArrays:
         out = {name: array[cells] for name, array in out.items() if array is not None}
         if "keep" in out:
             used = np.flatnonzero(out["keep"].any(0))
-            longest = used[-1] + 1 if len(used) else 1
+            longest = used[-1] + 1 if len(used) else 1  # attention over no token is not defined
             out["tokens"], out["keep"] = out["tokens"][:, :longest], out["keep"][:, :longest]
         return out
 

@@ -27,7 +27,7 @@ N_CANONICAL = 20
 def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
     """Coefficients of y on x, (columns of x, columns of y); the penalty is in units of the mean variance of x."""
     gram = x.T @ x
-    gram = gram + penalty * max(np.trace(gram) / len(gram), 1e-12) * np.eye(len(gram))
+    gram = gram + penalty * max(np.trace(gram) / len(gram), 1e-12) * np.eye(len(gram))  # x may be all zero
     return np.linalg.solve(gram, x.T @ y).astype(np.float32)
 
 
@@ -52,7 +52,7 @@ def link_genes(first: np.ndarray, first_genes: np.ndarray, second: np.ndarray, s
         weight = weight / np.maximum(fitted.std(0), 1e-6)
         maps.append(weight)
         # fitted' fitted = R'R: the singular vectors of G_a G_b' are those of R_a R_b', brought back to the cells
-        factors.append(
+        factors.append(  # the ridge: genes outnumber axes, so that the product alone is singular
             np.linalg.cholesky(weight.T @ (base.T @ base) @ weight + 1e-3 * len(base) * np.eye(genes.shape[1])).T
         )
     u, s, vt = np.linalg.svd(factors[0] @ factors[1].T)

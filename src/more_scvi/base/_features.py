@@ -74,7 +74,7 @@ def read_masked(
     where it does not read the modality; ``full``: the whole cells, to whose batch means views are centred.
     """
     direct, columns = base.direct, base.targets.cpu().numpy()
-    share = np.ones(len(panels)) if measured.normalised else panels @ base.level.cpu().numpy()
+    share = np.ones(len(panels)) if measured.normalised else panels @ base.level.cpu().numpy()  # logs have whole totals
     views: list[np.ndarray] = []
     target, totals = [], []
     for _, x in measured.reader.chunks():
@@ -87,11 +87,12 @@ def read_masked(
         shape = (len(paths["direct"]), len(panels), frozen.shape[2])
         paths["frozen"] = frozen if frozen.shape[1] else np.zeros(shape, np.float32)
     if "niche" in full.paths:
-        paths["niche"] = np.repeat(full.paths["niche"][:, None], len(panels), 1)
+        paths["niche"] = np.repeat(full.paths["niche"][:, None], len(panels), 1)  # neighbours are not masked
     means = {name: batch_means(x, batch, base.n_batch) for name, x in full.paths.items()}
     out = np.empty((len(batch), len(panels), base.width), np.float16)
     for k in range(len(panels)):
         views_k = {name: np.asarray(paths[name][:, k], np.float32) for name in means}
+        # transform takes off the batch means of whole cells; those of a view are others
         shifted = {n: x + (means[n] - batch_means(x, batch, base.n_batch))[batch] for n, x in views_k.items()}
         out[:, k] = base.transform(shifted, batch, covariates)
     return out, MaskedTargets(~panels[:, columns], sp.vstack(target, "csr"), np.concatenate(totals))

@@ -132,7 +132,7 @@ class ModalityBase(nn.Module):
     ) -> np.ndarray:
         """Fit centring, rotation and shares on path features; return the base, (cells, width) float32."""
         self.shares.copy_(torch.as_tensor(shares, dtype=torch.float32))
-        self.targets.copy_(self.direct.features[: len(self.targets)])
+        self.targets.copy_(self.direct.features[: len(self.targets)])  # features come most informative first
         return self._join([self._path(name).fit(features[name], batch, covariates) for name in self.paths])
 
     def transform(self, features: dict[str, np.ndarray], batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
@@ -194,7 +194,7 @@ class ModalityBase(nn.Module):
         return cast(PathBase, self.paths[name])
 
     def _join(self, parts: list[np.ndarray]) -> np.ndarray:
-        shares = np.sqrt(self.shares.cpu().numpy())
+        shares = np.sqrt(self.shares.cpu().numpy())  # they are shares of variance
         return np.concatenate([s * part for s, part in zip(shares, parts, strict=True)], 1).astype(np.float32)
 
 
@@ -245,7 +245,7 @@ class LinearBase(nn.Module):
         for k, (i, j) in enumerate(self.unpaired):
             self.register_buffer(f"link_{k}_first", torch.zeros(bases[i].width, N_CANONICAL))
             self.register_buffer(f"link_{k}_second", torch.zeros(bases[j].width, N_CANONICAL))
-        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("fitted", torch.tensor(False))  # a buffer, so that it is saved with the rest
 
     @property
     def n_wide(self) -> int:

@@ -56,7 +56,7 @@ def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: 
     right = np.einsum("bt,btc->bc", weight, mean - np.einsum("bt,btc->tc", share, mean))
     system = np.diag(weight.sum(1)) - weight @ share.T + prior * np.eye(len(typed))
     beta = np.linalg.solve(system, right)
-    out[typed] = beta - beta.mean(0)
+    out[typed] = beta - beta.mean(0)  # the types' centres take up what batches have in common
     return out
 
 

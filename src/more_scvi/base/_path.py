@@ -64,22 +64,22 @@ class PathBase(nn.Module):
         offset = batch_means(features, batch, len(self.offset))
         centred = features - offset[batch]
         if covariates.shape[1]:
-            c = covariates - batch_means(covariates, batch, len(self.offset))[batch]
-            gram = c.T @ c + 1e-3 * len(c) * np.eye(c.shape[1])
+            c = covariates - batch_means(covariates, batch, len(self.offset))[batch]  # else slopes are too small
+            gram = c.T @ c + 1e-3 * len(c) * np.eye(c.shape[1])  # one-hot categories are collinear
             slope = np.linalg.solve(gram, c.T @ centred).astype(np.float32)
             centred = centred - c @ slope
-            offset = offset - batch_means(covariates, batch, len(self.offset)) @ slope
+            offset = offset - batch_means(covariates, batch, len(self.offset)) @ slope  # transform centres no covariate
             fill(self, slope=slope)
         if self.n_blocks > 1:
             spread = np.sqrt((self._split(centred) ** 2).sum(2).mean(0) / TOTAL_VARIANCE)
-            fill(self, block_scale=np.where(spread > 1e-8, spread, 1.0))
+            fill(self, block_scale=np.where(spread > 1e-8, spread, 1.0))  # a block may not vary
             centred = self._scaled(centred).mean(1)
         values, vectors = np.linalg.eigh((centred.T @ centred) / len(centred))
         rotation = fix_signs(vectors[:, ::-1][:, : self.rotation.shape[1]])
         out = centred @ rotation
         scale = np.sqrt((out**2).sum(1).mean() / TOTAL_VARIANCE)
         fill(self, offset=offset, rotation=rotation, scale=scale if scale > 1e-8 else 1.0)
-        return (out / float(self.scale)).astype(np.float32)
+        return (out / float(self.scale)).astype(np.float32)  # the stored float32, as in transform
 
     def transform(self, features: np.ndarray, batch: np.ndarray, covariates: np.ndarray) -> np.ndarray:
         """(cells, n_in) -> (cells, n_out). New batches (negative codes) are centred on the mean of the known ones."""

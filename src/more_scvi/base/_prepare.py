@@ -96,7 +96,7 @@ class FrozenReader:
 def gene_panels(measured: Measured, n_views: int, seed: int) -> np.ndarray:
     """Panels of genes that the masked views show, (views, genes) bool."""
     n_genes = len(measured.gene_names) if measured.links is not None else measured.reader.shape[1]
-    return make_panels(max(n_genes, 1), n_views, seed=seed)[:, :n_genes]
+    return make_panels(max(n_genes, 1), n_views, seed=seed)[:, :n_genes]  # which takes no 0 genes
 
 
 def fit_base(
@@ -246,7 +246,7 @@ def prepare_masked(
 def _gene_bridge(cells: CellSet, linear: LinearBase, frozen: FrozenReader) -> dict[str, tuple[np.ndarray, list[str]]]:
     """Values of the genes that several modalities speak of, where some modalities share no cell."""
     both = cells.present.T.astype(np.int64) @ cells.present
-    if len(cells.measured) == 1 or (both >= MIN_PAIRS).all():
+    if len(cells.measured) == 1 or (both >= MIN_PAIRS).all():  # then pairs of cells link all modalities
         return {}
     names = {name: frozen.identities(measured.gene_names) for name, measured in cells.measured.items()}
     counts: dict[str, int] = {}

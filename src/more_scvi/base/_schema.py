@@ -65,7 +65,7 @@ class Schema:
             {name: list(of[name]["gene_names"]) for name in modalities},
             {name: read_links(of[name]) for name in modalities},
             batches,
-            np.array([]) if labels is None else np.asarray(labels["categorical_mapping"])[:-1],
+            np.array([]) if labels is None else np.asarray(labels["categorical_mapping"])[:-1],  # last: unlabelled
             CovariateDesign(**setup["covariate_design"]),
             [(batch, tuple(names)) for batch, names in domains],
             np.array([[name in pattern for name in modalities] for pattern in patterns]),
@@ -95,7 +95,6 @@ class Schema:
         return self.setup["layers"][modality] if self.is_mudata else self.setup["layer"]
 
     # ---- reading
-
     def cells(self, data: AnnData | MuData) -> Cells:
         """Cells of any data; of a MuData those modalities that the model knows and the data have."""
         if not isinstance(data, MuData):
@@ -120,7 +119,7 @@ class Schema:
             keys,
             labels_key=label,
             unlabeled_category=setup["unlabeled_category"],
-            optional=[*keys, label or ""],
+            optional=[*keys, label or ""],  # who reads a column knows what its absence means
         )
 
     def read(self, data: AnnData | MuData, given: Mapping[str, str]) -> CellSet:
@@ -182,7 +181,7 @@ class Schema:
                 continue
             then = recorded[column].reindex(obs.index).to_numpy()
             if word == "labels":
-                then = np.where(then < len(self.labels), then, -1)
+                then = np.where(then < len(self.labels), then, -1)  # setup codes the unlabelled as the last category
             if not np.array_equal(then, codes):
                 raise ValueError(
                     f"obs[{key!r}] was changed after setup: {int((then != codes).sum())} of {len(codes)} cells have"
@@ -281,10 +280,11 @@ def _add_values(digest: Any, values: Any) -> None:
     """Add a matrix: its buffers, or for one on disk its rows, block by block."""
     if sp.issparse(values):
         parts = [getattr(values, name) for name in ("data", "indices", "indptr", "row", "col") if hasattr(values, name)]
-    elif hasattr(values, "to_numpy"):
+    elif hasattr(values, "to_numpy"):  # obsm may hold a DataFrame
         parts = [values.to_numpy()]
     else:
         parts = [values]
+    # matrices that differ in shape or type can have the same bytes
     digest.update(f"{type(values).__name__}{values.shape}{getattr(values, 'dtype', '')}".encode())
     for part in parts:
         if isinstance(part, np.ndarray):

@@ -53,7 +53,7 @@ def fit_shared_space(bases: list[np.ndarray], present: np.ndarray, n_latent: int
     axes, variances = zip(*(_principal_axes(rows) for rows in measured), strict=True)
     owner = np.repeat(np.arange(n), [len(v) for v in variances])
     weighted = np.concatenate([s**2 * v for s, v in zip(scales, variances, strict=True)])
-    leading = np.sort(np.argsort(-weighted, kind="stable")[:n_latent])
+    leading = np.sort(np.argsort(-weighted, kind="stable")[:n_latent])  # sorted: each modality's axes stand together
     owner = owner[leading]
     own = [axes[m][:, : int((owner == m).sum())] * scales[m] for m in range(n)]
     trust = np.zeros((n, len(owner)), np.float32)
@@ -95,7 +95,7 @@ def _confirmed(bases: list[np.ndarray], present: np.ndarray) -> np.ndarray:
     for m in range(n):
         for other in range(n):
             pairs = np.flatnonzero(present[:, m] & present[:, other])
-            if other == m or len(pairs) < 2 * MIN_PAIRS:
+            if other == m or len(pairs) < 2 * MIN_PAIRS:  # half of the pairs are held out
                 continue
             fitted, held = pairs[::2], pairs[1::2]
             residual = bases[m][held] - bases[other][held] @ ridge(
@@ -129,4 +129,4 @@ def _through_genes(link: Link, is_first: bool, target: np.ndarray, wanted: np.nd
     """Map from the base of one side of a link to axes of the other, (width, axes), by way of the coordinates."""
     here, there = link if is_first else link[::-1]
     to_axes = ridge(linked_coordinates(target, there), wanted, PAIRED_PENALTY)
-    return here @ to_axes / np.sqrt(here.shape[1])
+    return here @ to_axes / np.sqrt(here.shape[1])  # from coordinates of unit variance to vectors of unit length

@@ -54,7 +54,7 @@ def covered(frozen: np.ndarray, direct: np.ndarray, batch: np.ndarray, seed: int
     there are more than can be looked at.
     """
     rows = np.random.default_rng(seed).permutation(len(batch))[:COVERAGE_CELLS]
-    batch = np.unique(batch[rows], return_inverse=True)[1]
+    batch = np.unique(batch[rows], return_inverse=True)[1]  # batches without a chosen cell drop out
     y, x = (
         values - batch_means(values, batch, batch.max() + 1)[batch]
         for values in (np.asarray(features[rows], np.float64) for features in (frozen, direct))

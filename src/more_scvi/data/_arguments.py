@@ -28,7 +28,7 @@ def nearest(value: Any, legal: Iterable[Any]) -> str:
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
     """Warn, pointing at the first caller outside this package."""
-    frame, level = sys._getframe(1), 2
+    frame, level = sys._getframe(1), 2  # skip_file_prefixes of warnings.warn needs Python 3.12
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("more_scvi."):
         frame, level = frame.f_back, level + 1
     warnings.warn(text, category, stacklevel=level)
@@ -43,7 +43,7 @@ def check_option(name: str, value: Any, legal: Collection[str]) -> str:
 
 def check_integer(name: str, value: Any, minimum: int = 1, maximum: float = np.inf) -> int:
     """`value` as int if it is a whole number in [`minimum`, `maximum`]; TypeError or ValueError otherwise."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):  # True is an Integral
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected an integer of at least {minimum}.")
     if value < minimum:
         raise ValueError(f"{name}={value!r} is too small; expected an integer of at least {minimum}.")
@@ -54,7 +54,7 @@ def check_integer(name: str, value: Any, minimum: int = 1, maximum: float = np.i
 
 def check_number(name: str, value: Any, minimum: float = -np.inf, maximum: float = np.inf) -> float:
     """`value` as float if it is a finite number in [`minimum`, `maximum`]; TypeError or ValueError otherwise."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):  # True is a Real
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; expected a number from {minimum} to {maximum}.")
     number = float(value)
     if not (np.isfinite(number) and minimum <= number <= maximum):
@@ -97,7 +97,7 @@ def check_indices(indices: Any, n: int) -> np.ndarray:
     if indices is None or isinstance(indices, slice):
         return np.arange(n, dtype=np.int64)[slice(None) if indices is None else indices]
     array = np.asarray(indices)
-    if array.size == 0 and array.ndim == 1 and array.dtype != bool:
+    if array.size == 0 and array.ndim == 1 and array.dtype != bool:  # [] becomes floats, refused below
         return np.empty(0, dtype=np.int64)
     if array.ndim != 1:
         raise ValueError(
@@ -114,7 +114,7 @@ def check_indices(indices: Any, n: int) -> np.ndarray:
             f"indices holds {array.dtype} values; expected integers, booleans or a slice. For cell names use"
             " adata.obs_names.get_indexer(names)."
         )
-    outside = (array < -n) | (array >= n)
+    outside = (array < -n) | (array >= n)  # before the cast, in which uint64 may wrap round
     if outside.any():
         raise ValueError(
             f"indices holds {array[outside][0]}, but there are only {n} cells; legal positions are {-n} to {n - 1}."

@@ -29,4 +29,5 @@ def batch_codes(obs: pd.DataFrame, key: str | None, known: Sequence[Any] | np.nd
 
 def batch_offsets(batch: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Offset of each cell's batch, (cells, columns); of new ones (negative codes) the mean of ``reference``."""
+    # not their own mean: what is said of a cell must not depend on which others came along
     return np.vstack([reference, reference.mean(0)])[np.where(batch < 0, len(reference), batch)]

@@ -112,7 +112,7 @@ def _rows_by_name(mdata: MuData, name: str) -> np.ndarray:
             f"mdata[{name!r}] holds {len(unknown)} cells that mdata.obs_names lacks: {listing(unknown, 3)}. {step}"
         )
     if name in mdata.obsmap:
-        recorded = np.asarray(mdata.obsmap[name]).ravel().astype(np.int64) - 1
+        recorded = np.asarray(mdata.obsmap[name]).ravel().astype(np.int64) - 1  # from 1, 0 for absent, and unsigned
         wrong = recorded != rows
         if wrong.any():
             i = int(np.argmax(wrong))
@@ -136,7 +136,7 @@ def _places(
         own, where = mdata.mod[name].obs, f"mdata[{name!r}].obs"
         if key in own:
             column = check_column(own, key, argument, where)
-            aligned = column.set_axis(pd.RangeIndex(len(column))).reindex(rows[role])
+            aligned = column.set_axis(pd.RangeIndex(len(column))).reindex(rows[role])  # iloc takes -1 for the last
             places[where] = aligned.set_axis(mdata.obs_names)
         copy = f"{name}:{key}"
         if copy in mdata.obs:
@@ -168,8 +168,8 @@ def _merge(places: Mapping[str, pd.Series], key: str, argument: str, absent: str
         return columns[used[0] if used else 0].rename(key), found
     values = np.full(len(source), np.nan, dtype=object)
     for p in used:
-        values[source == p] = columns[p].astype(object).to_numpy()[source == p]
-    return pd.Series(values, index=columns[0].index, name=key).infer_objects(), found
+        values[source == p] = columns[p].astype(object).to_numpy()[source == p]  # categories of places may differ
+    return pd.Series(values, index=columns[0].index, name=key).infer_objects(), found  # numbers are numbers again
 
 
 def _same_numbers(a: pd.Series, b: pd.Series) -> np.ndarray:
@@ -186,5 +186,5 @@ def _not_found(mdata: MuData, chosen: Mapping[str, str], key: str, argument: str
     frames = {"mdata.obs": own(mdata.obs.columns)}
     frames |= {f"mdata[{name!r}].obs": own(mdata.mod[name].obs.columns) for name in chosen.values()}
     has = "; ".join(f"{where}: {listing(columns, 30)}" for where, columns in frames.items())
-    hint = nearest(key, [column for columns in reversed(frames.values()) for column in columns])
+    hint = nearest(key, [column for columns in reversed(frames.values()) for column in columns])  # mdata.obs wins
     return f"{argument}={key!r} is a column of neither mdata.obs nor a modality's obs.{hint} Available: {has}."

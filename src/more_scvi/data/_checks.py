@@ -208,7 +208,7 @@ def _check_values(
 
 
 def _warn_of_other_features(adata: AnnData) -> None:
-    if "feature_types" not in adata.var:
+    if "feature_types" not in adata.var:  # Cell Ranger's column; antibodies may stand among the genes
         return
     kinds = adata.var["feature_types"].astype(str)
     other = kinds[kinds != "Gene Expression"]
@@ -225,7 +225,7 @@ def check_vocabulary(
     n_matched: int, names: Sequence[str], known: Sequence[str], backbone: str, minimum: int = 10
 ) -> None:
     """ValueError if fewer than `minimum` genes of the user are known to the backbone, with examples of both namings."""
-    if n_matched < min(minimum, len(names)) or n_matched == 0:
+    if n_matched < min(minimum, len(names)) or n_matched == 0:  # a panel may have fewer genes than the minimum
         raise ValueError(
             f"{n_matched} of {len(names)} genes are known to the backbone {backbone!r}: yours are"
             f" {listing(names, 3)}, it knows {listing(known, 3)}.{naming_hint(names, known)} Give gene symbols or"
@@ -236,11 +236,11 @@ def check_vocabulary(
 def speak_of(where: str, function: Callable[..., T], *args: Any, role: str = "", **kwargs: Any) -> T:
     """Call a check written for one AnnData; its errors and warnings then speak of `where` instead of ``adata``."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always")  # the user's filters apply below, where it is said again
         try:
             result = function(*args, **kwargs)
         except (KeyError, TypeError, ValueError) as error:
-            raise type(error)(_words(error.args[0], where, role)) from None
+            raise type(error)(_words(error.args[0], where, role)) from None  # str(KeyError) puts quotes round its text
     for warning in caught:
         warn(_words(warning.message, where, role), warning.category)
     return result
@@ -249,5 +249,5 @@ def speak_of(where: str, function: Callable[..., T], *args: Any, role: str = "",
 def _words(text: Any, where: str, role: str) -> str:
     if where == "adata":
         return str(text)
-    text = re.sub(r"\badata\b(?=[.,[]| lacks| = )", lambda _: where, str(text))
+    text = re.sub(r"\badata\b(?=[.,[]| lacks| = )", lambda _: where, str(text))  # as text, backslashes would be read
     return text.replace("with layer=.", f"with layers={{{role!r}: ...}}.")

@@ -33,12 +33,12 @@ def check_column(frame: pd.DataFrame, key: Any, argument: str, where: str = "ada
     """Return the column `key` of `frame`; TypeError if `key` is not text, KeyError if there is no such column."""
     check_key(key, argument, where)
     if key not in frame.columns:
-        columns = [c for c in frame.columns if not str(c).startswith("_scvi")]
+        columns = [c for c in frame.columns if not str(c).startswith("_scvi")]  # codes of scvi-tools are no choice
         raise KeyError(
             f"{argument}={key!r} is not a column of {where}.{nearest(key, columns)} Available: {listing(columns, 30)}."
         )
     column = frame[key]
-    if isinstance(column, pd.DataFrame):
+    if isinstance(column, pd.DataFrame):  # what pandas gives for a name that repeats
         raise ValueError(f"{argument}={key!r} names {column.shape[1]} columns of {where}; rename or drop all but one.")
     return column
 
@@ -62,7 +62,7 @@ def check_continuous(column: pd.Series, key: str) -> None:
             f"adata.obs[{key!r}] has dtype {column.dtype}; a continuous covariate must be numeric. "
             "Convert it with pandas.to_numeric, or list it in categorical_covariate_keys."
         )
-    bad = ~np.isfinite(column.to_numpy(dtype=float, na_value=np.nan))
+    bad = ~np.isfinite(column.to_numpy(dtype=float, na_value=np.nan))  # nullable columns hold pd.NA, which is no float
     if bad.any():
         raise ValueError(
             f"adata.obs[{key!r}] is missing or infinite in {bad.sum()} of {len(column)} cells, first in"
@@ -73,7 +73,7 @@ def check_continuous(column: pd.Series, key: str) -> None:
 def as_text(values: Any) -> np.ndarray:
     """Values of a column as text, object (cells,), None where missing; whole floats lose their ``.0``."""
     try:
-        column = pd.Categorical(values)
+        column = pd.Categorical(values)  # words are made once per distinct value, not per cell
     except TypeError:
         odd = next((v for v in values if not isinstance(v, Hashable)), None)
         key = getattr(values, "name", None)
@@ -81,12 +81,12 @@ def as_text(values: Any) -> np.ndarray:
             f"adata.obs[{key!r}] holds values of type {type(odd).__name__}, e.g. {odd!r}; a category is text, a number"
             f" or a bool. Give one value per cell: adata.obs[{key!r}] = adata.obs[{key!r}].map(str)."
         ) from None
-    return np.array([*map(value_text, column.categories), None], dtype=object)[column.codes]
+    return np.array([*map(value_text, column.categories), None], dtype=object)[column.codes]  # -1: the None
 
 
 def value_text(value: Any) -> str:
     """One value as text, as :func:`as_text` writes it."""
-    whole = isinstance(value, float | np.floating) and float(value).is_integer()
+    whole = isinstance(value, float | np.floating) and float(value).is_integer()  # integers with gaps become floats
     return str(int(value)) if whole else str(value)
 
 
@@ -147,7 +147,7 @@ def check_genes(names: Sequence[str], registered: Sequence[str], kind: str = "ge
     than :data:`LEAST_SHARE` of them are there, or `names` repeat.
     """
     given, wanted = pd.Index(names).astype(str), pd.Index(registered).astype(str)
-    if given.equals(wanted):
+    if given.equals(wanted):  # None spares the reader a choice of columns per block
         return None
     check_unique("adata.var_names", given, "Make them unique first: adata.var_names_make_unique().")
     at = given.get_indexer(wanted)

@@ -25,7 +25,7 @@ class CovariateDesign:
         """Read levels, means and standard deviations."""
         levels = {key: sorted(set(as_batch_array(obs[key], key))) for key in categorical}
         values = {key: obs[key].to_numpy(dtype=float) for key in continuous}
-        return cls(levels, {key: (float(x.mean()), float(x.std()) or 1.0) for key, x in values.items()})
+        return cls(levels, {key: (float(x.mean()), float(x.std()) or 1.0) for key, x in values.items()})  # constant
 
     @property
     def n_columns(self) -> int:

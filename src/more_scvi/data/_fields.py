@@ -26,6 +26,7 @@ class MatrixField(LayerField):
     """The count or log-normalised matrix. Unlike upstream's field it never changes the user's array."""
 
     def __init__(self, layer: str | None, gene_key: str | None = None):
+        # upstream's checks draw from NumPy's global state, and replace arrays in the user's object
         super().__init__(REGISTRY_KEYS.X_KEY, layer, is_count_data=False, correct_data_format=False)
         self.gene_key = gene_key
 
@@ -110,7 +111,7 @@ def features_key(role: str) -> str:
 
 def read_links(state: dict[str, Any]) -> sp.csr_matrix | None:
     """Links of a registered modality, csr (features, genes); None where features are genes."""
-    if not state.get("linked", False):
+    if not state.get("linked", False):  # an AnnData is registered by another field, without links
         return None
     shape = (len(state["column_names"]), len(state["gene_names"]))
     rows, columns = (np.asarray(state[key], dtype=np.int64) for key in ("link_feature", "link_gene"))
@@ -156,19 +157,19 @@ class LabelsField(BatchField):
     """Labels as text with the unlabelled category last; unknown and missing labels count as unlabelled."""
 
     def __init__(self, obs_key: str, unlabeled_category: str):
-        CategoricalObsField.__init__(self, REGISTRY_KEYS.LABELS_KEY, obs_key)
+        CategoricalObsField.__init__(self, REGISTRY_KEYS.LABELS_KEY, obs_key)  # that of BatchField sets its own key
         self.unlabeled_category = value_text(unlabeled_category)
 
     def values(self, adata: AnnData) -> np.ndarray:
         """Label of each cell as text; missing ones are the unlabelled category."""
-        if self._original_attr_key not in adata.obs:
+        if self._original_attr_key not in adata.obs:  # a query need not have the column
             return np.full(adata.n_obs, self.unlabeled_category, dtype=object)
         return as_label_array(adata.obs[self._original_attr_key], self.unlabeled_category)
 
     def categories(self, adata: AnnData) -> np.ndarray:
         """Known labels sorted, then the unlabelled category."""
         known = set(self.values(adata)) - {self.unlabeled_category}
-        return np.array([*sorted(known), self.unlabeled_category], dtype=object)
+        return np.array([*sorted(known), self.unlabeled_category], dtype=object)  # last: it is no class of a model
 
     def codes(self, adata: AnnData, mapping: np.ndarray) -> np.ndarray:
         """Position in ``mapping``; labels it does not hold count as unlabelled."""
@@ -195,7 +196,7 @@ class DataManager(AnnDataManager):
         self._adata = None if value is None else weakref.ref(value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_adata": self.adata}
+        return {**self.__dict__, "_adata": self.adata}  # a weak reference cannot be pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -60,7 +60,7 @@ class GeneVocabulary:
             values = tuple(getattr(self, column)) or ("",) * n
             if len(values) != n:
                 raise ValueError(f"GeneVocabulary: {column} has {len(values)} entries, human_symbol has {n}.")
-            object.__setattr__(self, column, values)
+            object.__setattr__(self, column, values)  # the class is frozen
 
     def __len__(self) -> int:
         return len(self.human_symbol)
@@ -77,7 +77,7 @@ class GeneVocabulary:
             alias: dict[str, int] = {}
             for i, joined in enumerate(getattr(self, f"{species}_alias")):
                 for name in filter(None, joined.split("|")):
-                    if name not in current:
+                    if name not in current:  # a former symbol may be another gene's present one
                         alias.setdefault(name, i)
             tables[species, "alias"] = alias
             folded: dict[str, int] = {}
@@ -103,6 +103,7 @@ class GeneVocabulary:
     def from_bytes(cls, content: bytes, path: str | Path) -> Self:
         """Read what :meth:`to_bytes` gives; ``path`` is named in errors."""
         try:
+            # not strip(): a line may end in the tabs of empty columns
             rows = [line.split("\t") for line in unzip_text(content, path).removesuffix("\n").split("\n")]
         except ValueError as error:
             raise ValueError(f"{path}: not a readable gene table ({error}). Restore the file.") from None
@@ -190,7 +191,7 @@ def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
     id_type: Literal["symbol", "ensembl", "mixed"] = (
         "symbol" if not n_ensembl else "ensembl" if not n_symbol else "mixed"
     )
-    return GeneMatch(index, id_type, "human" if species == "human" else "mouse")
+    return GeneMatch(index, id_type, "human" if species == "human" else "mouse")  # Literals; `species` is any str
 
 
 def naming_hint(given: Sequence[str], wanted: Sequence[str]) -> str:
@@ -206,10 +207,10 @@ def naming_hint(given: Sequence[str], wanted: Sequence[str]) -> str:
             " them."
         )
     for pattern, new, words in _RENAMED:
-        if sum(re.sub(pattern, new, name) in known for name in set(names)) > here:
+        if sum(re.sub(pattern, new, name) in known for name in set(names)) > here:  # only if it helps
             step = f"adata.var_names = adata.var_names.str.replace({pattern!r}, {new!r}, regex=True)"
             return f" Yours {words}: {step}."
-    dotted = {re.sub(r"[^A-Za-z0-9]", ".", name) for name in known} - known
+    dotted = {re.sub(r"[^A-Za-z0-9]", ".", name) for name in known} - known  # some names do have dots
     if any(name in dotted for name in names):
         return " Yours were changed by R, which writes '.' for '-' ('HLA.DRA' is 'HLA-DRA'): export the original names."
     upper = {name.upper() for name in known}

@@ -99,7 +99,7 @@ def scan_values(x) -> ValueScan:
         if not values.size:
             continue
         finite = np.isfinite(values)
-        whole = np.where(finite, values, 0)
+        whole = np.where(finite, values, 0)  # one NaN would be the maximum of all
         scan.has_counts[cells[values != 0]] = True
         scan.n_nonzero += int(np.count_nonzero(values))
         scan.maximum = max(scan.maximum, float(whole.max()))
@@ -134,9 +134,9 @@ def check_matrix(
     """
     check_option("data_type", data_type, ("auto", *rules.data_types))
     name = "adata.X" if layer is None else f"adata.layers[{layer!r}]"
-    layers = [key for key in adata.layers if key is not None]
+    layers = [key for key in adata.layers if key is not None]  # anndata 0.13 lists X as the layer None
 
-    def others() -> str:
+    def others() -> str:  # a function: it reads adata.raw, which only an error or a warning needs
         such = f" The model reads {name}: put {'counts' if data_type == 'counts' else 'such values'} there."
         return (
             f"{such if query else ''} adata.layers holds: {listing(layers)}.{raw_counts(adata, name if query else '')}"
@@ -273,7 +273,7 @@ def _reading(adata: AnnData, layer: str | None) -> tuple[Literal["lognorm", "sca
     n = PROBED // 8
     starts = np.unique(np.linspace(0, max(len(reader) - n, 0), 8).astype(int))
     plain = sp.vstack([reader[start : start + n] for start in starts], format="csr").astype(np.float64)
-    plain = plain[np.flatnonzero(np.diff(plain.indptr))]
+    plain = plain[np.flatnonzero(np.diff(plain.indptr))]  # reduceat in _multiples takes no empty row
     plain.eliminate_zeros()
     logged = plain.copy()
     logged.data = np.expm1(plain.data)
@@ -304,7 +304,7 @@ def _multiples(x: sp.csr_matrix) -> bool:
 
 def _whole(values: np.ndarray) -> bool:
     """Nearly all values of a size that can tell are whole."""
-    values = values[(values > 1.5) & (values < 50)]
+    values = values[(values > 1.5) & (values < 50)]  # 1 is the least itself; far above, the tolerance takes all
     return len(values) > 0 and float((np.abs(values - np.rint(values)) < 2e-3 * values).mean()) > 0.9
 
 
@@ -323,7 +323,7 @@ def _is_whole(x: Any) -> bool:
     """The first lines of a matrix hold whole numbers, some above zero."""
     try:
         piece = next((piece for _, piece in Lines(x).pieces(1 << 16)), np.zeros((0, 0)))
-    except TypeError:
+    except TypeError:  # another layer, which was not asked for: no hint instead of an error
         return False
     values: Any = piece.data if sp.issparse(piece) else piece
     return bool(values.size and (values >= 0).all() and values.any() and (np.rint(values) == values).all())

@@ -65,7 +65,7 @@ class GeneReader:
         self.shape = (len(reader), links.shape[1])
 
     def __getitem__(self, rows: slice) -> sp.csr_matrix:
-        return sp.csr_matrix(self._reader[rows] @ self._links).sorted_indices()
+        return sp.csr_matrix(self._reader[rows] @ self._links).sorted_indices()  # products come unsorted
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ class Lines:
                 f"the matrix holds {getattr(x, 'dtype', 'no')} values; expected bool, integer or float. Convert it,"
                 " e.g. adata.X.astype('float32')."
             )
-        self.dtype = np.result_type(dtype.newbyteorder("="), np.float32)
+        self.dtype = np.result_type(dtype.newbyteorder("="), np.float32)  # files keep the order of their writer
         self.shape: tuple[int, int] = x.shape
         self._x = x
         self._indptr: np.ndarray | None = None
@@ -36,7 +36,7 @@ class Lines:
         if isinstance(x, CSRDataset | CSCDataset):
             self._x, self.by_row = x.group, x.format == "csr"
             self._parts = [self._x[name] for name in ("data", "indices")]
-            self._indptr = np.asarray(self._x["indptr"][:]).astype(np.int64)
+            self._indptr = np.asarray(self._x["indptr"][:]).astype(np.int64)  # int32 may overflow in sums
         elif sp.issparse(x):
             x = x if x.format in ("csr", "csc") else x.tocsr()
             self._parts, self._indptr, self.by_row = [x.data, x.indices], x.indptr.astype(np.int64), x.format == "csr"
@@ -55,7 +55,7 @@ class Lines:
         data, indices = (np.asarray(part[at[0] : at[-1]]) for part in self._parts)
         n = len(at) - 1
         shape, make = ((n, self.shape[1]), sp.csr_matrix) if self.by_row else ((self.shape[0], n), sp.csc_matrix)
-        indices = indices.astype(indices.dtype.newbyteorder("="))
+        indices = indices.astype(indices.dtype.newbyteorder("="))  # copies, too: the next steps work in place
         out = make((data.astype(self.dtype), indices, at - at[0]), shape=shape)
         out.sum_duplicates()
         return out
@@ -84,7 +84,7 @@ class RowReader:
         lines = Lines(adata.X if layer is None else adata.layers[layer])
         self._lines = lines if lines.by_row else Lines(lines[:].astype(np.float32).tocsr())
         self._genes, self._place = genes, None
-        if genes is not None and (genes < 0).any():
+        if genes is not None and (genes < 0).any():  # as an index, -1 would be the last gene
             known = np.flatnonzero(genes >= 0)
             one = np.ones(len(known), np.float32)
             self._place = sp.csr_matrix((one, (genes[known], known)), shape=(adata.n_vars, len(genes)))

@@ -85,7 +85,6 @@ def simulate_batches(
             "not negative and with a positive sum per batch."
         )
     names = check_distinct("gene_names", gene_names, [f"gene{g}" for g in range(n_genes)])
-
     batch = np.sort(np.arange(n_cells) % n_batches)
     cell_type = np.array([rng.choice(n_types, p=shares[b] / shares[b].sum()) for b in batch], dtype=int)
     state = rng.standard_normal(n_cells)
@@ -160,7 +159,7 @@ def simulate_platform(
         raise ValueError("counts holds negative or fractional values; pass raw counts, e.g. adata.layers['counts'].")
     rng = np.random.default_rng(seed)
     n_cells, n_genes = own.shape
-    efficiency = rng.lognormal(-(capture_sd**2) / 2, capture_sd, n_genes)
+    efficiency = rng.lognormal(-(capture_sd**2) / 2, capture_sd, n_genes)  # of mean 1, so that `depth` is kept
     cell_depth = depth * rng.lognormal(0, 0.2, n_cells)
     rows = np.repeat(np.arange(n_cells), np.diff(own.indptr))
     kept = own.copy()
@@ -172,7 +171,7 @@ def simulate_platform(
         cells = np.repeat(np.arange(n_cells), n_ambient)
         kept = kept + coo_matrix((np.ones(len(genes)), (cells, genes)), shape=own.shape).tocsr()
     result = csr_matrix(kept, dtype=np.float32)
-    result.eliminate_zeros()
+    result.eliminate_zeros()  # of molecules that were all lost
     return result
 
 
@@ -200,11 +199,10 @@ def load_demo(seed: int = 0) -> AnnData:
     {'10x': 350, 'simulated': 350}
     """
     source = sc.datasets.pbmc68k_reduced()
-    lognorm = csr_matrix(source.raw.X)
+    lognorm = csr_matrix(source.raw.X)  # X is scaled: its zeros are lost
     per_value = np.repeat(source.obs["n_counts"].to_numpy(float) / 1e4, np.diff(lognorm.indptr))
     counts = lognorm.copy()
-    counts.data = np.rint(np.expm1(lognorm.data.astype(float)) * per_value).astype(np.float32)
-
+    counts.data = np.rint(np.expm1(lognorm.data.astype(float)) * per_value).astype(np.float32)  # float32 logs round
     order = np.random.default_rng(seed).permutation(source.n_obs)
     measured, simulated = np.sort(order[: source.n_obs // 2]), np.sort(order[source.n_obs // 2 :])
     cells = np.r_[measured, simulated]

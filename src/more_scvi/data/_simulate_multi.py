@@ -130,13 +130,12 @@ def simulate_multiomics(
     for name, value in depths.items():
         check_option("a key of depth", name, DEPTH)
         check_number(f"depth[{name!r}]", value, 1)
-    check_number("background", background, 0, 1 - 1e-9)
+    check_number("background", background, 0, 1 - 1e-9)  # 1 would leave no foreground
     if not 1 <= n_proteins <= n_genes:
         raise ValueError(
             f"n_proteins={n_proteins} must be 1 to n_genes = {n_genes}: each protein follows its own gene."
         )
     genes = check_distinct("gene_names", gene_names, [f"gene{g}" for g in range(n_genes)])
-
     rng = np.random.default_rng(seed)
     batch = np.sort(np.arange(n_cells) % n_batches)
     cell_type = rng.integers(n_types, size=n_cells)
@@ -145,7 +144,6 @@ def simulate_multiomics(
     effects = rng.normal(0, 1, moved.shape) * moved
     mean = rng.normal(0, 1.5, n_genes)
     expression = mean + effects[0][cell_type] + 0.5 * np.einsum("ik,kig->ig", state, effects[1:, cell_type])
-
     obs = pd.DataFrame(
         {
             "cell_type": pd.Categorical([f"type{t}" for t in cell_type], [f"type{t}" for t in range(n_types)]),
@@ -175,10 +173,9 @@ def simulate_multiomics(
     parts = {}
     for k, (name, draw) in enumerate(zip(MODALITIES, (rna, atac, protein), strict=True)):
         if name in chosen:
-            own = np.random.default_rng([seed, k])
+            own = np.random.default_rng([seed, k])  # counts do not depend on which other modalities are drawn
             counts, var = draw(depths[name] * own.lognormal(0, 0.3, (n_cells, 1)), own)
             parts[name] = AnnData(csr_matrix(counts, dtype=np.float32), obs=obs.copy(), var=var)
-
     has = {name: np.array([name in measured[batch_names[b]] for b in batch]) for name in chosen}
     shown = _assemble({name: parts[name][has[name]].copy() for name in chosen}, obs, state, annotation)
     return (shown, _assemble(parts, obs, state, annotation)) if return_full else shown
@@ -211,7 +208,7 @@ def _place_genes(genes: Sequence[str], n_peaks: int) -> pd.DataFrame:
     n = len(genes)
     chromosome = np.arange(n) * min(22, n) // n
     first = np.searchsorted(chromosome, chromosome)
-    length = max(GENE_LENGTH, PEAK_STEP * (n_peaks // n + 2))
+    length = max(GENE_LENGTH, PEAK_STEP * (n_peaks // n + 2))  # room for all peaks of a gene
     start = (np.arange(n) - first) * (length + GENE_DISTANCE) + GENE_DISTANCE
     return pd.DataFrame(
         {
@@ -269,15 +266,15 @@ def _protein_counts(
     """Negative binomial counts (cells, proteins): ambient everywhere, more in the cells that carry the protein."""
     n_cells, n = expression.shape
     low, high = np.quantile(expression, [0.05, 0.95], axis=0)
-    scaled = (2 * expression - low - high) / np.maximum(high - low, 1e-9)
+    scaled = (2 * expression - low - high) / np.maximum(high - low, 1e-9)  # a gene may not vary
     carries = rng.random((n_cells, n)) < 1 / (1 + np.exp(-4 * scaled))
     foreground = rng.lognormal(0, 0.5, n) * carries * np.exp(scaled / 2)
-    foreground /= foreground.sum(1).mean()
-    ambient = foreground.mean(0) + 0.1 / n
+    foreground /= foreground.sum(1).mean()  # so that `background` is a share of the counts
+    ambient = foreground.mean(0) + 0.1 / n  # proteins that no cell carries are in the soup, too
     ambient /= ambient.sum()
     effect = np.exp(rng.normal(0, batch_sd, (batch.max() + 1, n)))
     mean = depth * (background * ambient + (1 - background) * foreground) * effect[batch]
-    return rng.poisson(mean * rng.gamma(PROTEIN_DISPERSION, 1 / PROTEIN_DISPERSION, mean.shape))
+    return rng.poisson(mean * rng.gamma(PROTEIN_DISPERSION, 1 / PROTEIN_DISPERSION, mean.shape))  # gamma × Poisson: NB
 
 
 def _assemble(parts: dict[str, AnnData], obs: pd.DataFrame, state: np.ndarray, annotation: pd.DataFrame) -> MuData:

@@ -60,7 +60,7 @@ def neighbours(
     [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     """
     points, codes = _check(coordinates, sections, k, radius)
-    rows, columns = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    rows, columns = [np.empty(0, np.int64)], [np.empty(0, np.int64)]  # to join, even if no section has two cells
     for section in range(codes.max(initial=-1) + 1):
         cells = np.flatnonzero(codes == section)
         if len(cells) > 1:
@@ -71,7 +71,7 @@ def neighbours(
                 nearest = min(N_NEIGHBOURS if k is None else k, len(cells) - 1)
                 reach = tree.query(points[cells], k=[nearest + 1])[0][:, 0]  # the nearest is the cell itself
             reach *= 1 + TIE
-            degree = tree.query_ball_point(points[cells], reach, return_length=True).mean()
+            degree = tree.query_ball_point(points[cells], reach, return_length=True).mean()  # lists may fill memory
             if degree > MAX_MEAN_DEGREE:
                 raise ValueError(
                     f"neighbours: the cells of section {np.asarray(sections)[cells[0]]!r} have {degree:.0f} neighbours "
@@ -113,7 +113,7 @@ def niche_means(features: np.ndarray, weights: sp.csr_matrix) -> np.ndarray:
     out = weights @ features
     alone = np.diff(weights.indptr) == 0
     out[alone] = features[alone]
-    return out.astype(features.dtype, copy=False) if features.dtype.kind == "f" else out
+    return out.astype(features.dtype, copy=False) if features.dtype.kind == "f" else out  # means are no integers
 
 
 def _check(

@@ -51,18 +51,18 @@ def align_batches(
     n_all = m.sum(0)
     rest = one_hot(types, n_types).repeat_interleave(n_batches, dim=1) - m
     n_rest = rest.sum(0)
-    use = (n_all >= min_cells) & (n_rest >= min_cells)
+    use = (n_all >= min_cells) & (n_rest >= min_cells)  # the unbiased estimate divides by n - 1
     if not use.any():
-        return z.sum() * 0.0
+        return z.sum() * 0.0  # zero, with a gradient
     m, rest, n, r = m[:, use], rest[:, use], n_all[use], n_rest[use]
     d = squared_distances(z)
     within = m @ m.T
-    within.fill_diagonal_(0.0)
-    scale = ((d * within).sum() / within.sum().clamp_min(1.0)).detach().clamp_min(1e-8)
+    within.fill_diagonal_(0.0)  # the distance of a cell to itself says nothing of the scale
+    scale = ((d * within).sum() / within.sum().clamp_min(1.0)).detach().clamp_min(1e-8)  # no way to lower the loss
     kernel = torch.stack([torch.exp(-d / (2.0 * float(scale) * w)) for w in bandwidths]).mean(0)
     weight = torch.minimum(n, r)
     # the estimate is linear in the kernel: its coefficients need no gradient
     inside = (m * (weight / (n * (n - 1)))) @ m.T + (rest * (weight / (r * (r - 1)))) @ rest.T
-    inside.fill_diagonal_(0.0)
+    inside.fill_diagonal_(0.0)  # unbiased: no cell beside itself
     between = (m * (weight / (n * r))) @ rest.T
     return ((inside - 2.0 * between) * kernel).sum() / weight.sum()

@@ -27,7 +27,7 @@ def pair_modalities(first: Tensor, second: Tensor, groups: Tensor, temperature: 
     -------
     0-d tensor; 0 without a pair of cells in one group.
     """
-    return info_nce(first, second, groups, temperature) if len(first) else first.sum()
+    return info_nce(first, second, groups, temperature) if len(first) else first.sum()  # a mean over nothing is NaN
 
 
 def distil(student: Tensor, teacher: Tensor) -> Tensor:

@@ -25,13 +25,13 @@ def classify(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None
     """
     known = labels >= 0
     if not known.any():
-        return logits[:, 0].nan_to_num(neginf=0.0).sum() * 0.0
+        return logits[:, 0].nan_to_num(neginf=0.0).sum() * 0.0  # a masked class is -inf, and -inf · 0 is NaN
     logits, labels = logits[known], labels[known]
     log_p = F.log_softmax(logits, 1)
     weight = log_p.new_ones(len(labels)) if class_weights is None else class_weights[labels]
     nll = -log_p.gather(1, labels[:, None])[:, 0]
     if smoothing > 0:
         open_classes = logits.isfinite()
-        uniform = -log_p.masked_fill(~open_classes, 0.0).sum(1) / open_classes.sum(1)
+        uniform = -log_p.masked_fill(~open_classes, 0.0).sum(1) / open_classes.sum(1)  # of masked ones it is -inf
         nll = (1 - smoothing) * nll + smoothing * uniform
     return (weight * nll).sum() / weight.sum()

@@ -37,8 +37,8 @@ def contrast_labels(projection: Tensor, labels: Tensor, batches: Tensor, tempera
     anchors = positives.any(1)
     if not anchors.any():
         return projection.sum() * 0.0
-    log_p = F.log_softmax((p @ p.T / temperature).masked_fill(itself, -1e9), 1)
-    per_cell = -(log_p * positives).sum(1) / positives.sum(1).clamp_min(1)
+    log_p = F.log_softmax((p @ p.T / temperature).masked_fill(itself, -1e9), 1)  # not -inf: -inf · 0 below is NaN
+    per_cell = -(log_p * positives).sum(1) / positives.sum(1).clamp_min(1)  # those without any are no anchors
     return per_cell[anchors].mean()
 
 

@@ -34,6 +34,6 @@ def keep_distances(z: Tensor, base: Tensor, groups: Tensor) -> Tensor:
     if not pairs.any():
         return z.sum() * 0.0
     d_base = squared_distances(base.detach()).sqrt() * pairs  # masked, as picking pairs costs more than all of them
-    d = torch.sqrt(squared_distances(z) + 1e-8) * pairs
-    scale = ((d * d_base).sum() / (d * d).sum().clamp_min(1e-8)).detach()
+    d = torch.sqrt(squared_distances(z) + 1e-8) * pairs  # the slope of the root at 0 is infinite
+    scale = ((d * d_base).sum() / (d * d).sum().clamp_min(1e-8)).detach()  # the best one: its gradient is 0
     return (scale * d - d_base).pow(2).sum() / d_base.pow(2).sum().clamp_min(1e-8)

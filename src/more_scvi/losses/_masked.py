@@ -32,7 +32,7 @@ def masked_negative_binomial(counts: Tensor, mean: Tensor, log_inverse_dispersio
     """
     if not hidden.any():
         return mean.sum(1) * 0.0
-    x, mu, theta = counts[:, hidden], mean[:, hidden].clamp_min(1e-6), log_inverse_dispersion[hidden].exp()
+    x, mu, theta = counts[:, hidden], mean[:, hidden].clamp_min(1e-6), log_inverse_dispersion[hidden].exp()  # not log 0
     # scvi-tools' NegativeBinomial says the same and takes twice as long, which a step of training would feel
     log_total = torch.log(theta + mu)
     log_likelihood = (

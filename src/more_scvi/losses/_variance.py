@@ -32,7 +32,7 @@ def intra_class_variance(z: Tensor, labels: Tensor, n_labels: int, floor: float 
     if known.sum() < 3:
         return z.sum() * 0.0
     z, m = z[known], one_hot(labels[known], n_labels)
-    means = (m.T @ z) / m.sum(0).clamp_min(1.0)[:, None]
+    means = (m.T @ z) / m.sum(0).clamp_min(1.0)[:, None]  # a minibatch may lack classes
     within = (z - m @ means).pow(2).sum()
     total = (z - z.mean(0)).pow(2).sum().clamp_min(1e-8)
     return (within / total - floor).clamp_min(0.0)

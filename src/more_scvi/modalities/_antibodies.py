@@ -114,7 +114,6 @@ def match_antibodies(
     symbols: dict[str, tuple[str, ...]] = {}
     for gene in known:
         symbols.setdefault(gene.casefold(), (gene,))
-
     columns: dict[str, int] = {}
     rows, cols, weights = [], [], []
     unmatched, controls = [], []

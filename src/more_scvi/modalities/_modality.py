@@ -173,7 +173,7 @@ def register_modality(modality: Modality) -> None:
     if missing:
         raise ValueError(f"The modality {name!r} lacks {', '.join(missing)}; set it in its class.")
     known = _REGISTRY.get(name)
-    if known is not None and type(known).__qualname__ != type(modality).__qualname__:
+    if known is not None and type(known).__qualname__ != type(modality).__qualname__:  # a notebook may run it again
         raise ValueError(f"A modality {name!r} is registered already ({type(known).__qualname__}); give another name.")
     _REGISTRY[name] = modality
 

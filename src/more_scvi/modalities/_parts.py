@@ -23,7 +23,7 @@ def fill(module: nn.Module, **values: Any) -> None:
     """Set tensors of a module, by name, to arrays or numbers of the same shape."""
     with torch.no_grad():
         for name, value in values.items():
-            getattr(module, name).copy_(torch.as_tensor(value))
+            getattr(module, name).copy_(torch.as_tensor(value))  # in place: dtype and device stay
 
 
 def fix_signs(vectors: np.ndarray) -> np.ndarray:
@@ -118,15 +118,15 @@ class PrincipalComponents(ComponentTables):
         n, total = np.zeros(n_batch), np.zeros((n_batch, self.n_features))
         gram = np.zeros((self.n_features, self.n_features))
         for x, batch in chunks():
-            x = np.asarray(x, np.float64)
+            x = np.asarray(x, np.float64)  # what is subtracted below cancels most digits of float32
             n += np.bincount(batch, minlength=n_batch)
             np.add.at(total, batch, x)
             gram += x.T @ x
-        gram -= (total / np.maximum(n, 1)[:, None]).T @ total
+        gram -= (total / np.maximum(n, 1)[:, None]).T @ total  # pooled within batches; one may have no cell
         gram /= max(n.sum(), 1)
-        std = np.sqrt(np.maximum(np.diag(gram), 0.0))
-        order = np.argsort(-std, kind="stable")
-        std = np.where(std < 1e-5, 1.0, std)[order]
+        std = np.sqrt(np.maximum(np.diag(gram), 0.0))  # rounding can leave less than 0
+        order = np.argsort(-std, kind="stable")  # features that tie keep their order on every machine
+        std = np.where(std < 1e-5, 1.0, std)[order]  # rounding of a constant feature is not blown up
         correlation = gram[np.ix_(order, order)] / np.outer(std, std)
         v = fix_signs(np.linalg.eigh(correlation)[1][:, ::-1])
         mean = total.sum(0)[order] / max(n.sum(), 1)
@@ -146,7 +146,7 @@ class PrincipalComponents(ComponentTables):
         if visible is None:
             return ((x[:, features] - mean) / std @ v).astype(np.float32)
         seen = np.asarray(visible, bool)[features]
-        if not seen.any():
+        if not seen.any():  # the posterior mean of nothing seen is that of the prior
             return np.zeros((x.shape[0], v.shape[1]), np.float32)
         std = std[seen, None]
         a, mean = self._seen(v[seen], mean[seen], std)

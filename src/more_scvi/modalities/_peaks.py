@@ -185,7 +185,7 @@ def _read_peaks(peaks: pd.DataFrame | Sequence[str], one_based: bool) -> tuple[n
         names = pd.Series(list(named), dtype=str)
         table = names.str.extract(PEAK).reindex(columns=list(PEAK_COLUMNS))
         for column in ("start", "end"):
-            table[column] = table[column].str.replace(",", "")
+            table[column] = table[column].str.replace(",", "")  # genome browsers write 1,000,000
     start = pd.to_numeric(table["start"], errors="coerce").to_numpy(float)
     end = pd.to_numeric(table["end"], errors="coerce").to_numpy(float)
     readable = table["chrom"].notna().to_numpy() & np.isfinite(start) & np.isfinite(end)
@@ -246,7 +246,7 @@ def _need_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> No
 def _bare(chrom: pd.Series) -> pd.Series:
     """Chromosome names as compared: no prefix ``chr``, the mitochondrion always ``M``."""
     bare = chrom.astype(str).str.strip().str.replace(r"^chr", "", case=False, regex=True)
-    return bare.replace({"MT": "M", "Mt": "M"})
+    return bare.replace({"MT": "M", "Mt": "M"})  # Ensembl's name; UCSC writes chrM
 
 
 def _regions(table: pd.DataFrame, upstream: int, downstream: int, body: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -268,9 +268,9 @@ def _overlaps(
     searches list them all and none twice.
     """
     i, j = _starts_within(peak_start, gene_start, gene_end)
-    k, l = _starts_within(gene_start, peak_start, peak_end, strictly=True)
+    k, l = _starts_within(gene_start, peak_start, peak_end, strictly=True)  # equal starts are in the first list
     i, j = np.r_[i, l], np.r_[j, k]
-    real = (peak_end[i] > peak_start[i]) & (gene_end[j] > gene_start[j])
+    real = (peak_end[i] > peak_start[i]) & (gene_end[j] > gene_start[j])  # what has no length shares no base
     return i[real], j[real]
 
 
@@ -280,7 +280,7 @@ def _starts_within(
     """Pairs (position, interval) with start <= position < end (start < position if ``strictly``)."""
     order = np.argsort(position, kind="stable")
     first = np.searchsorted(position[order], start, side="right" if strictly else "left")
-    last = np.maximum(np.searchsorted(position[order], end, side="left"), first)
+    last = np.maximum(np.searchsorted(position[order], end, side="left"), first)  # of no length: fewer than none
     n = last - first
-    offset = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+    offset = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)  # counts from 0 within each run
     return order[np.repeat(first, n) + offset], np.repeat(np.arange(len(start)), n)

@@ -54,7 +54,7 @@ MIN_CELLS = 10
 
 DEPTH_CORRELATION = 0.75
 """Components that follow depth more closely than this are dropped. Source: paper Granja 2021 (ArchR)."""
-OVERSAMPLING = 10
+OVERSAMPLING = 10  # further candidates, as those that follow depth are dropped
 N_PASSES = 8
 BLOCK = 64
 """Columns that each pass adds to the basis, which should hold some times as many as there are components."""
@@ -110,7 +110,7 @@ class AccessibilityPath(nn.Module):
         out = sp.csr_matrix(x, dtype=np.float32, copy=True)
         if visible is not None:
             out.data *= np.asarray(visible, bool)[out.indices]
-        out.eliminate_zeros()
+        out.eliminate_zeros()  # the fit counts open peaks by what is stored
         totals = np.asarray(out.sum(1, dtype=np.float64)).ravel()
         out.data *= np.repeat(share / np.maximum(totals, 1e-12), np.diff(out.indptr)).astype(np.float32)
         return out
@@ -130,8 +130,9 @@ class AccessibilityPath(nn.Module):
         fill(self, scale=CONTRAST * n_open / max(n.sum(), 1.0), features=features, idf=idf)
         v = self._singular_vectors(chunks)
         std, depth = self._depth_correlation(chunks, v, n)
+        # what varies a ten-thousandth as much as the first component is rounding
         kept = np.flatnonzero((depth <= DEPTH_CORRELATION) & (std > 1e-4 * std.max()))[: self.loadings.shape[1]]
-        self.loadings.zero_()
+        self.loadings.zero_()  # fewer components may be kept than there are columns
         self.loadings[:, : len(kept)] = torch.from_numpy(v[:, kept])
         fill(self, wide_scale=np.sqrt(WIDE_VARIANCE / max((std[kept[: self.n_wide]] ** 2).sum(), 1e-12)))
 
@@ -148,7 +149,7 @@ class AccessibilityPath(nn.Module):
         if visible is not None:
             seen = np.flatnonzero(np.asarray(visible, bool)[array(self.features)])
             v, t, mean = posterior_map(v[seen]), t[:, seen], mean[seen]
-        return (t @ v - mean @ v).astype(np.float32)
+        return (t @ v - mean @ v).astype(np.float32)  # so that t stays sparse
 
     def _tf_idf(self, x: sp.csr_matrix) -> sp.csr_matrix:
         """Term frequencies of all peaks -> TF-IDF of the peaks used, in the order of ``features``."""
@@ -163,7 +164,7 @@ class AccessibilityPath(nn.Module):
         """
         n_peaks = len(self.features)
         n_candidates = min(self.loadings.shape[1] + OVERSAMPLING, n_peaks)
-        width = min(max(BLOCK, 3 * n_candidates // N_PASSES), n_peaks)
+        width = min(max(BLOCK, 3 * n_candidates // N_PASSES), n_peaks)  # the basis holds three times the candidates
         block = np.linalg.qr(np.random.default_rng(SEED).standard_normal((n_peaks, width), dtype=np.float32))[0]
         basis, gram = np.empty((n_peaks, 0), np.float32), np.empty((0, 0))
         for _ in range(N_PASSES):
@@ -177,13 +178,13 @@ class AccessibilityPath(nn.Module):
             corner = (basis.T @ product).astype(np.float64)
             known = len(gram)
             gram = np.block([[gram, corner[:known]], [corner[:known].T, corner[known:]]])
-            block = product[:, : n_peaks - basis.shape[1]]
+            block = product[:, : n_peaks - basis.shape[1]]  # there are no more directions than peaks
             if not block.shape[1]:
                 break
             for _ in range(2):  # once is not enough in float32
                 block = np.linalg.qr(block - basis @ (basis.T @ block))[0]
         fill(self, mean=total / max(n, 1))
-        values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+        values, vectors = np.linalg.eigh((gram + gram.T) / 2)  # symmetric but for rounding
         order = np.argsort(-values)[:n_candidates]
         return fix_signs(basis @ vectors[:, order].astype(np.float32))
 
@@ -227,12 +228,12 @@ class AccessibilityDecoder(nn.Module):
 
     def fit_average(self, target: sp.csr_matrix, totals: np.ndarray) -> None:
         """Set the logit of each peak's share of open cells, and the mean total."""
-        share = (np.asarray((target > 0).sum(0)).ravel() + 0.5) / (target.shape[0] + 1.0)
+        share = (np.asarray((target > 0).sum(0)).ravel() + 0.5) / (target.shape[0] + 1.0)  # a finite logit for all
         fill(self, average=np.log(share / (1 - share)), mean_total=max(float(totals.mean()), 1.0))
 
     def loss(self, z: Tensor, target: Tensor, totals: Tensor, hidden: Tensor) -> Tensor:
         """Negative log-likelihood of the hidden target peaks, (cells,)."""
-        logits = self.average + self.map(z) + torch.log(totals.clamp_min(1.0) / self.mean_total)
+        logits = self.average + self.map(z) + torch.log(totals.clamp_min(1.0) / self.mean_total)  # empty cells
         return masked_bernoulli(target, logits, hidden)
 
 

@@ -90,7 +90,7 @@ class ProteinDecoder(nn.Module):
         """Start the background at the mean of the lower half of the counts and the foreground at that of the upper."""
         counts = np.sort(target.toarray(), axis=0)
         half = max(len(counts) // 2, 1)
-        low, high = counts[:half].mean(0) + 0.1, counts[-half:].mean(0) + 0.2
+        low, high = counts[:half].mean(0) + 0.1, counts[-half:].mean(0) + 0.2  # apart even without counts
         fill(self, log_background=np.log(low), log_ratio=np.log(np.maximum(high / low - 1.0, 0.1)))
 
     def loss(self, z: Tensor, target: Tensor, totals: Tensor, hidden: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Protein(Modality):
         """Genes of the antigens, by name; ``given`` adds and corrects single ones."""
         known = others[RNA].var_names if RNA in others else None
         match = match_antibodies(adata.var_names, known_genes=known)
-        links, genes = sp.lil_matrix(match.matrix), list(match.genes)
+        links, genes = sp.lil_matrix(match.matrix), list(match.genes)  # csr is slow to change row by row
         for antibody, gene in check_mapping("antibody_genes", given).items():
             if antibody not in adata.var_names:
                 raise KeyError(
@@ -139,7 +139,7 @@ class Protein(Modality):
             if gene:
                 links[row, genes.index(gene)] = 1.0
         links = sp.csr_matrix(links)
-        links.eliminate_zeros()
+        links.eliminate_zeros()  # of rows that were set to 0: they are counted by what is stored
         logger.info("%d of %d antibodies have a gene.", (np.diff(links.indptr) > 0).sum(), adata.n_vars)
         return genes, links
 
@@ -149,4 +149,4 @@ class Protein(Modality):
 
     def expected(self, values: np.ndarray) -> np.ndarray:
         """Counts."""
-        return np.expm1(np.maximum(values, 0.0)).astype(np.float32)
+        return np.expm1(np.maximum(values, 0.0)).astype(np.float32)  # a regression may guess below 0

@@ -40,7 +40,7 @@ N_BINS = 20
 
 def log_normalise(counts: sp.csr_matrix, totals: np.ndarray | None = None, size: float = SIZE) -> sp.csr_matrix:
     """log1p of counts scaled to ``size`` per cell: csr (cells, genes), float32."""
-    out = sp.csr_matrix(counts, dtype=np.float32, copy=True)
+    out = sp.csr_matrix(counts, dtype=np.float32, copy=True)  # the next lines work in place
     totals = np.asarray(out.sum(1)).ravel() if totals is None else totals
     out.data *= np.repeat(size / np.maximum(totals, 1e-12), np.diff(out.indptr)).astype(np.float32)
     np.log1p(out.data, out=out.data)
@@ -92,7 +92,7 @@ class DirectPath(ComponentTables):
             plain += (chosen.T @ chosen).toarray()
             dense = np.clip((chosen.toarray() - mean.astype(np.float32)) / std.astype(np.float32), -CLIP, CLIP)
             scaled += dense.T @ dense
-        plain -= moments.n.sum() * np.outer(mean, mean)
+        plain -= moments.n.sum() * np.outer(mean, mean)  # centred here, so that blocks stay sparse
         narrow, wide = _leading_eigenvectors(scaled, self.n_components), _leading_eigenvectors(plain, self.n_wide)
         fill(self, features=genes, mean=mean, std=std, loadings=narrow, wide_loadings=wide)
 
@@ -146,7 +146,7 @@ class BatchMoments:
         """Positions of the ``n_top`` genes: chosen in most batches first, then by mean normalised dispersion."""
         chosen = np.zeros(self.detected.shape[1])
         dispersions = np.full(self.detected.shape, np.nan)
-        for b in np.flatnonzero(self.n > 1).tolist():
+        for b in np.flatnonzero(self.n > 1).tolist():  # one cell has no variance
             genes = np.flatnonzero(self.detected[b])
             if not genes.size:  # a batch of empty cells
                 continue
@@ -154,10 +154,10 @@ class BatchMoments:
             dispersions[b, genes] = norm
             finite = np.sort(norm[np.isfinite(norm)])[::-1]
             if finite.size:
-                chosen[genes] += norm >= finite[min(n_top, finite.size) - 1]
+                chosen[genes] += norm >= finite[min(n_top, finite.size) - 1]  # scanpy takes all that tie, too
         seen = np.isfinite(dispersions)
         mean = np.where(seen, dispersions, 0.0).sum(0) / np.maximum(seen.sum(0), 1)
-        mean[~seen.any(0)] = -np.inf
+        mean[~seen.any(0)] = -np.inf  # a dispersion that nothing is known of must not count as 0
         return np.lexsort((-mean, -chosen))[:n_top]
 
     def _normalised_dispersion(self, b: int, genes: np.ndarray) -> np.ndarray:
@@ -166,7 +166,7 @@ class BatchMoments:
         dispersion = np.where(variance > 0, variance / np.maximum(mean, 1e-12), np.nan)
         table = pd.DataFrame({"dispersion": np.log(dispersion), "bin": pd.cut(np.log1p(mean), bins=N_BINS)})
         stats = table.groupby("bin", observed=True)["dispersion"].agg(centre="mean", spread="std")
-        alone = stats["spread"].isna()
+        alone = stats["spread"].isna()  # scanpy gives a gene that is alone in its bin the value 1
         stats.loc[alone, "spread"] = stats.loc[alone, "centre"]
         stats.loc[alone, "centre"] = 0.0
         stats = stats.loc[table["bin"]]
@@ -182,7 +182,7 @@ def _leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
     if 10 * k >= n:  # Lanczos pays for a few vectors only
         v = eigh(gram.astype(np.float32), subset_by_index=[n - k, n - 1])[1][:, ::-1]
     else:
-        values, v = eigsh(gram, k=k, which="LA", v0=np.ones(gram.shape[0]))
+        values, v = eigsh(gram, k=k, which="LA", v0=np.ones(gram.shape[0]))  # ARPACK's own start is random
         v = v[:, np.argsort(-values)]
     return fix_signs(v)
 
@@ -215,17 +215,17 @@ class ExpressionDecoder(nn.Module):
     def fit_average(self, target: sp.csr_matrix, totals: np.ndarray) -> None:
         """Set the average of each gene: log share of all counts, or mean and scale of log-normalised values."""
         if self.likelihood == "nb":
-            share = (np.asarray(target.sum(0)).ravel() + 0.5) / max(float(totals.sum()), 1.0)
+            share = (np.asarray(target.sum(0)).ravel() + 0.5) / max(float(totals.sum()), 1.0)  # log 0 is not finite
             fill(self, average=np.log(share))
             return
         mean = np.asarray(target.mean(0)).ravel()
         variance = np.asarray(target.multiply(target).mean(0)).ravel() - mean**2
-        fill(self, average=mean, log_dispersion=0.5 * np.log(np.maximum(variance, 1e-3)))
+        fill(self, average=mean, log_dispersion=0.5 * np.log(np.maximum(variance, 1e-3)))  # genes may be constant
 
     def forward(self, z: Tensor, totals: Tensor) -> Tensor:
         """Expected expression of the target genes: (cells, n_latent), (cells, 1) -> (cells, genes)."""
         shift = self.average + self.map(z)
-        return totals * torch.exp(shift.clamp_max(15.0)) if self.likelihood == "nb" else shift
+        return totals * torch.exp(shift.clamp_max(15.0)) if self.likelihood == "nb" else shift  # finite
 
     def loss(self, z: Tensor, target: Tensor, totals: Tensor, hidden: Tensor) -> Tensor:
         """Negative log-likelihood of the hidden target genes, (cells,)."""
@@ -259,4 +259,4 @@ class Rna(Modality):
 
     def expected(self, values: np.ndarray) -> np.ndarray:
         """Counts per 10,000."""
-        return np.expm1(np.maximum(values, 0.0)).astype(np.float32)
+        return np.expm1(np.maximum(values, 0.0)).astype(np.float32)  # a regression may guess below 0

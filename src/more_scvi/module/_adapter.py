@@ -38,7 +38,7 @@ class GatedAdapter(nn.Module):
         self.path_logits = nn.Parameter(torch.zeros(len(path_widths)))
         self.element_logits = nn.Parameter(torch.zeros(n_in))
         self.register_buffer("rotation", torch.eye(n_in, n_latent))
-        self.norm = nn.LayerNorm(n_in, elementwise_affine=False)
+        self.norm = nn.LayerNorm(n_in, elementwise_affine=False)  # the linear map that follows scales and shifts
         self.down = nn.Linear(n_in, n_bottleneck)
         self.dropout = nn.Dropout(dropout)
         self.up = nn.Linear(n_bottleneck, n_latent)

@@ -66,7 +66,7 @@ class Fusion(nn.Module):
                 1,
             )
         absent = ~present[:, :, None]
-        return scores.masked_fill(absent, -1e9).softmax(1).masked_fill(absent, 0.0)
+        return scores.masked_fill(absent, -1e9).softmax(1).masked_fill(absent, 0.0)  # -inf in all would give NaN
 
     def forward(self, embeddings: Tensor, base: Tensor, present: Tensor) -> Tensor:
         """Fuse (cells, modalities, n_latent) to (cells, n_latent)."""

@@ -48,9 +48,9 @@ class Imputer(nn.Module):
 
     def fit_set(self, at: int, x: np.ndarray, u: np.ndarray, centre: np.ndarray) -> None:
         """Fit one set of sources on (cells, n_inputs) inputs and (cells, n_coordinates) targets, both centred."""
-        unit = max(np.square(x, dtype=np.float64).sum() / x.shape[1], 1e-12)
+        unit = max(np.square(x, dtype=np.float64).sum() / x.shape[1], 1e-12)  # RidgeCV's losses are sums over cells
         ridge = RidgeCV(np.array(PENALTIES) * unit, fit_intercept=False).fit(x, u)
-        self.coefficients[at] = torch.from_numpy(np.atleast_2d(ridge.coef_).T)
+        self.coefficients[at] = torch.from_numpy(np.atleast_2d(ridge.coef_).T)  # of one coordinate it is a vector
         self.centre[at] = torch.from_numpy(centre)
 
     def predict(self, at: int, x: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ class BottleneckLayer(nn.Module):
     def __init__(self, layer: nn.Module, d_model: int, rank: int):
         super().__init__()
         self.layer = layer
-        self.norm = nn.LayerNorm(d_model, elementwise_affine=False)
+        self.norm = nn.LayerNorm(d_model, elementwise_affine=False)  # the linear map that follows scales and shifts
         self.down = nn.Linear(d_model, rank)
         self.up = nn.Linear(rank, d_model)
         nn.init.zeros_(self.up.weight)
@@ -160,6 +160,7 @@ class Inside(nn.Module):
             if self.mix is not None and blocks is not None:
                 weights = self.layer_weights()
                 last = weights[-1]
+                # the base holds the even mean of the blocks already
                 added.append(torch.einsum("l,clk->ck", weights - 1.0 / len(weights), blocks.float()))
             if self.adapter is not None and tokens is not None and keep is not None and frozen is not None:
                 change = self.adapter(tokens.float(), keep) - frozen
@@ -188,7 +189,7 @@ class Inside(nn.Module):
         if not len(rows):
             return joined
         added = self(base, **{name: tensor[rows] for name, tensor in cached.items()})
-        change = torch.zeros_like(joined)
+        change = torch.zeros_like(joined)  # not in place: `keep` compares with the base as it was
         change[rows, first : first + added.shape[1]] = added.to(joined.dtype)
         return joined + change
 
@@ -203,7 +204,7 @@ def _add_lora(top: TopLayers, rank: int) -> None:
                 "adapter='lora' in a transformers model needs peft: pip install 'more-scvi[foundation]'; "
                 "adapter='bottleneck' does without."
             ) from error
-        config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=list(top.lora_targets))
+        config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=list(top.lora_targets))  # scale 1
         inject_adapter_in_model(config, top.layers)
         return
     found = [

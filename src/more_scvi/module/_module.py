@@ -127,7 +127,7 @@ class MoREModule(BaseModuleClass):
             kind, base = get_modality(s.name), self.base(s.name)
             self.decoders[s.name] = cast(torch.nn.Module, kind.decoder(s.data_type, self.n_latent, len(base.targets)))
             if len(modalities) > 1:
-                n_coordinates = s.n_features if kind.imputes_directly else base.path_widths[-1]
+                n_coordinates = s.n_features if kind.imputes_directly else base.path_widths[-1]  # the direct path
                 self.imputers[s.name] = Imputer(n_inputs, n_coordinates, s.n_features, n_sets)
 
     def add_soft_tokens(self, modality: str, read: Callable[[Tensor], Tensor], width: int) -> None:
@@ -149,7 +149,6 @@ class MoREModule(BaseModuleClass):
         return self.linear.base(modality)
 
     # ---- before the first step
-
     def start_at(self, space: SharedSpace) -> None:
         """Start in a shared space: the adapters' rotations, the trust of the fusion, the axes that ``keep`` reads."""
         for name, rotation in zip(self.modalities, space.rotations, strict=True):
@@ -157,7 +156,7 @@ class MoREModule(BaseModuleClass):
         self.fusion.start.copy_(torch.from_numpy(space.trust))
         self.scales.copy_(torch.tensor(space.scales))
         for name, scale in zip(self.modalities, space.scales, strict=True):
-            columns, last = self.layout.columns(name), self.base(name).path_widths[-1]
+            columns, last = self.layout.columns(name), self.base(name).path_widths[-1]  # the direct path stands last
             self.kept[columns.stop - last : columns.stop] = float(scale)
 
     @torch.no_grad()
@@ -167,7 +166,6 @@ class MoREModule(BaseModuleClass):
         cast(GatedAdapter, self.adapters[name]).path_logits[self.base(name).path_names.index("niche")] = CLOSED_GATE
 
     # ---- forward
-
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Any]:
         return {
             "base": tensors["base"],
@@ -215,7 +213,7 @@ class MoREModule(BaseModuleClass):
         return {
             "base": base,
             "z": adapted + offset,
-            "z_labels": adapted + offset.detach(),
+            "z_labels": adapted + offset.detach(),  # else batches without labels are left behind, see Refinement
             "adapted": adapted,
             "offset": offset.detach(),
             "embeddings": embeddings,

@@ -85,7 +85,7 @@ class Objective:
         elif self._on("contrast") and view is not None:
             first, second = module.projection(z_labels), module.projection(view)
             terms["contrast"] = contrast_views(first, second, domain, self.temperature)
-        if self._on("align_batch") and module.n_domains > 1 and logits is not None:
+        if self._on("align_batch") and module.n_domains > 1 and logits is not None:  # types are needed
             terms["align_batch"] = align_batches(z, domain, types, module.n_domains, max(module.n_labels, 1))
         if self._on("align_modality") and len(module.modalities) > 1:
             terms["align_modality"] = self._align_modalities(module, outputs, present, domain, fewer, partial)
@@ -95,10 +95,10 @@ class Objective:
             groups = domain if logits is None else torch.where(types >= 0, types * module.n_domains + domain, -1)
             terms["keep"] = keep_distances(z, tensors["base"] * module.kept, groups)
         steps = outputs["refinement"]
-        spread = z_labels.detach().pow(2).sum(1).mean().clamp_min(1e-8)
+        spread = z_labels.detach().pow(2).sum(1).mean().clamp_min(1e-8)  # growing must not make steps cheap
         ramp = {"align_batch": self.align_ramp}
         total = (
-            z.sum() * 0.0
+            z.sum() * 0.0  # something to differentiate where no term is on
             + self.refinement_penalty * sum(steps) / spread
             + sum(self.weights[name] * ramp.get(name, 1.0) * term for name, term in terms.items())
         )
@@ -128,7 +128,7 @@ class Objective:
         if not rows.any():
             return rows, None
         kept = present[rows]
-        order = torch.rand(kept.shape, device=kept.device).masked_fill(~kept, 2.0)
+        order = torch.rand(kept.shape, device=kept.device).masked_fill(~kept, 2.0)  # never the least
         first = torch.nn.functional.one_hot(order.argmin(1), kept.shape[1]).bool()  # one that surely stays
         last = torch.nn.functional.one_hot(order.masked_fill(~kept, -1.0).argmax(1), kept.shape[1]).bool()  # one goes
         kept = kept & (first | (torch.rand(kept.shape, device=kept.device) < 0.5)) & ~last
@@ -163,7 +163,7 @@ class Objective:
                     z = torch.cat([embeddings[present[:, i], i], embeddings[present[:, j], j]])
                     which = torch.cat([torch.full((int(present[:, m].sum()),), k) for k, m in enumerate((i, j))])
                     terms.append(align_batches(z, which.to(z.device), None, 2))
-        return torch.stack(terms).sum() if terms else embeddings.sum() * 0.0
+        return torch.stack(terms).sum() if terms else embeddings.sum() * 0.0  # zero, with a gradient
 
 
 def _reconstruct(module: MoREModule, tensors: dict[str, Tensor], source: Tensor) -> Tensor:
@@ -175,6 +175,6 @@ def _reconstruct(module: MoREModule, tensors: dict[str, Tensor], source: Tensor)
         loss = decoder.loss(
             source[rows], tensors[f"target_{name}"][rows], tensors[f"totals_{name}"][rows], tensors[f"hidden_{name}"]
         )
-        total = total.index_add(0, rows.nonzero()[:, 0], loss.float())
+        total = total.index_add(0, rows.nonzero()[:, 0], loss.float())  # under autocast a loss may be half precision
         n = n + rows.float()
     return total / n.clamp_min(1.0)

@@ -45,7 +45,7 @@ class Refinement(nn.Module):
         -------
         The offset to add, (cells, n_latent), and the mean squared size of each step.
         """
-        seen = (domain >= 0).unsqueeze(1)
+        seen = (domain >= 0).unsqueeze(1)  # an embedding has no row -1, so row 0 stands in and is taken out again
         offset, sizes = torch.zeros_like(z), []
         for read, write, embedding in zip(self.read, self.write, self.embedding, strict=True):
             step = write(torch.tanh(read(z + offset)) * embedding(domain.clamp_min(0))) * seen

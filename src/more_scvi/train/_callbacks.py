@@ -28,7 +28,7 @@ class RestoringCheckpoint(SaveCheckpoint):
         restore
             Puts the weights of a folder into the model.
         """
-        own = object.__new__(cls)
+        own = object.__new__(cls)  # a second __init__ would lose the state of the first, its best path above all
         own.__dict__ = callback.__dict__ | {"_finish": finish, "_restore": restore, "has_restored": False}
         callback.__dict__ = own.__dict__
         return own
@@ -45,6 +45,7 @@ class RestoringCheckpoint(SaveCheckpoint):
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception) -> None:
         """Restore the best weights if ``check_nan_gradients``; the error is raised all the same."""
+        # Ctrl-C keeps what was learned until then
         if self.check_nan_gradients and self.best_model_path and not isinstance(exception, KeyboardInterrupt):
             self._restore(self.best_model_path)
             self.has_restored = True

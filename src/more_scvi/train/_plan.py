@@ -62,7 +62,7 @@ class MoRETrainingPlan(TrainingPlan):
             if name not in _UPSTREAM_ARGUMENTS:
                 check_number(name, value, 0.0)
         check_number("warmup", warmup, 0.0, 1.0)
-        super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, n_epochs_kl_warmup=None, **kwargs)
+        super().__init__(module, lr=lr, weight_decay=weight_decay, eps=eps, n_epochs_kl_warmup=None, **kwargs)  # no KL
         self.warmup = warmup
         self._sums: dict[str, dict[str, Any]] = {}
         self.loss_kwargs["weights"] = weights
@@ -84,7 +84,7 @@ class MoRETrainingPlan(TrainingPlan):
 
     def _n_steps(self) -> int:
         steps = self.trainer.estimated_stepping_batches
-        return int(steps) if math.isfinite(steps) else 1000
+        return int(steps) if math.isfinite(steps) else 1000  # inf: a training without an end
 
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: Any, mode: str) -> None:
         """Add the terms up; they are logged once per epoch as ``<term>_train`` and ``<term>_validation``.
@@ -100,7 +100,7 @@ class MoRETrainingPlan(TrainingPlan):
         sums = self._sums.setdefault(mode, {"n": 0})
         sums["n"] += n
         for name in loss_output.extra_metrics_keys:
-            sums[name] = sums.get(name, 0.0) + n * loss_output.extra_metrics[name].detach()
+            sums[name] = sums.get(name, 0.0) + n * loss_output.extra_metrics[name].detach()  # no .item(): that waits
 
     def on_train_epoch_end(self) -> None:
         """Log the mean of each term over the epoch."""
@@ -127,8 +127,9 @@ class MoRETrainingPlan(TrainingPlan):
         groups: list[dict[str, Any]] = [{"params": params}]
         if inside is not None and inside.adapter is not None and inside.adapter.tunes_backbone:
             tuned = list(inside.adapter.parameters())
-            known = set(tuned)
+            known = set(tuned)  # in a list, tensors would be compared by their values
             groups = [{"params": [p for p in params if p not in known]}, {"params": tuned, "lr": TUNING * self.lr}]
+        # one operation on all of many small tensors, which on a CPU is not torch's default
         optimizer = torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay, eps=self.eps, foreach=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._n_steps(), eta_min=0.05 * self.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

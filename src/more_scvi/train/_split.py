@@ -41,7 +41,7 @@ def split_cells(
             " of at most 1."
         )
     order = np.random.default_rng(seed).permutation(n) if shuffle else np.arange(n)
-    n_train, n_val = max(1, int(np.ceil(train * n - 1e-6))), int(np.floor(validation * n + 1e-6))
+    n_train, n_val = max(1, int(np.ceil(train * n - 1e-6))), int(np.floor(validation * n + 1e-6))  # 0.55 · 100 > 55
     return order[:n_train], order[n_train : n_train + n_val], order[n_train + n_val :]
 
 
