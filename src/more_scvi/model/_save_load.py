@@ -87,9 +87,9 @@ class SaveLoadMixin(BaseModelClass):
             "class": type(self).__name__,
             "versions": {name: version(name) for name in ("more-scvi", "scvi-tools", "torch")},
             "is_trained": bool(self.is_trained_),
-            "arguments": {k: v for k, v in self.init_arguments.items() if k != "cache_dir"},
+            "arguments": {k: v for k, v in self.init_arguments.items() if k != "cache_dir"},  # a place on this machine
             "backbone_fingerprint": None if self.backbone is None else self.backbone.fingerprint(),
-            "n_features": None if self.backbone is None else self.backbone.n_features,
+            "n_features": None if self.backbone is None else self.backbone.n_features,  # loading may see no obsm
             "registry": self.registry_,
             "history": {k: [v.index.tolist(), v.iloc[:, 0].astype(float).tolist()] for k, v in history.items()},
         }
@@ -151,7 +151,7 @@ class SaveLoadMixin(BaseModelClass):
                 )
             adata = read(check_regular(data))
         try:
-            model = cls(registry=registry, **arguments)
+            model = cls(registry=registry, **arguments)  # an edited card may ask for anything
         except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
             raise ValueError(
                 f"{path} makes no model ({error}); it was edited, or what it names is not here."
