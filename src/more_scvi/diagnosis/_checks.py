@@ -192,7 +192,7 @@ def overfitting(evidence: Evidence) -> Check:
     mean = np.full(window, 1 / window)
     fitted, held = (np.convolve(x.loc[epochs].iloc[:, 0].to_numpy(float), mean, "valid") for x in (train, validation))
     best = int(held.argmin())
-    value = float(held[-1] - held[best]) / chance if fitted[-1] < fitted[best] else 0.0  # else both rise
+    value = float(held[-1] - held[best]) / chance if fitted[-1] < fitted[best] else 0.0  # both rising is not it
     return rule.judge(
         value,
         f"The classifier's loss on validation cells ends at {held[-1]:.2f}; its best was {held[best]:.2f} around epoch"

@@ -269,7 +269,7 @@ def choose(table: pd.DataFrame, candidates: Sequence[str]) -> dict[str, str]:
     own = {}
     for method, of in means.groupby(level="method"):
         present = [name for name in candidates if name in of and of[name].notna().any()]
-        own[str(method)] = str(of[present].dropna().mean().reindex(present).fillna(-1).idxmax())  # no row: the first
+        own[str(method)] = str(of[present].dropna().mean().reindex(present).fillna(-1).idxmax())  # NaN: no such row
     chosen = {}
     for method in own:
         inherited = own.get(method.split(":")[0], own[method])

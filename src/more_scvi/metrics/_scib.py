@@ -108,7 +108,7 @@ def scib(
     if len(points) < _MIN_CELLS:
         raise ValueError(f"z holds {len(points)} cells; neighbour graphs of fewer than {_MIN_CELLS} say nothing.")
     several_types = np.unique(y).size > 1
-    shared = pd.DataFrame({"type": y, "batch": b}).groupby("type")["batch"].nunique().max() > 1  # BRAS needs it
+    shared = pd.DataFrame({"type": y, "batch": b}).groupby("type")["batch"].nunique().max() > 1  # else BRAS fails
     with _quiet():
         neighbours = _neighbours(points, max(_NEIGHBORS.values()))
         near = {name: neighbours.subset_neighbors(min(n, len(points))) for name, n in _NEIGHBORS.items()}
