@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 if not _logger.hasHandlers():  # a program that configured logging keeps its own
     _logger.addHandler(RichHandler(show_path=False, show_time=False))
     _logger.setLevel(logging.INFO)
-    _logger.propagate = False
+    _logger.propagate = False  # else a root handler that is added later says everything twice
 
 
 def __getattr__(name: str) -> Any:

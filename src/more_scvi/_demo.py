@@ -51,7 +51,7 @@ def run_demo(seed: int = 0, progress: bool = True) -> tuple[AnnData, dict[str, A
 
     def probe(name: str, z: np.ndarray, frozen: int, seconds: float) -> None:
         f1, probing = _timed(lambda: linear_probe(z, types, hidden))
-        add(name, z, f1, (z.shape[1] + 1) * shown, frozen, seconds + probing)
+        add(name, z, f1, (z.shape[1] + 1) * shown, frozen, seconds + probing)  # per type an intercept beside weights
 
     pcs, seconds = _timed(lambda: _principal_components(adata))
     probe("PCA+probe", pcs, 0, seconds)
@@ -109,7 +109,7 @@ def draw(adata: AnnData, path: Path) -> None:
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
     start = time.perf_counter()
-    return function(), time.perf_counter() - start
+    return function(), time.perf_counter() - start  # filled from left to right: the function runs first
 
 
 def _principal_components(adata: AnnData) -> np.ndarray:
@@ -117,13 +117,13 @@ def _principal_components(adata: AnnData) -> np.ndarray:
     sc.pp.normalize_total(copy, target_sum=1e4)
     sc.pp.log1p(copy)
     copy.X = copy.X.toarray()
-    sc.pp.scale(copy, max_value=10)
+    sc.pp.scale(copy, max_value=10)  # cut off as by Wolf 2018 (scanpy)
     sc.pp.pca(copy, n_comps=N_PCS)
     return copy.obsm["X_pca"]
 
 
 def _train(adata: AnnData, seed: int, progress: bool) -> tuple[MoRE, np.ndarray]:
-    scvi.settings.seed = seed
+    scvi.settings.seed = seed  # what MoRE takes its seed from
     cells = adata.copy()  # what scvi-tools registers stays out of the file that is written
     MoRE.setup_anndata(cells, batch_key="platform", labels_key="label")
     model = MoRE(cells)

@@ -39,7 +39,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial = target.with_name(f"{PREFIX}{secrets.token_hex(8)}{target.suffix}")
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if old is None else old | stat.S_IWUSR))
     try:
-        mode = stat.S_IMODE(partial.stat().st_mode) if old is None else old
+        mode = stat.S_IMODE(partial.stat().st_mode) if old is None else old  # asking for the umask would change it
         yield partial
         partial.chmod(mode)  # some writers make a file of their own that only the owner can read
         os.replace(partial, target)
@@ -68,7 +68,7 @@ def check_writable(path: str | os.PathLike[str], name: str = "") -> None:
         raise IsADirectoryError(f"{name} is a folder or a device. Give the path of a file.")
     try:
         if target.exists() and not os.access(target, os.W_OK):
-            raise PermissionError("the file is read-only")
+            raise PermissionError("the file is read-only")  # renaming would replace it all the same
         probe = target.with_name(f"{PREFIX}{secrets.token_hex(8)}")
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         probe.unlink()
@@ -80,7 +80,7 @@ def sweep(folder: str | os.PathLike[str]) -> None:
     """Remove the partial files in ``folder`` that killed processes left."""
     for left in Path(folder).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # somebody else's, or swept by another process
-            if time.time() - left.lstat().st_mtime > STALE:
+            if time.time() - left.lstat().st_mtime > STALE:  # of a link itself, not of what it points to
                 left.unlink()
 
 
@@ -100,7 +100,7 @@ def read_bytes(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
         size = os.fstat(handle.fileno()).st_size  # of the file that is open: another may take its place meanwhile
         if size > most:
             raise ValueError(f"{path} has {size:,} bytes; at most {most:,} are expected there. It was not read.")
-        return handle.read(size)
+        return handle.read(size)  # not more: the file may grow meanwhile
 
 
 def read_json(path: str | os.PathLike[str], remedy: str = "", hook: Callable[[dict], Any] | None = None) -> Any:
@@ -108,7 +108,7 @@ def read_json(path: str | os.PathLike[str], remedy: str = "", hook: Callable[[di
     content = read_bytes(path, MOST_TEXT)
     try:
         return json.loads(content, object_hook=hook)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # the second: nested too deeply for the parser
         raise ValueError(f"{path} is not readable JSON ({error}). {remedy}".rstrip()) from None
 
 
@@ -123,9 +123,9 @@ def json_object(path: Path) -> dict[str, Any]:
 
 def unzip_text(content: bytes, source: str | os.PathLike[str]) -> str:
     """Text of gzipped ``content``; a ValueError that names ``source`` where it is damaged or unpacks to too much."""
-    unpacking = zlib.decompressobj(wbits=31)
+    unpacking = zlib.decompressobj(wbits=31)  # 31: with the header of gzip, which is checked, too
     try:
-        text = unpacking.decompress(content, MOST_TEXT)
+        text = unpacking.decompress(content, MOST_TEXT)  # stops there, so that a bomb cannot fill the memory
         if not unpacking.eof:
             left = "unpacks to too much" if len(text) == MOST_TEXT else "ends too early"
             raise ValueError(f"{source} {left}.")

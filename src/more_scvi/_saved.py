@@ -54,7 +54,7 @@ def write_saved(
     with _alone(folder):
         used: set[str] = set()
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # no card, or none that can be read
-            used = set(read_json(card).get(SUMS, roles))
+            used = set(read_json(card).get(SUMS, roles))  # a card without digests goes with the first names
         names = {role: _second(role) if role in used else role for role in files}
         sums = {names[k]: hashlib.sha256(v).hexdigest() if isinstance(v, bytes) else None for k, v in files.items()}
         text = json.dumps({**content, SUMS: sums}, indent=1) + "\n"
@@ -73,7 +73,7 @@ def read_saved(
             return found, {role: _content(card, found, role, remedy, prefix) for role in roles}
         except (FileNotFoundError, ValueError):
             again = read_card(card)
-            if again.get(SUMS) == found.get(SUMS):
+            if again.get(SUMS) == found.get(SUMS):  # nobody saved meanwhile: the folder itself is damaged
                 raise
             found = again  # somebody saved meanwhile
 
@@ -88,7 +88,7 @@ def unpack(content: bytes, path: Path, remedy: str) -> dict[str, Tensor]:
     """Tensors of the bytes of a safetensors file; a ValueError that ends with ``remedy`` if they are none."""
     try:
         return load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:  # the last: a type that torch does not know
         raise ValueError(f"{path} is not a complete safetensors file ({error}). {remedy}") from None
 
 
@@ -142,9 +142,9 @@ def _second(name: str) -> str:
 def _alone(folder: Path) -> Iterator[None]:
     """One writer at a time, where the system can lock a folder; the lock dies with its owner and leaves no file."""
     try:
-        import fcntl
+        import fcntl  # not there on Windows
 
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)  # the folder itself can be locked, no file of ours is needed
     except (ImportError, OSError):
         yield
         return

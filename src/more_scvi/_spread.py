@@ -56,12 +56,12 @@ class SpreadStep(nn.Module):
         n = torch.bincount(group, minlength=n_batch * n_types).float()
         centre = z.new_zeros(len(n), z.shape[1]).index_add_(0, group, z) / n.clamp_min(1)[:, None]
         squares = z.new_zeros(len(n)).index_add_(0, group, (z - centre[group]).pow(2).sum(1)) / (n - 1).clamp_min(1)
-        log_spread = 0.5 * squares.clamp_min(1e-8).log()
+        log_spread = 0.5 * squares.clamp_min(1e-8).log()  # equal cells, and groups without cells, scatter by 0
         return n.view_as(self.scale), centre.view_as(self.centre), log_spread.view_as(self.scale)
 
     def forward(self, z: Tensor, probabilities: Tensor, batch: Tensor) -> Tensor:
         """(cells, n_latent), (cells, n_labels), (cells,) -> (cells, n_latent); new batches (code < 0) do not move."""
-        known = batch.clamp_min(0)
+        known = batch.clamp_min(0)  # any index will do for new batches, which are put back below
         centre = torch.einsum("nt,ntd->nd", probabilities, self.centre[known])
         scale = (probabilities * self.scale[known]).sum(1, keepdim=True)
         return torch.where((batch >= 0)[:, None], z - (1.0 - scale) * (z - centre), z)

@@ -20,7 +20,7 @@ def one_thread(small: bool = True) -> Iterator[None]:
     n = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(1):
+        with threadpool_limits(1):  # BLAS of NumPy and SciPy, which torch's setting does not reach
             yield
     finally:
         torch.set_num_threads(n)

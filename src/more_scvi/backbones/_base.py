@@ -163,7 +163,7 @@ class Backbone(nn.Module, ABC):
 
     def freeze(self) -> None:
         """Switch off gradients and set evaluation mode, for good."""
-        super().requires_grad_(False).zero_grad()
+        super().requires_grad_(False).zero_grad()  # upstream's: our own only refuses
         super().train(False)
 
     def train(self, mode: bool = True) -> Backbone:
@@ -185,7 +185,7 @@ class Backbone(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Device of the weights (CPU if there are none)."""
-        tensor = next(iter(self.state_dict().values()), None)
+        tensor = next(iter(self.state_dict().values()), None)  # buffers, too: a backbone may be tables alone
         return torch.device("cpu") if tensor is None else tensor.device
 
     def n_parameters(self) -> int:
@@ -198,7 +198,7 @@ class Backbone(nn.Module, ABC):
         digest.update(b"" if self.vocabulary is None else self.vocabulary.digest().encode())
         for key, tensor in sorted(self.state_dict().items()):
             digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
             digest.update(raw.numpy().tobytes())
         return digest.hexdigest()
 
@@ -259,7 +259,7 @@ def visible_counts(
     columns = np.flatnonzero(known)
     counts = (csr_matrix(x)[:, columns] if issparse(x) else csr_matrix(np.asarray(x)[:, columns])).astype(dtype)
     counts.sum_duplicates()
-    counts.eliminate_zeros()
+    counts.eliminate_zeros()  # a stored zero is no detected gene
     if not np.isfinite(counts.data).all() or (counts.data < 0).any():
         raise ValueError(
             f"x holds negative or non-finite values: {name} reads raw counts, or log1p of counts per 10,000 with "
@@ -308,7 +308,7 @@ class TopLayers(nn.Module):
         kind: LayerKind = "own",
     ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in layers)
+        self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in layers)  # adapters must not reach the backbone
         self.readout = copy.deepcopy(readout)
         self.d_model, self.lora_targets, self.kind = d_model, tuple(lora_targets), kind
         self.requires_grad_(False).zero_grad()

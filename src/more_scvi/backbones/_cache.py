@@ -152,7 +152,7 @@ def compute_features(
         store = FeatureStore((n_cells, 1 + len(panels), backbone.n_features), np.dtype(dtype), folder, fingerprint)
         if folder is None or not store.read():  # what is finished may be of another user and not writable
             with _alone(folder):
-                store.open()
+                store.open()  # reads once more: another process may have finished it while this one waited
                 starts = range(store.n_done, n_cells, chunk_size)
                 hide = not progress or not starts
                 for start in tqdm(starts, desc=f"{backbone.name} features", unit="chunk", disable=hide):
@@ -202,7 +202,7 @@ def token_chunks(
     match, _ = _match(backbone, genes, None, x.shape[1])
     device = torch.device(device)
     faster = _bfloat16_is_faster(device)
-    with _on_device(backbone, device, "float32"):
+    with _on_device(backbone, device, "float32"):  # bfloat16 around the yield would reach the caller's own work
         starts = range(0, x.shape[0], chunk_size)
         for start in tqdm(starts, desc=f"{backbone.name} tokens", unit="chunk", disable=not progress):
             rows = _rows(x, start, start + chunk_size)
@@ -217,7 +217,7 @@ def _check(backbone: Any, x: Any, normalised: Any, chunk_size: Any) -> Any:
     check_type("normalised", normalised, bool | np.bool_, "True for log1p of counts per 10,000, False for counts")
     check_integer("chunk_size", chunk_size)
     shape = getattr(x, "shape", None)
-    if shape is None or len(shape) != 2 or hasattr(x, "obs_names"):
+    if shape is None or len(shape) != 2 or hasattr(x, "obs_names"):  # an AnnData has a shape, too
         raise TypeError(f"x is a {type(x).__name__} of shape {shape}; give a (cells, genes) matrix, such as adata.X.")
     x = x.tocsr() if issparse(x) and x.format != "csr" else x
     kind = x.dtype if hasattr(x, "dtype") else _rows(x, 0, 1).dtype
@@ -306,7 +306,7 @@ def _on_device(backbone: Backbone, device: str | torch.device, precision: str) -
         precision = "bfloat16" if _bfloat16_is_faster(chosen) else "float32"
     try:
         backbone.to(chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # the second is that of torch without CUDA
         raise ValueError(f"device={device!r} cannot be used ({error}); give 'cpu' or one of this machine.") from None
     try:
         with torch.autocast(chosen.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):

@@ -124,7 +124,7 @@ def read_torch(path: Path) -> Any:
         check_torch_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGED as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__  # torch adds a page of advice
         raise ValueError(
             f"{path}: truncated, damaged or not plain tensors ({reason}). Nothing of it was run; download it again."
         ) from None
@@ -143,7 +143,7 @@ def size_of(
     for name in names:
         if name in config:
             value = config[name]
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # true is an integer in Python
                 raise ValueError(f"{source}: {name} is {value!r}, expected a positive integer.")
             if most is not None and value > most:
                 raise ValueError(f"{source}: {name} is {value}; at most {most} can be.")
@@ -245,7 +245,7 @@ def check_torch_file(path: Path) -> None:
                 check_pickle(handle)
         return
     with zipfile.ZipFile(path) as records:
-        if sum(record.file_size for record in records.infolist()) > path.stat().st_size:
+        if sum(record.file_size for record in records.infolist()) > path.stat().st_size:  # torch compresses none
             raise ValueError("its records unpack to more than the file holds")
         for name in records.namelist():
             if name.endswith(".pkl"):

@@ -180,9 +180,9 @@ class Geneformer(TokenBackbone):
 
     def _sequence(self, genes: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         room = self.max_length - len(self._before) - len(self._after)
-        order = np.argsort(-(counts / self.genes.medians[genes]), kind="stable")[:room]
+        order = np.argsort(-(counts / self.genes.medians[genes]), kind="stable")[:room]  # upstream leaves ties open
         ids = np.concatenate([self._before, self.genes.ids[genes[order]], self._after])
-        return ids, np.zeros(len(ids), np.float32)
+        return ids, np.zeros(len(ids), np.float32)  # their order says it all, no value is read
 
     def _embed(self, ids: Tensor, values: Tensor) -> Tensor:
         return self.bert.embeddings(input_ids=ids)
@@ -200,7 +200,7 @@ class _BertLayer(nn.Module):
 
     def forward(self, h: Tensor, keep: Tensor) -> Tensor:
         out = self.layer(h, attention_mask=attention_mask(keep))
-        return out[0] if isinstance(out, tuple) else out
+        return out[0] if isinstance(out, tuple) else out  # transformers 4 and 5 differ
 
 
 def is_geneformer(folder: Path) -> bool:
@@ -225,7 +225,7 @@ def _empty_bert(
     transformers = files.optional("transformers", "Backbone 'geneformer'")
     try:
         settings: BertConfig = transformers.BertConfig(**config)
-        settings._attn_implementation = "sdpa"
+        settings._attn_implementation = "sdpa"  # eager attention would add our boolean mask to its scores
         with torch.device("meta"):  # sizes are believed once the tensors have them
             empty = transformers.BertModel(settings, add_pooling_layer=False).state_dict()
     except (ValueError, KeyError, TypeError, RuntimeError, ZeroDivisionError) as error:
@@ -311,7 +311,7 @@ def _vocabulary(genes: list[str], tokens: Path) -> GeneVocabulary:
     names: dict[str, list[str]] = {gene: [] for gene in genes}
     for stem in (SYMBOLS, MAPPING):
         for name, gene in _beside(tokens, stem, required=False)[1].items():
-            if gene in names and name not in names and name not in names[gene] and "|" not in name:
+            if gene in names and name not in names and name not in names[gene] and "|" not in name:  # | parts aliases
                 names[gene].append(name)
     symbols = tuple(names[gene][0] if names[gene] else gene for gene in genes)
     aliases = tuple("|".join(names[gene][1:]) for gene in genes)

@@ -145,7 +145,7 @@ class MoreMini(Backbone):
             backbone = cls(sizes, vocabulary)
             if weights == "random":
                 backbone.transformer.randomise_readout()
-        backbone.load_state_dict(kept, strict=False)
+        backbone.load_state_dict(kept, strict=False)  # controls keep their random or zero weights
         return backbone
 
     def save(self, folder: str | Path) -> None:
@@ -158,7 +158,7 @@ class MoreMini(Backbone):
 
     def read_tokens(self, tokens: Tensor) -> Tensor:
         """Mean of the normalised tokens after the frozen layers; see :meth:`Backbone.read_tokens`."""
-        if tokens.device != self.device:
+        if tokens.device != self.device:  # no submodule of the model, so that it was not moved along
             self.to(tokens.device)
         return self.transformer.read_tokens(tokens)
 
@@ -216,7 +216,7 @@ class MoreMini(Backbone):
             n = min(_BLOCK, len(features) - start)
             rows = (np.pad(a[start : start + n], ((0, _BLOCK - n), (0, 0))) for a in (features, context))
             h, c = (torch.from_numpy(padded).to(device) for padded in rows)
-            parts.append(network(h, c).float().cpu().numpy()[:n].astype(dtype, copy=False))
+            parts.append(network(h, c).float().cpu().numpy()[:n].astype(dtype, copy=False))  # NumPy has no bfloat16
         return np.concatenate(parts)
 
 

@@ -98,7 +98,7 @@ class ProgramFront(nn.Module):
         total = np.bincount(member_set, minlength=n_sets)
         count = np.bincount(member_set[seen], minlength=n_sets)
         variance = scale[n_components:] ** 2
-        correlation = np.clip((variance * total - 1) / np.maximum(total - 1, 1), 0, 1)
+        correlation = np.clip((variance * total - 1) / np.maximum(total - 1, 1), 0, 1)  # from Var = c + (1 - c) / N
         expected = correlation + (1 - correlation) / np.maximum(count, 1)
         full = correlation + (1 - correlation) / np.maximum(total, 1)
         sets = np.zeros((len(genes), n_sets))
@@ -108,7 +108,7 @@ class ProgramFront(nn.Module):
 
     def linear_map(self, genes: np.ndarray) -> _LinearMap:
         """The map for these visible genes; the latest ones are kept, as chunks share them."""
-        key = np.ascontiguousarray(genes, dtype=np.int64).tobytes()
+        key = np.ascontiguousarray(genes, dtype=np.int64).tobytes()  # by content: every chunk makes its own array
         if key not in self._maps:
             weight = self.program_weights(genes) / self._table("program_scale") @ self._table("whitening")
             scaled = weight / self._table("gene_scale")[genes, None]
@@ -177,7 +177,7 @@ class _ReadOut(nn.Module):
         self.norm, self.weight = norm, weight
 
     def forward(self, h: Tensor, keep: Tensor | None = None) -> Tensor:
-        return torch.einsum("ctd,tdw->ctw", self.norm(h[:, 1:]), self.weight).flatten(1)
+        return torch.einsum("ctd,tdw->ctw", self.norm(h[:, 1:]), self.weight).flatten(1)  # a token without features
 
 
 class ProgramTransformer(nn.Module):

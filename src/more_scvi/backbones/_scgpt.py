@@ -34,7 +34,7 @@ _HIDDEN = "transformer_encoder.layers.0.linear1.weight"
 _LAYER = re.compile(r"^transformer_encoder\.layers\.(\d+)\.")
 _APPENDED = ("<pad>", "<cls>", "<eoc>")  # the order in which scGPT adds those that a vocabulary lacks
 _ONLY = {"input_style": "binned", "input_emb_style": "continuous", "pre_norm": False, "cell_emb_style": "cls"}
-_MAX_VALUE = 512.0
+_MAX_VALUE = 512.0  # where published code cuts values off
 _PARTS = ("query", "key", "value")
 _CHOICE_SEED = 0
 _EMBEDDING = {
@@ -250,7 +250,7 @@ class ScGPT(TokenBackbone):
 
 def bin_values(values: np.ndarray, n_bins: int) -> np.ndarray:
     """Bins 1 to ``n_bins - 1`` of the positive values of one cell, by its quantiles; ties get the middle bin."""
-    edges = np.quantile(values, np.linspace(0, 1, n_bins - 1))
+    edges = np.quantile(values, np.linspace(0, 1, n_bins - 1))  # as published: zero has a bin of its own
     low, high = np.digitize(values, edges, right=True), np.digitize(values, edges)
     return np.ceil((low + high) / 2).clip(1, n_bins - 1)
 
@@ -302,7 +302,7 @@ def read_vocabulary(folder: Path, n_tokens: int) -> tuple[GeneVocabulary, np.nda
     path = folder / VOCAB
     tokens = read_dictionary(path)
     lacking = [name for name in _APPENDED if name not in tokens]
-    if lacking and len(tokens) + len(lacking) == n_tokens:
+    if lacking and len(tokens) + len(lacking) == n_tokens:  # their rows were trained, the file does not name them
         tokens |= {name: len(tokens) + at for at, name in enumerate(lacking)}
     check_ids(path, tokens)
     if len(tokens) != n_tokens:
@@ -315,7 +315,7 @@ def read_vocabulary(folder: Path, n_tokens: int) -> tuple[GeneVocabulary, np.nda
         raise ValueError(f"{path}: has no <pad> or no <cls> token. Take the vocab.json of this checkpoint.")
     genes = sorted((i, name) for name, i in tokens.items() if not name.startswith("<"))
     names = tuple(name for _, name in genes)
-    vocabulary = GeneVocabulary(names, ("",) * len(names), ignore_case=False, keep_repeats=True)
+    vocabulary = GeneVocabulary(names, ("",) * len(names), ignore_case=False, keep_repeats=True)  # repeats: summed
     return vocabulary, np.array([i for i, _ in genes], np.int64), special
 
 

@@ -41,7 +41,7 @@ class FeatureStore:
         """Store finished rows that begin at ``start``."""
         stop = start + len(rows)
         self.array[start:stop] = rows
-        self.blocks.append((start, stop, zlib.crc32(self.array[start:stop].tobytes())))
+        self.blocks.append((start, stop, zlib.crc32(self.array[start:stop].tobytes())))  # as stored, not as given
         if isinstance(self.array, np.memmap):
             self.array.flush()
             progress = json.dumps({"fingerprint": self.fingerprint, "blocks": self.blocks})
@@ -79,7 +79,7 @@ class FeatureStore:
 
     def open(self) -> None:
         """Make the folder's file writable from the first row that is not finished, or start a new one."""
-        if self.folder is None or not self.shape[0] or self.read():
+        if self.folder is None or not self.shape[0] or self.read():  # an empty file cannot be mapped
             return
         if self.blocks:
             self.array = np.lib.format.open_memmap(self._file, mode="r+")

@@ -46,7 +46,7 @@ class PoolReadout(nn.Module):
     def forward(self, h: Tensor, keep: Tensor) -> Tensor:
         """Map (cells, tokens, d) and bool (cells, tokens) to float32 (cells, d); zero for a cell without genes."""
         position = torch.arange(h.shape[1], device=h.device)
-        last = keep.sum(1, keepdim=True) - self.n_after
+        last = keep.sum(1, keepdim=True) - self.n_after  # padding is on the right
         genes = (keep & (position >= self.n_before) & (position < last)).float().unsqueeze(-1)
         count = genes.sum(1)
         if self.pool == "cls":
@@ -144,7 +144,7 @@ class TokenBackbone(Backbone):
             for layer in layers:
                 h = layer(h, keep)
             columns = min(width, h.shape[1])
-            h = torch.where(keep.unsqueeze(-1), h, 0.0)[: len(rows), :columns]
+            h = torch.where(keep.unsqueeze(-1), h, 0.0)[: len(rows), :columns]  # padding differs from block to block
             values[rows, :columns] = h.float().cpu().numpy()
             kept[rows, :columns] = keep[: len(rows), :columns].cpu().numpy()
         return values, kept
@@ -224,6 +224,6 @@ def _plan(lengths: np.ndarray, max_length: int, device: str) -> Iterable[tuple[n
     budget = _BLOCK_TOKENS if device == "cpu" else _BLOCK_TOKENS_GPU
     for width in np.unique(widths[widths > 0]):
         cells = np.flatnonzero(widths == width)
-        height = max(1, budget // int(width))
+        height = max(1, budget // int(width))  # by width alone, see above: never by how many cells there are
         for start in range(0, len(cells), height):
             yield cells[start : start + height], height, int(width)

@@ -20,7 +20,7 @@ def demo(
     with refusals():
         for name in ("demo.h5ad", "demo.png"):
             check_writable(folder / name)
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print, too, but --json promises JSON alone
         from more_scvi._demo import draw, run_demo, table
 
         quiet()

@@ -191,7 +191,7 @@ def _check_report(output: Path, overwrite: bool, results: Path | None) -> None:
         if results.exists() and not results.is_dir():
             raise ValueError(f"--results {results} is a file. Give a folder.")
         there = next(folder for folder in (results.absolute(), *results.absolute().parents) if folder.exists())
-        check_writable(there / "a", f"--results {results}")
+        check_writable(there / "a", f"--results {results}")  # any name: the nearest folder that exists is asked
 
 
 def _names(option: str, text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
@@ -207,6 +207,6 @@ def _numbers(option: str, text: str | None, default: tuple[int, ...]) -> tuple[i
     if text is None:
         return default
     names = _names(option, text, ())
-    if not all(name.isdecimal() for name in names):
+    if not all(name.isdecimal() for name in names):  # isdigit is true of ², which int() refuses
         raise ValueError(f"{option} {text!r} must be whole numbers from 0 on, separated by commas, e.g. 0,1,2.")
     return tuple(map(int, names))

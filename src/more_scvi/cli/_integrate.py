@@ -54,7 +54,7 @@ def integrate(
             obs, uns = adata.obs.copy(), dict(adata.uns)  # without what this process will register
             cells, layer = choose_layer(adata, layer)
             trained = _build(cells, {**setup, "layer": layer, "gene_key": gene_key}, backbone, seed)
-        trained.train(max_epochs=max_epochs, enable_progress_bar=sys.stderr.isatty())
+        trained.train(max_epochs=max_epochs, enable_progress_bar=sys.stderr.isatty())  # no bars in a log file
         z = trained.get_latent_representation()
         if labels is not None:
             import pandas as pd

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random draw.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of every random draw.")]  # NumPy: 32 bits
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-        said = error if isinstance(error, OSError) or not error.args else error.args[0]
+        said = error if isinstance(error, OSError) or not error.args else error.args[0]  # str() quotes a KeyError's
         typer.echo(f"Error: {said or type(error).__name__}", err=True)
         raise typer.Exit(2) from error
 

@@ -273,8 +273,8 @@ def _reading(adata: AnnData, layer: str | None) -> tuple[Literal["lognorm", "sca
     n = PROBED // 8
     starts = np.unique(np.linspace(0, max(len(reader) - n, 0), 8).astype(int))
     plain = sp.vstack([reader[start : start + n] for start in starts], format="csr").astype(np.float64)
-    plain = plain[np.flatnonzero(np.diff(plain.indptr))]  # reduceat in _multiples takes no empty row
     plain.eliminate_zeros()
+    plain = plain[np.flatnonzero(np.diff(plain.indptr))]  # reduceat in _multiples takes no empty row
     logged = plain.copy()
     logged.data = np.expm1(plain.data)
     totals, plain_totals = (np.asarray(x.sum(1)).ravel() for x in (logged, plain))

@@ -101,7 +101,7 @@ def niche_means(features: np.ndarray, weights: sp.csr_matrix) -> np.ndarray:
 
     Returns
     -------
-    (cells, columns) of the type of ``features``.
+    (cells, columns), floating-point.
     """
     features = np.asarray(features)
     if features.ndim != 2 or weights.shape != (len(features), len(features)):

@@ -192,7 +192,7 @@ def overfitting(evidence: Evidence) -> Check:
     mean = np.full(window, 1 / window)
     fitted, held = (np.convolve(x.loc[epochs].iloc[:, 0].to_numpy(float), mean, "valid") for x in (train, validation))
     best = int(held.argmin())
-    value = float(held[-1] - held[best]) / chance if fitted[-1] < fitted[best] else 0.0
+    value = float(held[-1] - held[best]) / chance if fitted[-1] < fitted[best] else 0.0  # both rising is not it
     return rule.judge(
         value,
         f"The classifier's loss on validation cells ends at {held[-1]:.2f}; its best was {held[best]:.2f} around epoch"
@@ -283,9 +283,9 @@ def _explained(x: NDArray, y: NDArray, groups: NDArray) -> float:
     axes = np.linalg.svd(y, full_matrices=False)[2][:N_COORDINATES]
     target = y @ axes.T
     total = np.square(target).sum()
-    if total <= 1e-9 or not x.any():
+    if total <= 1e-9 or not x.any():  # constant, or nothing to predict it from
         return 0.0
-    penalty = 0.1 * np.square(x).sum() / x.shape[1]
+    penalty = 0.1 * np.square(x).sum() / x.shape[1]  # in units of the mean variance, whatever the scale of x
     predicted = cross_val_predict(Ridge(penalty), x, target, cv=KFold(5, shuffle=True, random_state=0))
     return max(0.0, float(1.0 - np.square(target - predicted).sum() / total))
 

@@ -54,7 +54,7 @@ def representative(labels: NDArray, max_cells: int = MAX_CELLS) -> NDArray[np.in
         return np.arange(len(labels))
     order = np.random.default_rng(0).permutation(len(labels))
     names, codes = np.unique(labels[order], return_inverse=True)
-    quota = min(MIN_PER_TYPE, max_cells // (2 * len(names)))
+    quota = min(MIN_PER_TYPE, max_cells // (2 * len(names)))  # at least half of the sample is as the data are
     rank = pd.Series(codes).groupby(codes).cumcount().to_numpy()
     first = (rank < quota) & (names[codes] != "")
     chosen = np.concatenate([order[first], order[~first]])[:max_cells]

@@ -226,7 +226,7 @@ def own_obsm(data: Data) -> dict[str, NDArray]:
 
 
 def _bare(adata: AnnData, rows: NDArray[np.bool_]) -> AnnData:
-    var = adata.var.drop(columns="highly_variable", errors="ignore")
+    var = adata.var.drop(columns="highly_variable", errors="ignore")  # was chosen on cells that are to be hidden
     return AnnData(adata.X[rows], obs=adata.obs[rows].copy(), var=var)
 
 
@@ -295,7 +295,7 @@ def _prepare_rna(adata: AnnData, batches: NDArray, n_genes: int, n_pcs: int) -> 
         x = dense(lognorm.X[:, adata.var["highly_variable"].to_numpy()])
         mean = x.mean(axis=0)
         x -= mean
-        scale = x.std(axis=0) + 1e-8
+        scale = x.std(axis=0) + 1e-8  # some genes do not vary
         x /= scale
         np.clip(x, -10, 10, out=x)
         pca = PCA(min(n_pcs, *(d - 1 for d in x.shape)), svd_solver="covariance_eigh")  # exact: it is a reference
@@ -359,7 +359,7 @@ def assemble(mods: Mapping[str, AnnData], obs: pd.DataFrame, obsm: Mapping[str, 
         mdata = MuData(bare)
     mdata.obs = obs.copy()
     for name, adata in mdata.mod.items():  # slicing a MuData would lose the order of cells: the rows are set by name
-        rows = adata.obs_names.get_indexer(obs.index) + 1
+        rows = adata.obs_names.get_indexer(obs.index) + 1  # in obsmap 0 means that a cell is not there
         mdata.obsmap[name], mdata.obsm[name] = rows.astype(np.uint32), rows > 0
     for key, value in (obsm or {}).items():
         if key not in mods:

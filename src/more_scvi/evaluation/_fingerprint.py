@@ -35,7 +35,7 @@ def data_fingerprint(data: Data) -> str:
         _digest([[name], adata.obs_names, adata.var_names], digest)
         x = sparse.csr_matrix(adata.X)
         if not x.has_canonical_format:
-            x = x.copy()
+            x = x.copy()  # its arrays may be those of the user's data
             x.sum_duplicates()
         for part in (x.indptr.astype(np.int64), x.indices.astype(np.int64), x.data.astype(np.float64)):
             digest.update(part)

@@ -284,7 +284,7 @@ def _chosen(
     chosen = [get_method(m) if isinstance(m, str) else m for m in methods]
     files: dict[str, str] = {}
     for method in chosen:
-        if (other := files.setdefault(file_name(method.name).lower(), method.name)) != method.name:
+        if (other := files.setdefault(file_name(method.name).lower(), method.name)) != method.name:  # disks ignore case
             raise ValueError(f"Methods {other!r} and {method.name!r} would share a file; rename one of them.")
     return list({method.name: method for method in chosen}.values())
 

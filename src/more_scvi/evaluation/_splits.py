@@ -233,7 +233,7 @@ def _rare(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
     for name in _spread(y[known], 2 * MIN_TYPE, most):
         member = (y == name) & known
         rng = np.random.default_rng([split.seed, int(round(share * 1e5))])  # shares do not share their cells
-        n = max(4, round(share / (1 - share) * int((~member).sum())))
+        n = max(4, round(share / (1 - share) * int((~member).sum())))  # the type's share of what remains, not of all
         available = np.flatnonzero(member)
         if single:
             available = np.flatnonzero(member & (b == _largest_first(b[member])[0]))
@@ -360,7 +360,7 @@ def random_half(n: int, rng: np.random.Generator) -> NDArray[np.bool_]:
 def _largest_first(values: NDArray, least: int = 1) -> NDArray:
     """Values that occur ``least`` times or more, the most frequent first."""
     names, sizes = np.unique(values, return_counts=True)
-    return names[np.argsort(-sizes, kind="stable")][: np.count_nonzero(sizes >= least)]
+    return names[np.argsort(-sizes, kind="stable")][: np.count_nonzero(sizes >= least)]  # equal sizes: by name
 
 
 def _spread(types: NDArray, least: int, most: int) -> NDArray:

@@ -185,7 +185,7 @@ def _score(probe: Any, z: NDArray, y: NDArray, cells: NDArray[np.bool_], min_cel
 
 def _linear(z: NDArray, y: NDArray, hidden: NDArray) -> Pipeline:
     _check_visible(hidden)
-    several = np.unique(y[~hidden]).size > 1
+    several = np.unique(y[~hidden]).size > 1  # a logistic regression refuses a single type
     last = LogisticRegression(C=1.0, max_iter=1000) if several else DummyClassifier(strategy="most_frequent")
     return make_pipeline(StandardScaler(), last).fit(z[~hidden], y[~hidden])
 

@@ -108,5 +108,5 @@ def break_ties(z: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
 
     Cells at the same place then have neighbours at random instead of those that stand first in the table.
     """
-    z = z - z.mean(axis=0)
+    z = z - z.mean(axis=0)  # a far origin would make the noise larger, measured by the largest value
     return z + 1e-6 * (np.abs(z).max() or 1.0) * np.random.default_rng(seed).standard_normal(z.shape)

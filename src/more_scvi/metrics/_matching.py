@@ -43,7 +43,7 @@ def _ranks(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64
         rows = np.arange(start, min(start + _CHUNK, len(a)))
         distance = square - 2 * a[rows] @ b.T  # squared, less what all columns share
         match = distance[np.arange(rows.size), rows][:, None]
-        ranks[rows] = (distance < match).sum(axis=1) + 0.5 * ((distance == match).sum(axis=1) - 1)
+        ranks[rows] = (distance < match).sum(axis=1) + 0.5 * ((distance == match).sum(axis=1) - 1)  # less itself
     return ranks
 
 

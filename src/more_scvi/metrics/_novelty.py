@@ -55,7 +55,7 @@ def knn_novelty(z: ArrayLike, visible: ArrayLike, n_neighbors: int = 15) -> NDAr
         points[shown]
     )
     out = np.empty(len(points))
-    out[shown] = search.kneighbors()[0].mean(axis=1)
+    out[shown] = search.kneighbors()[0].mean(axis=1)  # without points the cell itself is left out
     if not shown.all():
         out[~shown] = search.kneighbors(points[~shown])[0].mean(axis=1)
     return out
@@ -153,7 +153,7 @@ def _purity(z: NDArray[np.float64], member: NDArray[np.bool_], n_neighbors: int)
     n, k = int(member.sum()), min(n_neighbors, len(z) - 1)
     if n < 2:
         return np.empty(0)
-    search = NearestNeighbors(n_neighbors=k + 1).fit(z)
+    search = NearestNeighbors(n_neighbors=k + 1).fit(z)  # the cell itself is among those that are found
     nearest = search.kneighbors(z[member], return_distance=False)
     other = nearest != np.flatnonzero(member)[:, None]
     other[other.all(axis=1), -1] = False  # a twin in the cell's own place

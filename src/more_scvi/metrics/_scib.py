@@ -108,7 +108,7 @@ def scib(
     if len(points) < _MIN_CELLS:
         raise ValueError(f"z holds {len(points)} cells; neighbour graphs of fewer than {_MIN_CELLS} say nothing.")
     several_types = np.unique(y).size > 1
-    shared = pd.DataFrame({"type": y, "batch": b}).groupby("type")["batch"].nunique().max() > 1
+    shared = pd.DataFrame({"type": y, "batch": b}).groupby("type")["batch"].nunique().max() > 1  # else BRAS fails
     with _quiet():
         neighbours = _neighbours(points, max(_NEIGHBORS.values()))
         near = {name: neighbours.subset_neighbors(min(n, len(points))) for name, n in _NEIGHBORS.items()}
@@ -253,7 +253,7 @@ def leiden(graph: sparse.spmatrix, seed: int) -> list[NDArray[np.int64]]:
             found = edges.community_leiden(objective_function="modularity", weights="weight", resolution=resolution)
             clusterings.append(np.asarray(found.membership))
     finally:
-        igraph.set_random_number_generator(random)
+        igraph.set_random_number_generator(random)  # igraph's own default, which others may rely on
     return clusterings
 
 
@@ -338,6 +338,6 @@ def _diffusion_map(graph: sparse.csr_matrix) -> NDArray[np.float64]:
         largest = np.argsort(-np.abs(values))[:n]
         values, vectors = values[largest], vectors[:, largest]
     else:
-        values, vectors = eigsh(transitions, k=n, v0=np.ones(size))
-    trivial = values > 1 - 1e-5
+        values, vectors = eigsh(transitions, k=n, v0=np.ones(size))  # ARPACK would draw its start at random
+    trivial = values > 1 - 1e-5  # 1 but for rounding; summed over all times it would be without limit
     return vectors * np.where(trivial, 1, values / np.where(trivial, 1, 1 - values))

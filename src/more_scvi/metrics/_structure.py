@@ -47,7 +47,7 @@ def structure(
         check_integer(setting, value, 3)  # two cells have one distance, which has no rank
     rng = np.random.default_rng(0)
     per_group = []
-    for _, rows in sorted(pd.Series(y).groupby([b, y]).indices.items()):
+    for _, rows in sorted(pd.Series(y).groupby([b, y]).indices.items()):  # one generator: the order must be fixed
         if rows.size >= min_cells:
             rows = rng.permutation(rows)[:max_cells]
             per_group.append(_spearman(pdist(z[rows]), pdist(reference[rows])))
@@ -70,7 +70,7 @@ def effective_dimension(z: ArrayLike, labels: ArrayLike, batches: ArrayLike, min
             continue
         centred = z[rows] - pd.DataFrame(z[rows]).groupby(b[rows]).transform("mean").to_numpy()
         power = np.square(np.linalg.svd(centred, compute_uv=False))
-        collapsed = power.sum() <= 1e-12 * scale
+        collapsed = power.sum() <= 1e-12 * scale  # less is rounding, whose directions look like many
         per_type.append(0.0 if collapsed else power.sum() ** 2 / np.square(power).sum())
     return float(np.mean(per_type)) if per_type else float("nan")
 

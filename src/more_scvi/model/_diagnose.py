@@ -116,7 +116,7 @@ def _evidence(model: MoRE, arrays: Arrays, batches: np.ndarray, visible: np.ndar
         types = np.where(labels != "", labels, guess)
     elif (labels != "").any():
         types = labels
-    kept = module.kept.cpu().numpy()
+    kept = module.kept.cpu().numpy()  # scale of the columns of the direct path, 0 for all others
     scaled = arrays.base[rows] * kept
     patterns = (present @ (1 << np.arange(len(model.modalities)))).astype(str)
     domains = np.char.add(np.char.add(batches[rows], "/"), patterns)
@@ -155,9 +155,9 @@ def _effects(module: MoREModule, arrays: Arrays, rows: np.ndarray, domains: np.n
     rng = np.random.default_rng(seed)
     effects = {}
     for at, role in enumerate(module.modalities):
-        cells = pd.Series(np.flatnonzero(present[:, at] & (present.sum(1) > 1)))
+        cells = pd.Series(np.flatnonzero(present[:, at] & (present.sum(1) > 1)))  # alone, it is all there is
         group = domains[cells]
-        cells = cells[cells.groupby(group).transform("size") > 1]
+        cells = cells[cells.groupby(group).transform("size") > 1]  # a single cell has nobody to swap with
         if cells.empty:
             continue
         # within domains: what differs between batches is not what a modality says of a cell
@@ -168,7 +168,7 @@ def _effects(module: MoREModule, arrays: Arrays, rows: np.ndarray, domains: np.n
             for x in (base, shuffled)
         )
         total = np.square(z - pd.DataFrame(z).groupby(group).transform("mean").to_numpy()).sum()
-        effects[role] = float(np.square(moved - z).sum() / (2.0 * max(total, 1e-12)))
+        effects[role] = float(np.square(moved - z).sum() / (2.0 * max(total, 1e-12)))  # two cells differ by twice it
     return effects
 
 

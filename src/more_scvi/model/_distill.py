@@ -274,5 +274,5 @@ def _several(extra: Any) -> list[AnnData | MuData]:
 def _lesson(cells: CellSet, rows: np.ndarray, z: np.ndarray, probs: np.ndarray) -> Lesson:
     """What is said of cells, of those in some rows of the RNA."""
     reader, at = cells.measured[RNA].reader, cells.measured[RNA].cells[rows]
-    log_probs = np.log(np.maximum(probs[at], 1e-12)).astype(np.float32) if probs.shape[1] else None
+    log_probs = np.log(np.maximum(probs[at], 1e-12)).astype(np.float32) if probs.shape[1] else None  # 0 has no log
     return Lesson(reader, rows, cells.batch[at], z[at].astype(np.float32), log_probs)

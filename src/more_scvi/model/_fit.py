@@ -130,7 +130,7 @@ def _fit_spread(module: MoREModule, arrays: Arrays, labels: np.ndarray, visible:
 
     z = forward(module, arrays, read)
     types = z[:, -1].astype(np.int64)
-    types[visible] = labels[visible]
+    types[visible] = labels[visible]  # a known label counts for more than a prediction
     device = module.spread.scale.device
     parts = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (z[:, :-1], types, arrays.domain))
     module.spread.fit(*parts)

@@ -47,7 +47,7 @@ def forward(
     device, was_training, parts = next(module.parameters()).device, module.training, []
     module.eval()
     try:
-        for start in range(0, max(len(rows), 1), size):
+        for start in range(0, max(len(rows), 1), size):  # for no rows one empty block, so that the width is right
             at = rows[start : start + size]
             base, present, wide, domain = (
                 torch.from_numpy(array[at]).to(device)

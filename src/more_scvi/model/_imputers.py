@@ -48,8 +48,8 @@ def fit_imputers(reader: Reader, data: AnnData | MuData, arrays: Arrays) -> None
             rows = np.flatnonzero(has)
             x = _predictors(module, arrays, mask, rows)
             if not sources:
-                x[:, module.n_latent :] = 0.0
-            centre = batch_means(x, arrays.batch[rows], module.n_batch)[arrays.batch[rows]]
+                x[:, module.n_latent :] = 0.0  # bases differ in what was measured, the embedding is shared
+            centre = batch_means(x, arrays.batch[rows], module.n_batch)[arrays.batch[rows]]  # batches are not imputed
             imputer.fit_set(k, x - centre, target[rows], x.mean(0))
 
 
@@ -60,7 +60,7 @@ def coordinates(module: MoREModule, modality: str, arrays: Arrays) -> np.ndarray
     open_rows = np.ones(len(arrays), bool)
     for k, sources in enumerate(_source_sets(module, modality)):
         mask = np.isin(np.arange(len(module.modalities)), sources)
-        if sources and not bool(imputer.coefficients[k].any()):
+        if sources and not bool(imputer.coefficients[k].any()):  # not fitted, for want of cells that have both
             continue
         rows = np.flatnonzero(open_rows & arrays.present[:, mask].all(1))
         if not len(rows):
@@ -76,7 +76,7 @@ def coordinates(module: MoREModule, modality: str, arrays: Arrays) -> np.ndarray
                     x[some] = _predictors(module, arrays, which, rows[some])
             x[:, module.n_latent :] = 0.0
         out[rows] = imputer.predict(k, x)
-        open_rows[rows] = False
+        open_rows[rows] = False  # the sets get smaller: the largest that a cell has wins
     return out
 
 
@@ -101,9 +101,9 @@ def _fit_decoder(module: MoREModule, measured: Measured, arrays: Arrays) -> np.n
         values = np.concatenate([kind.imputed(x, base.direct) for _, x in measured.reader.chunks()])
         means = batch_means(values, batch, module.n_batch)
         imputer.decoder.copy_(torch.eye(values.shape[1]))
-        imputer.mean.copy_(torch.from_numpy(means[np.unique(batch)].mean(0)))
+        imputer.mean.copy_(torch.from_numpy(means[np.unique(batch)].mean(0)))  # of batches that have it, all alike
         return scatter((values - means[batch]).astype(np.float32), rows, len(arrays))
-    columns, last = module.layout.columns(modality), base.path_widths[-1]
+    columns, last = module.layout.columns(modality), base.path_widths[-1]  # the last path is the direct one
     u = arrays.base[rows, columns.stop - last : columns.stop]
     u = u - batch_means(u, batch, module.n_batch)[batch]
     n_features = imputer.decoder.shape[1]
@@ -113,7 +113,7 @@ def _fit_decoder(module: MoREModule, measured: Measured, arrays: Arrays) -> np.n
         cross += (y.T @ u[block]).T
         total += np.asarray(y.sum(0)).ravel()
     gram = u.T @ u
-    gram += 1e-3 * max(np.trace(gram) / len(gram), 1e-12) * np.eye(len(gram))
+    gram += 1e-3 * max(np.trace(gram) / len(gram), 1e-12) * np.eye(len(gram))  # in units of the mean variance
     imputer.decoder.copy_(torch.from_numpy(np.linalg.solve(gram, cross)))
     imputer.mean.copy_(torch.from_numpy(total / max(len(rows), 1)))
     return scatter(u.astype(np.float32), rows, len(arrays))
@@ -178,7 +178,7 @@ def impute(
     u = coordinates(self.module, modality, arrays)[chosen]
     imputer = imputer_of(self.module, modality)
     kind = get_modality(modality)
-    if kind.imputes_sparse:
+    if kind.imputes_sparse:  # cells × peaks would not fit into memory while they are dense
         blocks = [imputer.decode(u[start : start + 512], columns) for start in range(0, max(len(u), 1), 512)]
         return sp.vstack([sp.csr_matrix(kind.expected(block)) for block in blocks], "csr")
     values = kind.expected(imputer.decode(u, columns))

@@ -72,7 +72,7 @@ def get_latent_representation(
     z = run(self, adata, indices, batch_size, lambda out: out["embedding"], modality)
     if indices is None and obsm_key is not None:
         target = registered(self, "get_latent_representation") if adata is None else adata
-        if not target.is_view:
+        if not target.is_view:  # writing would turn a view into a copy
             target.obsm[obsm_key] = z
     return z
 
@@ -268,7 +268,7 @@ def get_novelty(self: MoRE, adata: AnnData | MuData | None = None) -> pd.Series:
         more = self.reader.arrays(data)
         p = forward(self.module, more, lambda out: out["log_probs"].exp())
         types = np.where(p.max(1) >= CERTAINTY, p.argmax(1), -1)
-        codes = np.unique(np.where(more.batch < 0, more.batch, 0), return_inverse=True)[1]
+        codes = np.unique(np.where(more.batch < 0, more.batch, 0), return_inverse=True)[1]  # known batches as one
         z, base = (
             _beside(ours, theirs, codes, types, labels) for ours, theirs in ((_embed(self, more), z), (more.base, base))
         )
@@ -293,7 +293,7 @@ def _beside(
     both = np.concatenate([cells, reference])
     codes = np.concatenate([batch + 1, np.zeros(len(reference), dtype=np.int64)])
     offset = typed_offsets(both, codes, np.concatenate([types, labels]), codes.max() + 1, TYPE_PRIOR)
-    return (both - (offset - offset[0])[codes]).astype(np.float32)
+    return (both - (offset - offset[0])[codes]).astype(np.float32)  # the reference stays where it is
 
 
 @torch.no_grad()

@@ -88,7 +88,7 @@ def moved_streaming(
     if inside is None or inside.modality not in cells.measured:
         return arrays
     measured, blocks = cells.measured[inside.modality], _blocks(cells, features, module)
-    chunks = iter([(slice(0, len(measured.cells)), InsideArrays())])
+    chunks = iter([(slice(0, len(measured.cells)), InsideArrays())])  # the mix of layers reads no tokens
     if inside.adapter is not None:
         assert backbone is not None
         depth, device = len(inside.adapter.top.layers), next(module.parameters()).device
@@ -109,7 +109,7 @@ def _token_chunks(
         backbone, x, genes, depth=depth, normalised=measured.normalised, chunk_size=CELLS_PER_PASS, device=device
     )
     for rows, tokens, keep in chunks:
-        with torch.inference_mode():
+        with torch.inference_mode():  # of the float16 tokens that training reads, so that its change starts at 0
             frozen = top(torch.from_numpy(tokens).to(device).float(), torch.from_numpy(keep).to(device))
         yield rows, InsideArrays(tokens, keep, frozen.cpu().numpy())
 
@@ -141,7 +141,7 @@ def _added(module: MoREModule, cached: InsideArrays, rows: np.ndarray) -> np.nda
 def _with_added(arrays: Arrays, module: MoREModule, rows: np.ndarray, added: np.ndarray) -> Arrays:
     assert module.inside is not None
     base, start = arrays.base.copy(), module.layout.columns(module.inside.modality).start
-    base[rows, start : start + added.shape[1]] += added
+    base[rows, start : start + added.shape[1]] += added  # frozen columns are the first of a modality
     return replace(arrays, base=base)
 
 

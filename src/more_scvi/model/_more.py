@@ -169,8 +169,8 @@ class MoRE(SaveLoadMixin, SetupMixin):
         self.schema = schema = Schema.of(self.registry_)
         frozen, soft, given = attach_backbone(arguments, schema, adata)
         self.backbone = frozen.backbone
-        n_components = min(n_components, self.summary_stats.n_cells - 1)
-        with torch.random.fork_rng():
+        n_components = min(n_components, self.summary_stats.n_cells - 1)  # centred cells span no more axes
+        with torch.random.fork_rng():  # another model that is built in between must not change a user's draws
             torch.manual_seed(self.seed)
             self.module = MoREModule(
                 [_sizes(schema, frozen, name, n_components) for name in schema.modalities],
@@ -195,7 +195,7 @@ class MoRE(SaveLoadMixin, SetupMixin):
             f"MoRE with backbone {backbone!r}, {self.summary_stats.n_cells} cells, {sizes}, "
             f"{len(schema.batches)} batches, {len(schema.labels)} labels, n_latent {self.module.n_latent}"
         )
-        self.init_params_ = self._get_init_params(locals())
+        self.init_params_ = self._get_init_params(locals())  # scvi-tools wants them; saving goes by init_arguments
 
     @property
     def adata(self) -> AnnData | MuData | None:
@@ -293,7 +293,7 @@ def attach_backbone(
         return FrozenReader(None, tuple(modalities), overlaps, cache_dir), (), {}
     reads, soft, given = list(modalities), [], {}
     if name == "precomputed":
-        reads = modalities[:1]
+        reads = modalities[:1]  # an array of obsm belongs to one modality
         given[reads[0]] = _check_obsm_key(kwargs, schema, data)
     backbone = get_backbone(name, **kwargs)
     vocabulary = backbone.vocabulary

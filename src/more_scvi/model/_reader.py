@@ -62,12 +62,12 @@ class Reader:
             raise RuntimeError("The model is not trained; call model.train() first.")
         key = self.key(data)
         if key not in self._kept:
-            cells = without_silent(self.cells(data), self.module.linear)
+            cells = without_silent(self.cells(data), self.module.linear)  # padded with zeros is not measured
             device = next(self.module.parameters()).device
             features = self.features(cells, self.caches(cells, str(device)))
             arrays = prepare(cells, self.module.linear, features)
             self.remember(key, moved_streaming(arrays, cells, features, self.module, self.frozen.backbone))
-        self.remember(key, self._kept[key])
+        self.remember(key, self._kept[key])  # what was asked for last is dropped last
         return self._kept[key]
 
     def key(self, data: AnnData | MuData) -> str:

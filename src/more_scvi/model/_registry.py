@@ -36,7 +36,7 @@ class RegistryMixin(BaseModelClass):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.id = str(uuid4())
+        self.id = str(uuid4())  # scvi-tools keeps managers by it: a copy must not share those of the original
         manager = self._adata_manager
         if manager is None:
             return
@@ -49,7 +49,7 @@ class RegistryMixin(BaseModelClass):
     def _keep_frame(cls, mdata: MuData, frame: AnnData) -> None:
         """Remember the columns that were registered for a MuData, while it lives; nothing is written into it."""
         key = id(mdata)
-        if key not in cls._frames:
+        if key not in cls._frames:  # one finalizer per object, however often it is set up
             weakref.finalize(mdata, cls._frames.pop, key, None)
         cls._frames[key] = frame
 

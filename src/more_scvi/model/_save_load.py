@@ -87,9 +87,9 @@ class SaveLoadMixin(BaseModelClass):
             "class": type(self).__name__,
             "versions": {name: version(name) for name in ("more-scvi", "scvi-tools", "torch")},
             "is_trained": bool(self.is_trained_),
-            "arguments": {k: v for k, v in self.init_arguments.items() if k != "cache_dir"},
+            "arguments": {k: v for k, v in self.init_arguments.items() if k != "cache_dir"},  # a place on this machine
             "backbone_fingerprint": None if self.backbone is None else self.backbone.fingerprint(),
-            "n_features": None if self.backbone is None else self.backbone.n_features,
+            "n_features": None if self.backbone is None else self.backbone.n_features,  # loading may see no obsm
             "registry": self.registry_,
             "history": {k: [v.index.tolist(), v.iloc[:, 0].astype(float).tolist()] for k, v in history.items()},
         }
@@ -151,7 +151,7 @@ class SaveLoadMixin(BaseModelClass):
                 )
             adata = read(check_regular(data))
         try:
-            model = cls(registry=registry, **arguments)
+            model = cls(registry=registry, **arguments)  # an edited card may ask for anything
         except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, MemoryError, OverflowError) as error:
             raise ValueError(
                 f"{path} makes no model ({error}); it was edited, or what it names is not here."
@@ -294,9 +294,9 @@ def _read_card(path: Path, class_name: str | None) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"{path} has no proper {', '.join(wrong)}; it was edited.")
     if card["format"] != FORMAT:
-        raise ValueError(
-            f"{path} has format {card['format']!r}; this version reads format {FORMAT}. Install a newer more-scvi."
-        )
+        older = isinstance(card["format"], int) and card["format"] < FORMAT
+        step = "Make and train the model anew." if older else "Install a newer more-scvi."
+        raise ValueError(f"{path} has format {card['format']!r}; this version reads format {FORMAT}. {step}")
     if class_name is not None and card["class"] != class_name:
         raise ValueError(
             f"{path} was written by the class {card['class']!r}, not {class_name!r}; load it with that class."

@@ -104,7 +104,7 @@ class SetupMixin(RegistryMixin):
         """
         categorical_covariate_keys = check_key_list("categorical_covariate_keys", categorical_covariate_keys)
         continuous_covariate_keys = check_key_list("continuous_covariate_keys", continuous_covariate_keys)
-        setup_method_args = cls._get_setup_method_args(**locals())
+        setup_method_args = cls._get_setup_method_args(**locals())  # before other locals, as all are recorded
         arguments = setup_method_args["setup_args"]
         columns = {key: arguments[key] for key in COLUMNS}
         summary = check_setup(adata, layer=layer, gene_key=gene_key, data_type=data_type, **columns)
@@ -191,7 +191,7 @@ class SetupMixin(RegistryMixin):
         """
         categorical_covariate_keys = check_key_list("categorical_covariate_keys", categorical_covariate_keys)
         continuous_covariate_keys = check_key_list("continuous_covariate_keys", continuous_covariate_keys)
-        setup_method_args = cls._get_setup_method_args(**locals())
+        setup_method_args = cls._get_setup_method_args(**locals())  # before other locals, as all are recorded
         arguments = setup_method_args["setup_args"]
         source = kwargs.get("source_registry") or {}
         cells, summaries = check_mudata(
@@ -231,7 +231,7 @@ class SetupMixin(RegistryMixin):
             else:
                 given = genes_given.get(role) if kind.genes_argument is None else arguments[kind.genes_argument]
                 names, links = kind.genes(adata, given, cells.adatas)
-            n_cells = None if fields else len(cells)
+            n_cells = None if fields else len(cells)  # scvi-tools allows a size to be told once
             fields.append(FeaturesField(role, adata.var_names.to_numpy(), n_cells, names, links, kind.count))
         arguments["peak_genes"] = arguments["antibody_genes"] = arguments["feature_genes"] = None  # now in the links
         fields.append(batch_field)
@@ -245,7 +245,7 @@ class SetupMixin(RegistryMixin):
         """Register columns with scvi-tools, as they were in ``source_registry`` if there is one."""
         arguments, source = setup["setup_args"], (kwargs.get("source_registry") or {}).get("setup_args", {})
         arguments |= {key: source[key] for key in RESOLVED if key in source and key in arguments}
-        if arguments["labels_key"] is not None and (labelled or source):
+        if arguments["labels_key"] is not None and (labelled or source):  # the unlabelled alone would become a type
             fields.append(LabelsField(arguments["labels_key"], arguments["unlabeled_category"]))
         manager = DataManager(fields=fields, setup_method_args=setup)
         manager.register_fields(frame, **kwargs)

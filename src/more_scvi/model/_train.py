@@ -97,7 +97,7 @@ def train(
     plan_kwargs = check_mapping("plan_kwargs", plan_kwargs)
     if loss_weights is not None:
         plan_kwargs["loss_weights"] = loss_weights
-    plan = self._training_plan_cls(self.module, **plan_kwargs)
+    plan = self._training_plan_cls(self.module, **plan_kwargs)  # first, as it refuses misspelt arguments
     train_size = 0.9 if early_stopping and train_size is None else train_size
     split_kwargs = check_mapping("datasplitter_kwargs", datasplitter_kwargs)
     sets = split_cells(data.n_obs, train_size, validation_size, shuffle_set_split, split_kwargs, self.seed)
@@ -111,9 +111,9 @@ def train(
     if str(device) == "cpu" and isinstance(devices, int) and devices > (os.cpu_count() or 1):
         raise ValueError(f"devices={devices}, but this machine has {os.cpu_count()} cores; give at most as many, or 1.")
     views = self.init_arguments["n_views"] if needs_views(plan.loss_kwargs["weights"], bool(len(self.labels))) else 0
-    earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}
+    earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}  # scvi-tools loses some of them
     with _restoring(self), torch.random.fork_rng(), _quiet():
-        torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))
+        torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))  # another round, other draws
         small = self.reader.frozen.is_small
         with one_thread(small):
             cells = make_training_set(self.reader, data, sets[0], views, self.seed, str(device))
@@ -125,14 +125,14 @@ def train(
             arguments = _trainer_arguments(trainer_kwargs, self, done, early_stopping, bool(len(sets[1])))
             runner = TrainRunner(self, plan, loader, max_epochs, accelerator, devices, benchmark=False, **arguments)
             self.module.train()  # scvi-tools leaves a trained module in eval mode and Lightning keeps it
-            self.is_trained_, self.history_ = False, None
+            self.is_trained_, self.history_ = False, None  # else scvi-tools adds to the old curves; _joined does
             stopped: BaseException | None = None
             try:
                 if max_epochs:
                     runner()
             except (KeyboardInterrupt, SystemExit):  # Lightning ends the process; a session wants to go on
                 stopped = KeyboardInterrupt()
-                if not runner.trainer.global_step:
+                if not runner.trainer.global_step:  # nothing was learned that could be kept
                     raise stopped from None
             except Exception as error:
                 if not any(getattr(callback, "has_restored", False) for callback in arguments["callbacks"]):
@@ -170,7 +170,7 @@ def _quiet() -> Iterator[None]:
 
     lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     lightning.addFilter(matters)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # data lie in memory without workers; frozen parts stay in eval mode on purpose
         warnings.filterwarnings("ignore", message=".*num_workers.*|.*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*number of training batches.*")
         warnings.filterwarnings("ignore", message=".*ambiguous collection.*|.*in eval mode.*")
@@ -184,7 +184,7 @@ def _trainer_arguments(
     given: dict[str, Any], model: MoRE, done: Any, early_stopping: bool, validates: bool
 ) -> dict[str, Any]:
     """Arguments of the trainer: checkpoints are whole models, and curves are kept beside a user's own logger."""
-    out = {k: list(v) if isinstance(v, list) else v for k, v in given.items()}
+    out = {k: list(v) if isinstance(v, list) else v for k, v in given.items()}  # scvi-tools appends to lists
     callbacks = [
         RestoringCheckpoint.of(c, done, model.load_weights) if isinstance(c, SaveCheckpoint) else c
         for c in out.get("callbacks") or []
@@ -199,9 +199,9 @@ def _trainer_arguments(
         out["logger"] = [SimpleLogger(), *loggers]  # scvi-tools reads the curves of the first
     out["early_stopping"] = early_stopping
     if early_stopping:
-        out.setdefault("early_stopping_monitor", "validation_loss")
+        out.setdefault("early_stopping_monitor", "validation_loss")  # the default, elbo_validation, is not the loss
     if validates:
-        out.setdefault("check_val_every_n_epoch", 1)
+        out.setdefault("check_val_every_n_epoch", 1)  # scvi-tools would hold cells out and never look at them
     return out
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from ._labels import MISSING, legend_beside, new_axes, shown, style
 
-DOTS: dict[str, Any] = {"linewidths": 0, "rasterized": True}
+DOTS: dict[str, Any] = {"linewidths": 0, "rasterized": True}  # one vector object per cell makes files huge
 
 
 def embedding(

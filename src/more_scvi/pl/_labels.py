@@ -80,10 +80,10 @@ def label_points(
         tried = []
         for offset in OFFSETS:
             label = _write(ax, (x[i], y[i]), text, color, offset)
-            box = label.get_window_extent()
+            box = label.get_window_extent()  # only a text that is on a figure has a size
             label.remove()
             hidden = sum(box.overlaps(other) for j, other in enumerate(taken) if j != i)
-            tried.append((hidden + 10 * (ax.bbox.count_contains(box.corners()) < 4), offset, box))
+            tried.append((hidden + 10 * (ax.bbox.count_contains(box.corners()) < 4), offset, box))  # outside is worst
             if tried[-1][0] == 0:
                 break
         _, offset, box = min(tried, key=lambda place: place[0])

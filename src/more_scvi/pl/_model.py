@@ -66,7 +66,7 @@ def history(model: Any, terms: Sequence[str] | None = None, *, ax: Axes | None =
         for split, line in SPLITS.items():
             if (curve := curves.get(f"loss_{term}_{split}")) is not None:
                 values = curve.iloc[:, 0].astype(float)
-                label = name if split == "train" or f"loss_{term}_train" not in curves else None
+                label = name if split == "train" or f"loss_{term}_train" not in curves else None  # one entry per term
                 ax.plot(curve.index, values, line, color=style(position)[0], label=label, linewidth=1.5)
     ax.set(xlabel="epoch", ylabel="loss", yscale="log" if log else "linear")
     tidy(ax, "top", "right")

@@ -224,10 +224,10 @@ def regimes(table: pd.DataFrame, metric: str = "own", x: str = "S4", *, ax: Axes
     names = [f"{found[protocol]:,g}" for protocol in protocols]
     if whole in known:
         steps = np.diff(list(at.values()))
-        at[str(whole)] = at[protocols[-1]] + (float(np.median(steps)) if len(steps) else 0.5)
+        at[str(whole)] = at[protocols[-1]] + (float(np.median(steps)) if len(steps) else 0.5)  # it has no number
         protocols, names = [*protocols, str(whole)], [*names, str(end)]
     points = over_seeds(rows[rows["protocol"].isin(protocols)])
-    last = points["mean"].unstack()[protocols].ffill(axis=1).iloc[:, -1]
+    last = points["mean"].unstack()[protocols].ffill(axis=1).iloc[:, -1]  # a curve may end before the axis does
     color_of = positions(table)
     methods = ranked(last)
     curves = shown(methods)

@@ -150,7 +150,7 @@ def confusion(
     ax.tick_params(which="both", length=0)
     ax.spines[:].set_visible(False)
     if numbers if numbers is not None else n_columns <= 15:
-        for row, column in zip(*np.nonzero(shares.to_numpy() >= 0.5), strict=True):
+        for row, column in zip(*np.nonzero(shares.to_numpy() >= 0.5), strict=True):  # less would read 0
             share = shares.iloc[row, column]
             color = "white" if share > 55 else "black"
             ax.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize="small", color=color)

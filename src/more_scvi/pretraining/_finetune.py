@@ -161,7 +161,7 @@ def finetune(
             optimiser.step()
         if len(held):
             history.append(_cross_entropy(network, head, counts[held], target[held]))
-        if not history or history[-1] == min(history):
+        if not history or history[-1] == min(history):  # without a slice the last epoch is kept
             kept, epoch = network.state(), number
         elif number - epoch >= _PATIENCE:
             break
@@ -219,7 +219,7 @@ def _batches(cells: NDArray[np.int64], rng: np.random.Generator) -> list[NDArray
     size = min(_BATCH_SIZE, len(cells))
     n_steps = max(_MIN_STEPS, -(-len(cells) // size))
     order = np.concatenate([rng.permutation(cells) for _ in range(-(-n_steps * size // len(cells)))])
-    return np.array_split(order[: max(n_steps * size, len(cells))], n_steps)
+    return np.array_split(order[: max(n_steps * size, len(cells))], n_steps)  # no last batch of a few cells
 
 
 def _thin(counts: csr_matrix, rng: np.random.Generator) -> csr_matrix:
@@ -268,7 +268,7 @@ class _Network(nn.Module):
         self.transformer = deepcopy(backbone.transformer).train().requires_grad_(True)
         self.scale = self.front.program_scale
         variances = self.scale[: self.sizes.n_components].double() ** 2
-        self.prior = torch.diag(1.0 / (variances - 1.0).clamp_min(0.05))
+        self.prior = torch.diag(1.0 / (variances - 1.0).clamp_min(0.05))  # as in ProgramFront.program_weights
 
     def _panel(self, columns: NDArray[np.int64], genes: NDArray[np.int64]) -> _Panel:
         front = self.front
@@ -290,7 +290,7 @@ class _Network(nn.Module):
         total = np.asarray(x.sum(axis=1)).ravel()
         y = x.multiply(self.sizes.target_sum * seen.share / np.maximum(total, 1)[:, None]).toarray()
         z = ((np.log1p(y) - seen.mean) / seen.scale).astype(np.float32)
-        z[total == 0] = 0.0
+        z[total == 0] = 0.0  # as ProgramFront.encode: the mean of the pool
         components = self.components * self.unit["components"]
         u = components.index_select(0, torch.from_numpy(seen.genes))
         gain = torch.linalg.solve((u.T @ u).double() + self.prior, (components.T @ components).double() + self.prior)

@@ -123,7 +123,7 @@ def full_vocabulary(annotation: str | Path) -> GeneVocabulary:
         names: dict[str, set[str]] = {}
         for file in files:
             for row in table(file).itertuples():
-                if row.symbol and row.symbol not in known:
+                if row.symbol and row.symbol not in known:  # a former name that another gene bears today is that gene's
                     names.setdefault(row.ensembl, set()).add(row.symbol)
         return tuple("|".join(sorted(names.get(i, ()))) if i else "" for i in ids)
 
@@ -206,7 +206,7 @@ def _read_file(path: Path, vocabulary: GeneVocabulary) -> Pool:
     if (study < 0).any():
         raise ValueError(f"{path}: obs['study'] holds names that uns['measured_studies'] lacks.")
     labels = adata.obs["cell_type"].astype(str).to_numpy() if "cell_type" in adata.obs else np.full(adata.n_obs, "")
-    labels = np.where(np.isin(labels, ("nan", "None", "")), "", labels)
+    labels = np.where(np.isin(labels, ("nan", "None", "")), "", labels)  # what missing values read as text
     return Pool(counts, study, tuple(studies), measured, labels, vocabulary)
 
 

@@ -147,7 +147,7 @@ def expected_share(pool: Pool) -> np.ndarray:
 def count_factor(pool: Pool, share: np.ndarray, target_sum: float) -> np.ndarray:
     """(cells,) what counts are multiplied by to sum to what is expected of the genes that the study measured."""
     total = np.asarray(pool.counts.sum(1)).ravel()
-    return target_sum * (pool.measured @ share)[pool.study] / np.maximum(total, 1)
+    return target_sum * (pool.measured @ share)[pool.study] / np.maximum(total, 1)  # cells may be empty
 
 
 def _normalise(pool: Pool, share: np.ndarray, target_sum: float) -> csr_matrix:
@@ -160,7 +160,7 @@ def _normalise(pool: Pool, share: np.ndarray, target_sum: float) -> csr_matrix:
 def _gene_statistics(pool: Pool, y: csr_matrix, min_scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean over studies, and standard deviation within studies, of every gene."""
     mean = pool.study_means(y)
-    variance = np.maximum(pool.study_means(y.power(2)) - mean**2, 0)
+    variance = np.maximum(pool.study_means(y.power(2)) - mean**2, 0)  # rounding may lead below 0
     weight = np.sqrt(np.bincount(pool.study))[:, None] * pool.measured
     weight = weight / np.maximum(weight.sum(0), 1e-12)
     return (weight * mean).sum(0), np.maximum(np.sqrt((weight * variance).sum(0)), min_scale)
@@ -175,7 +175,7 @@ def _components(pool: Pool, y: csr_matrix, scale: np.ndarray, n_components: int,
     centre = (pool.study_means(y) / scale).astype(np.float32)
     weight = np.sqrt(pool.cell_weights()).astype(np.float32)[:, None]
     one_hot = csr_matrix((np.ones(len(pool.study), np.float32), (np.arange(len(pool.study)), pool.study)))
-    transposed = standardised.T.tocsr()
+    transposed = standardised.T.tocsr()  # products run over rows in both directions
 
     def forward(v: np.ndarray) -> np.ndarray:
         return weight * (standardised @ v - (centre @ v)[pool.study])
@@ -187,10 +187,10 @@ def _components(pool: Pool, y: csr_matrix, scale: np.ndarray, n_components: int,
     rng = np.random.default_rng(seed)
     basis = rng.standard_normal((y.shape[1], n_components + _OVERSAMPLING)).astype(np.float32)
     for _ in range(_POWER_ITERATIONS):
-        basis = qr(backward(forward(basis)), mode="economic")[0]
+        basis = qr(backward(forward(basis)), mode="economic")[0]  # else all columns turn to the first axis
     left = forward(basis)
     _, vectors = eigh(left.T @ left)
-    return basis @ vectors[:, ::-1][:, :n_components]
+    return basis @ vectors[:, ::-1][:, :n_components]  # eigh sorts from small to large
 
 
 def _scores(pool: Pool, backbone: MoreMini, y: csr_matrix) -> np.ndarray:

@@ -168,9 +168,9 @@ def pretrain(
     if len(sampler):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*IterableDataset.*")
-            trainer.fit(module, DataLoader(sampler, batch_size=None))
+            trainer.fit(module, DataLoader(sampler, batch_size=None))  # the sampler gives whole minibatches
     averaged = {f"transformer.{k}": v.cpu() for k, v in module.averaged.items()}
-    averaged["transformer.readout"] *= settings.kept
+    averaged["transformer.readout"] *= settings.kept  # the residual is linear in it
     return MoreMini(backbone.sizes, backbone.vocabulary, backbone.state_dict() | averaged)
 
 
@@ -183,7 +183,7 @@ class _Pretraining(LightningModule):
         super().__init__()
         self.network, self.n_steps, self.settings, self.step = network, n_steps, settings, 0
         self.path, self.on_step = path, on_step
-        network.requires_grad_(True)
+        network.requires_grad_(True)  # it is a copy from a frozen backbone
         self.averaged = {k: v.detach().clone() for k, v in network.state_dict().items()}
         self.terms: dict[str, float] = {}
         self._optimiser_state: dict[str, Any] | None = None
@@ -200,7 +200,7 @@ class _Pretraining(LightningModule):
     def training_step(self, batch: Minibatch, _: int) -> Tensor:
         s = self.settings
         residual = self.network(batch.features.flatten(0, 2), batch.context.flatten(0, 2)).view_as(batch.features)
-        z_a, z_b = batch.features + residual.float()
+        z_a, z_b = batch.features + residual.float()  # losses in float32 under mixed precision, too
         terms = {
             "denoise": (denoise(z_a, batch.target) + denoise(z_b, batch.target)) / 2,
             "contrast": contrast(z_a, z_b, same_cluster(batch.cluster), s.temperature),
@@ -217,14 +217,14 @@ class _Pretraining(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        for group in optimizer.param_groups:
+        for group in optimizer.param_groups:  # a function of the step alone, so that a resumed run goes on with it
             group["lr"] = _schedule(self.step, self.n_steps) * self.settings.learning_rate
 
     @torch.no_grad()
     def on_train_batch_end(self, *_: Any) -> None:
         """Count the step, follow the weights by their running average, report and save."""
         self.step += 1
-        decay = min(self.settings.average, self.step / (self.step + 10))
+        decay = min(self.settings.average, self.step / (self.step + 10))  # early weights are soon forgotten
         for key, value in self.network.state_dict().items():
             self.averaged[key] = self.averaged[key].to(value.device).lerp_(value, 1 - decay)
         if self.on_step is not None:
@@ -275,7 +275,7 @@ def denoise(z: Tensor, target: Tensor) -> Tensor:
     """Squared error against the clean features, per group in units of the target's variance; group means are free."""
     target = centred(target)
     error = (centred(z) - target).pow(2).mean((1, 2))
-    return (error / target.pow(2).mean((1, 2)).clamp_min(1e-3)).mean()
+    return (error / target.pow(2).mean((1, 2)).clamp_min(1e-3)).mean()  # a group of equal cells has no variance
 
 
 def masked(z: Tensor, decoder: Tensor, target: Tensor) -> Tensor:

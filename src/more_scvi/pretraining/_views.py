@@ -105,7 +105,7 @@ def make_views(pool: Pool, backbone: MoreMini, *, n_views: int = 8, n_neighbours
     panels = np.zeros((block.max() + 1, 1 + n_views, pool.counts.shape[1]), bool)
     profiles = pool.study_means(pool.counts)
     for b in track(range(block.max() + 1), description="Corrupting the pool"):
-        rng = np.random.default_rng([seed, b])
+        rng = np.random.default_rng([seed, b])  # a block's corruption does not hang on the blocks before it
         cells = np.flatnonzero(block == b)
         study = pool.study[cells[0]]
         counts, measured = pool.counts[cells], np.flatnonzero(pool.measured[study])
@@ -153,7 +153,7 @@ def _corrupt(counts: csr_matrix, profile: np.ndarray, rng: np.random.Generator) 
     """Thinning, ambient counts and gene-wise scaling of the cells of one block."""
     total = np.maximum(np.asarray(counts.sum(1)).ravel(), 1)
     depth = np.exp(rng.uniform(math.log(_DEPTH[0]), math.log(_DEPTH[1]), size=len(total)))
-    per_count = np.repeat(np.minimum(depth / total, 1), np.diff(counts.indptr))
+    per_count = np.repeat(np.minimum(depth / total, 1), np.diff(counts.indptr))  # thinning adds no count
     thinned = csr_matrix(
         (rng.binomial(counts.data.astype(np.int64), per_count).astype(float), counts.indices, counts.indptr),
         counts.shape,
@@ -252,7 +252,7 @@ class Sampler(IterableDataset):
         self.n_groups, self.n_cells, self.n_hidden, self.smoothing = n_groups, n_cells, n_hidden, smoothing
         self.members = [np.flatnonzero(views.block == b) for b in range(views.block.max() + 1)]
         blocks = np.array([pool.study[m[0]] for m in self.members])
-        weight = np.sqrt(np.bincount(pool.study))[blocks] / np.bincount(blocks)[blocks]
+        weight = np.sqrt(np.bincount(pool.study))[blocks] / np.bincount(blocks)[blocks]  # shared by a study's blocks
         self.weight = weight / weight.sum()
         self.rarity = 1.0 / np.sqrt(np.bincount(views.cluster))[views.cluster]
 
@@ -266,7 +266,7 @@ class Sampler(IterableDataset):
     def draw(self, step: int) -> Minibatch:
         """The minibatch of a step."""
         views = self.views
-        rng = np.random.default_rng([self.seed, step])
+        rng = np.random.default_rng([self.seed, step])  # a resumed run draws what an uninterrupted one would
         blocks = rng.choice(len(self.members), self.n_groups, p=self.weight)
         cells = np.stack([self._group(rng, self.members[b]) for b in blocks])
         pair = int(rng.integers((len(views.features) - 1) // 2))

@@ -143,5 +143,5 @@ def _picture(draw: Callable[[], Axes], alt: str, caption: str) -> Picture:
     plt.close(figure)
     data = buffer.getvalue()
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))  # header of a PNG
-    scale = DPI / 96
+    scale = DPI / 96  # a CSS pixel is 1/96 inch
     return Picture(base64.b64encode(data).decode("ascii"), alt, caption, round(width / scale), round(height / scale))

@@ -76,7 +76,7 @@ def _protocol(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
     points = {metric: over_seeds(rows[rows["metric"] == metric]).droplevel("protocol") for metric in metrics}
     frame = pd.DataFrame({metric: of["mean"] for metric, of in points.items()})
     first = [metric for metric in metrics if metric not in ("CiLISI", "structure")][:2] or metrics[:1]
-    order = ranked(frame[first].max(axis=1).fillna(-1)) if metrics else []
+    order = ranked(frame[first].max(axis=1).fillna(-1)) if metrics else []  # without a score: last
     splits = rows.groupby("method")[["seed", "rotation"]].apply(lambda of: len(of.drop_duplicates()))
     methods = [
         {

@@ -98,6 +98,6 @@ def _score(point: dict[str, float] | None) -> str:
 
 def _range(point: dict[str, float] | None) -> str:
     """Lowest and highest seed; empty where they are the same."""
-    if point is None or point["max"] - point["min"] < 0.005:
+    if point is None or point["max"] - point["min"] < 0.005:  # both ends would read alike
         return ""
     return f"{_number(point['min'], 2)} to {_number(point['max'], 2)}"

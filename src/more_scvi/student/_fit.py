@@ -105,7 +105,7 @@ def fit_student(
         table[groups[known]] = torch.from_numpy(of[known])
     targets = z - z_means[group]
 
-    grams = np.zeros((N_FOLDS, len(front.mean), len(front.mean)), np.float32)
+    grams = np.zeros((N_FOLDS, len(front.mean), len(front.mean)), np.float32)  # the total less one: without that fold
     products = np.zeros((N_FOLDS, len(front.mean), z.shape[1]), np.float32)
     for cells, x in blocks():
         x = x - means[group[cells]]
@@ -116,7 +116,7 @@ def fit_student(
     _fit_factors(front, grams.sum(0), len(z))
     weight, per_fold = _ridge(grams, products, np.bincount(fold, minlength=N_FOLDS), front.loadings.numpy())
     front.weight.copy_(torch.from_numpy(weight))
-    del grams, products
+    del grams, products  # genes × genes per fold is the largest of all arrays here
 
     guesses = _guesses(lessons, network, per_fold, fold, codes, settings, rng)
     log_probs = None
@@ -127,9 +127,9 @@ def fit_student(
         solved = torch.from_numpy(np.linalg.solve(x.T @ x + penalty, x.T @ np.maximum(log_probs, LEAST_LOG)))
         network.start.copy_(solved[:-1])
         network.start_bias.copy_(solved[-1])
-    codes = np.where(codes >= 0, codes, -1)
+    codes = np.where(codes >= 0, codes, -1)  # the network has one code for all new batches
     _train(network, guesses, codes, z, log_probs, settings)
-    _match_spread(network.eval(), guesses[0], codes, z, log_probs)
+    _match_spread(network.eval(), guesses[0], codes, z, log_probs)  # last: it measures what was learned
     return network
 
 
@@ -163,11 +163,11 @@ def _empty(
     n_genes, n_variable = lessons[0].reader.shape[1], len(direct.features)
     share, seen = np.zeros((2, n_genes))
     for _, x in _joined(lessons):
-        seen += np.bincount(x.indices[x.data != 0], minlength=len(seen))
-        share += np.asarray((1.0 / np.maximum(np.asarray(x.sum(1)).ravel(), 1e-12)) @ x).ravel()
+        seen += np.bincount(x.indices[x.data != 0], minlength=len(seen))  # a stored zero was not detected
+        share += np.asarray((1.0 / np.maximum(np.asarray(x.sum(1)).ravel(), 1e-12)) @ x).ravel()  # cells count alike
     if normalised:
-        share[:] = 1.0
-    n_components = max(min(settings.n_components, n_variable - 1, n_cells - 1), 0)
+        share[:] = 1.0  # log-normalised values are not scaled to totals
+    n_components = max(min(settings.n_components, n_variable - 1, n_cells - 1), 0)  # eigsh cannot find all
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = StudentNetwork(
@@ -193,7 +193,7 @@ def _ridge(grams: np.ndarray, products: np.ndarray, n: np.ndarray, axes: np.ndar
     errors = []
     for penalty in PENALTIES:  # all folds agree on it, one is enough to choose
         weight = solve(gram - grams[0], product - products[0], int(n[1:].sum()), penalty)
-        errors.append(float(np.vdot(weight, grams[0] @ weight) - 2 * np.vdot(weight, products[0])))
+        errors.append(float(np.vdot(weight, grams[0] @ weight) - 2 * np.vdot(weight, products[0])))  # and a constant
     penalty = PENALTIES[int(np.argmin(errors))]
     folds = zip(grams, products, n, strict=True)
     per_fold = np.stack([solve(gram - g, product - p, int(n.sum() - m), penalty) for g, p, m in folds])
@@ -206,8 +206,8 @@ def _fit_factors(front: Any, gram: np.ndarray, n: int) -> None:
     if not k:
         return
     covariance = gram / n
-    values, vectors = eigsh(covariance, k=k, which="LA", v0=np.ones(len(gram)))
-    noise = max((np.trace(covariance) - values.sum()) / max(len(gram) - k, 1), 1e-3)
+    values, vectors = eigsh(covariance, k=k, which="LA", v0=np.ones(len(gram)))  # ARPACK would draw its start
+    noise = max((np.trace(covariance) - values.sum()) / max(len(gram) - k, 1), 1e-3)  # of the mean axis left out
     front.loadings.copy_(torch.from_numpy(np.ascontiguousarray(vectors)))
     front.variances.copy_(torch.from_numpy(np.maximum(values - noise, 1e-3 * noise)))
     front.noise.fill_(float(noise))
@@ -250,7 +250,7 @@ def _train(
     settings: FitSettings,
 ) -> None:
     """AdamW on random cells and views; what has the least error on a tenth of the cells is kept, the start at worst."""
-    rng = np.random.default_rng(settings.seed + 1)
+    rng = np.random.default_rng(settings.seed + 1)  # the folds were drawn with the seed itself
     device, n = torch.device(settings.device), len(z)
     network.to(device).train()
     tensors = [torch.from_numpy(a).to(device) for a in (guesses, batch, z)]

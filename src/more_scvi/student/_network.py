@@ -212,4 +212,4 @@ class StudentNetwork(nn.Module):
         if self.classifier is None:
             return self.spread(z, z.new_ones(len(z), 1), batch), None
         logits = h @ self.start + self.start_bias + self.classifier(h, batch)
-        return self.spread(z, logits.detach().softmax(1), batch), logits
+        return self.spread(z, logits.detach().softmax(1), batch), logits  # the spread must not teach the classifier

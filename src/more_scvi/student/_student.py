@@ -118,8 +118,8 @@ class Student:
         adata
             Cells, in memory or backed; values of the kind the teacher was trained on, in the same layer.
         indices
-            Cells to return: positions (also negative), booleans or a slice. A new batch is centred on all its cells in
-            ``adata``.
+            Cells to return: positions (also negative), booleans or a slice. A new batch lies at the mean of the
+            known ones.
         batch_size
             Cells that are read at a time; the matrix is never made dense.
         obsm_key

@@ -80,7 +80,7 @@ class MoRE(Method):
             name, tuned, notes = "more-mini", 0, dict[str, Any]()
             if weights != "pretrained":
                 backbone, tuned, notes = make_backbone(weights, given)
-                backbone.save(name := folder)
+                backbone.save(name := folder)  # weights of one's own are given to MoRE as a folder
             model = Model(data, **{"seed": given.seed, "backbone": name, **(model_kwargs or {})})
         with watch("training"):
             model.train(**{"enable_progress_bar": False, **(train_kwargs or {})})

@@ -220,7 +220,7 @@ def transfer_by_anchors(
         return y[_near(reference, query, 1).indices].astype(object)
     pairs = [(_near(of, reference, k)[left], _near(of, query, k)[right]) for of in (reference, query)]
     shared = np.sum([one.multiply(other).sum(axis=1) for one, other in pairs], axis=0).ravel()
-    low, high = np.quantile(shared, [0.01, 0.90])
+    low, high = np.quantile(shared, [0.01, 0.90])  # where Seurat cuts scores off
     scores = np.clip((shared - low) / max(high - low, 1e-12), 0, 1)
     search = NearestNeighbors(n_neighbors=min(k_weight, left.size)).fit(query[right])
     distance, nearest = search.kneighbors(query)

@@ -124,13 +124,13 @@ def _trained(data: Data, minibatches: int | None, cache_dir: Path | None) -> tup
     genes, watch = _genes(data), shared_watch(data, steps=("normalise", "genes"))
     settings = {"model": "scvi", "minibatches": minibatches, "batch_size": BATCH_SIZE, **ARCHITECTURE}
     path = fit_path(cache_dir, {"rna": genes.X}, batches_of(data), settings)
-    scvi.settings.seed = 0
+    scvi.settings.seed = 0  # one fit serves the splits of every seed
     with watch("setup"):
         scvi.model.SCVI.setup_anndata(genes, layer="counts", batch_key=BATCH_KEY)
         model = scvi.model.SCVI(genes, **ARCHITECTURE)
 
     def fit() -> Fit:
-        per_epoch = math.ceil(0.9 * genes.n_obs / BATCH_SIZE)
+        per_epoch = math.ceil(0.9 * genes.n_obs / BATCH_SIZE)  # scvi-tools holds a tenth of the cells out
         epochs = None if minibatches is None else math.ceil(minibatches / per_epoch)
         with watch("training"):
             model.train(max_epochs=epochs, batch_size=BATCH_SIZE, logger=False, **TRAINER)
@@ -195,10 +195,10 @@ class _Peer(Method):
     def fit(self, counts: Counts, batches: NDArray, full: Counts, minibatches: int | None) -> Fit:
         """Train, embed, and note the length of training."""
         watch = Stopwatch()
-        scvi.settings.seed = 0
+        scvi.settings.seed = 0  # one fit serves the splits of every seed
         with watch("setup"):
             model = self.set_up(counts, batches)
-        per_epoch = math.ceil(0.9 * len(batches) / BATCH_SIZE)
+        per_epoch = math.ceil(0.9 * len(batches) / BATCH_SIZE)  # scvi-tools holds a tenth of the cells out
         epochs = None if minibatches is None else math.ceil(minibatches / per_epoch)
         length: dict[str, Any] = {}
         if epochs is not None:
