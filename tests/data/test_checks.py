@@ -575,3 +575,14 @@ def test_good_arguments_come_back_as_plain_copies():
     assert _arguments.check_mapping("plan_kwargs", None) == {}
     assert type(_arguments.check_integer("n", np.int32(3))) is int
     assert type(_arguments.check_number("x", np.float32(0.5), 0, 1)) is float
+
+
+@pytest.mark.parametrize("row", [0, 7, 39])
+def test_a_cell_of_stored_zeros_does_not_hide_what_the_values_are(row):
+    logged = sp.csr_matrix(np.log1p(counts() / counts().sum(1, keepdims=True) * 1e4))
+    logged.data[logged.indptr[row] : logged.indptr[row + 1]] = 0.0
+    nnz = logged.nnz
+    given = ad.AnnData(logged)
+    with pytest.warns(UserWarning, match="no counts at all"):
+        assert check_matrix(given)[1] == "lognorm"
+    assert given.X.nnz == nnz
