@@ -62,9 +62,9 @@ def test_factory_must_be_callable():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: get_backbone(None), TypeError, "None is no name.*'more-mini'"),
-        (lambda: get_backbone(3), TypeError, "3 is no name"),
-        (lambda: get_backbone(""), TypeError, "'' is no name"),
+        (lambda: get_backbone(None), TypeError, r"None \(NoneType\) is no name.*'more-mini'"),
+        (lambda: get_backbone(3), TypeError, r"3 \(int\) is no name"),
+        (lambda: get_backbone(""), TypeError, r"'' \(str\) is no name"),
         (lambda: get_backbone("more-mini", layers=3), TypeError, "'more-mini'.*'layers'.*weights, seed"),
         (lambda: get_backbone("precomputed"), TypeError, "'precomputed'.*n_features"),
         (lambda: register_backbone(3, Depth), TypeError, "register_backbone.3.*as text"),

@@ -206,7 +206,7 @@ def test_committed_pages_are_what_the_records_say(scripts):
 def test_what_is_drawn_together_has_the_same_splits(scripts):
     rows = [("d", "S1", seed, 0, "a", "own", 0.5) for seed in (0, 1)] + [("d", "S1", 1, 0, "b", "own", 0.7)]
     table = pd.DataFrame(rows, columns=["dataset", "protocol", "seed", "rotation", "method", "metric", "value"])
-    import figures
+    import report
 
-    shared = figures.shared_splits(table, ["a", "b"], "own")
+    shared = report.shared_splits(table, ["a", "b"], "own")
     assert shared[["seed", "method", "value"]].values.tolist() == [[1, "a", 0.5], [1, "b", 0.7]]

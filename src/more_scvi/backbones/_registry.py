@@ -68,7 +68,8 @@ def get_backbone(name_or_path: str | Path, **kwargs: Any) -> Backbone:
     """
     known = ", ".join(repr(n) for n in list_backbones())
     if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path):
-        raise TypeError(f"Backbone {name_or_path!r} is no name: give a folder with weights, or one of {known}.")
+        given = f"backbone={name_or_path!r} ({type(name_or_path).__name__})"
+        raise TypeError(f"{given} is no name: give a folder with weights, or one of {known}.")
     name = str(name_or_path)
     if name not in _REGISTRY:
         folder = Path(name_or_path)

@@ -17,14 +17,7 @@ from more_scvi.backbones._base import Backbone
 from more_scvi.backbones._cache import FeatureCache, compute_features, make_panels
 from more_scvi.base._arrays import Arrays, MaskedTargets, MaskedViews, scatter, scatter_rows
 from more_scvi.base._bridge import MIN_PAIRS
-from more_scvi.base._features import (
-    Features,
-    fit_direct,
-    gene_values,
-    read_features,
-    read_masked,
-    wide_view,
-)
+from more_scvi.base._features import Features, fit_direct, gene_values, read_features, read_masked, wide_view
 from more_scvi.base._linear import LinearBase
 from more_scvi.base._shared_space import SharedSpace, fit_shared_space
 from more_scvi.base._shares import covered, path_shares

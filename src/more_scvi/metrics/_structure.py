@@ -10,12 +10,7 @@ from ._check import check_embedding, check_integer, check_matrix
 
 
 def structure(
-    z: ArrayLike,
-    reference: ArrayLike,
-    labels: ArrayLike,
-    batches: ArrayLike,
-    min_cells: int = 10,
-    max_cells: int = 200,
+    z: ArrayLike, reference: ArrayLike, labels: ArrayLike, batches: ArrayLike, min_cells: int = 10, max_cells: int = 200
 ) -> float:
     """Spearman correlation of distances within each (type, batch) in ``z`` with those in ``reference``.
 

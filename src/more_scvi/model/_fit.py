@@ -19,12 +19,7 @@ from more_scvi.train._data import TrainingSet
 
 
 def make_training_set(
-    reader: Reader,
-    data: AnnData | MuData,
-    train_cells: np.ndarray,
-    n_views: int,
-    seed: int,
-    device: str,
+    reader: Reader, data: AnnData | MuData, train_cells: np.ndarray, n_views: int, seed: int, device: str
 ) -> TrainingSet:
     """Fit the linear base if it is new, learn what labels teach before training, and return what training reads.
 

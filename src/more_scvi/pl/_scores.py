@@ -98,12 +98,7 @@ def scores(
 
 
 def tradeoff(
-    table: pd.DataFrame,
-    x: str = "CiLISI",
-    y: str = "structure",
-    *,
-    protocol: str | None = None,
-    ax: Axes | None = None,
+    table: pd.DataFrame, x: str = "CiLISI", y: str = "structure", *, protocol: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """Draw one metric against another, a labelled point per method: what a method pays for what it gains.
 
