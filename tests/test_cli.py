@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from more_scvi.cli import app
 from more_scvi.cli._shared import check_written, plainly, read, show, write
-from more_scvi.data import load_demo, simulate_multiomics
+from more_scvi.data import load_demo, simulate_batches, simulate_multiomics
 from more_scvi.model import MoRE
 
 
@@ -47,6 +47,16 @@ def test_integrate_writes_embedding_and_annotation(cells, tmp_path):
     assert set(adata.obs) == {*before.obs, "more_prediction", "more_confidence"}
     assert model.is_dir()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "out.h5ad"]
+
+
+def test_genes_that_no_backbone_knows_are_told_the_way_on(tmp_path):
+    path, arguments = tmp_path / "cells.h5ad", ["--batch", "batch", "--max-epochs", 1]
+    simulate_batches(120, 60, 3, 2).write_h5ad(path)
+    result = run("integrate", path, "-o", tmp_path / "out.h5ad", *arguments)
+    assert result.exit_code == 2 and "--backbone none" in " ".join(result.output.split())
+    result = run("integrate", path, "-o", tmp_path / "out.h5ad", "--backbone", "none", *arguments)
+    assert result.exit_code == 0, result.output
+    assert anndata.read_h5ad(tmp_path / "out.h5ad").obsm["X_more"].shape[0] == 120
 
 
 def test_integrate_changes_nothing_but_what_it_adds(cells, tmp_path):

@@ -125,6 +125,13 @@ def test_the_best_of_a_column_is_never_a_control(report):
     assert {name for name, _ in best} == {"more", "pca"}
 
 
+def test_methods_that_score_alike_are_both_the_best():
+    given = made_up()
+    alike = tidy({**SCORES, "lr_hvg": (0.858, None, None, None, None)})
+    protocol = summarise(replace(given, table=alike))["protocols"]["S1"]
+    assert sorted(protocol["best"]["own"]) == ["lr_hvg", "more"]
+
+
 def test_twin_holds_scores_types_confusions_and_split(report, inputs):
     twin = report[1]
     assert twin["data"] == {

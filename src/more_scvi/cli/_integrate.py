@@ -28,7 +28,7 @@ def integrate(
     unlabeled: Annotated[str, typer.Option(help="The value in --labels of cells without a label.")] = "Unknown",
     layer: Annotated[str | None, typer.Option(help="Layer to read instead of X; raw: adata.raw.")] = None,
     gene_key: Annotated[str | None, typer.Option(help="Column of var with gene symbols or Ensembl ids.")] = None,
-    backbone: Annotated[str, typer.Option(help="Name of a backbone, or a folder with its weights.")] = "more-mini",
+    backbone: Annotated[str, typer.Option(help="Name, folder with weights, or none.")] = "more-mini",
     max_epochs: Annotated[int | None, typer.Option(min=1, help="Default: chosen from the number of cells.")] = None,
     model: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Save the trained model here.")] = None,
     seed: Seed = 0,
@@ -85,4 +85,4 @@ def _build(adata: AnnData, setup: dict[str, Any], backbone: str, seed: int) -> M
     quiet()
     scvi.settings.seed = seed
     MoRE.setup_anndata(adata, **setup)
-    return MoRE(adata, backbone=backbone)
+    return MoRE(adata, backbone=None if backbone == "none" else backbone)

@@ -229,7 +229,8 @@ def check_vocabulary(
         raise ValueError(
             f"{n_matched} of {len(names)} genes are known to the backbone {backbone!r}: yours are"
             f" {listing(names, 3)}, it knows {listing(known, 3)}.{naming_hint(names, known)} Give gene symbols or"
-            " Ensembl ids of a species it knows, in adata.var_names or in a column of adata.var named by gene_key=."
+            " Ensembl ids of a species it knows, in adata.var_names or in a column of adata.var named by gene_key="
+            " (--gene-key), or do without a backbone: backbone=None (--backbone none)."
         )
 
 

@@ -92,15 +92,15 @@ def _protocol(table: pd.DataFrame, protocol: str) -> dict[str, Any]:
     return {"words": protocol_words(protocol), "metrics": metrics, "methods": methods, "best": _best(methods, metrics)}
 
 
-def _best(methods: list[dict[str, Any]], metrics: list[str]) -> dict[str, str]:
-    """Per metric the best method, controls left out."""
+def _best(methods: list[dict[str, Any]], metrics: list[str]) -> dict[str, list[str]]:
+    """Per metric the best methods, as far as the two digits shown tell; controls left out."""
     best = {}
     for metric in metrics:
         sign = -1 if metric in LOWER_IS_BETTER else 1
         named = [m for m in methods if not m["control"] and metric in m["scores"]]
         means = {m["method"]: sign * m["scores"][metric]["mean"] for m in named}
         if len(means) > 1:
-            best[metric] = max(means, key=lambda method: means[method])
+            best[metric] = [method for method, mean in means.items() if round(mean, 2) == round(max(means.values()), 2)]
     return best
 
 
