@@ -253,13 +253,6 @@ def test_other_content_of_pickles_is_refused(tmp_path, content):
         read_dictionary(path)
 
 
-def test_old_torch_reads_no_pickles(originals, monkeypatch):
-    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
-    with pytest.raises(ImportError, match="Upgrade torch to 2.6"):
-        get_backbone(originals / "v1")
-    get_backbone(originals / "v2")
-
-
 def test_dictionaries_must_be_a_folder(originals):
     with pytest.raises(ValueError, match="dictionaries='nowhere' is not a folder"):
         get_backbone(originals / "v2", dictionaries="nowhere")

@@ -25,8 +25,6 @@ from more_scvi._files import MOST_TEXT, read_bytes, read_json
 from more_scvi._saved import check_tensors
 
 logger = logging.getLogger("more_scvi")
-# before this version a crafted file could run code in spite of weights_only=True (CVE-2025-32434)
-_SAFE_TORCH = (2, 6)
 # what reading a damaged pickle may raise, and a damaged file of torch.save
 _DAMAGED_PICKLE = (
     RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError, OverflowError,
@@ -115,11 +113,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def read_torch(path: Path) -> Any:
     """Tensors and plain values of a file written by ``torch.save``, on the CPU."""
     check_file(path)
-    if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
-        raise ImportError(
-            f"{path} was written by torch.save, which torch {torch.__version__} cannot read without the risk of running"
-            f" code from it. Upgrade torch to 2.6 or newer, or give a .safetensors file."
-        )
     try:
         check_torch_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
