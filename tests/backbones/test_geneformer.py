@@ -191,8 +191,8 @@ class TestFolders:
 
     def test_fine_tuned_classifiers_and_bare_encoders(self, folders, tmp_path):
         folder = shutil.copytree(folders["v2"][0], tmp_path / "m")
-        state = load_file(folder / "model.safetensors")
-        body = {name: t for name, t in state.items() if name.startswith("bert.")}
+        state = load_file(folder / "model.safetensors")  # may map the file, which is written anew below
+        body = {name: t.clone() for name, t in state.items() if name.startswith("bert.")}
         extra = {"bert.pooler.dense.weight": torch.randn(D, D), "bert.pooler.dense.bias": torch.randn(D)}
         expected = encode(get_backbone(folders["v2"][0]))
         save_file({**body, **extra, "classifier.weight": torch.randn(3, D)}, folder / "model.safetensors")
