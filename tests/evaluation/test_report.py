@@ -191,6 +191,7 @@ def test_nothing_to_report_is_an_error(scripts):
 
 @pytest.mark.skipif(int(pd.__version__[0]) > 2, reason="pages are written with pandas 2")
 def test_committed_pages_are_what_the_records_say(scripts):
+    pytest.importorskip("scipy", "1.15", reason="older ones give p-values of few rows with ties otherwise")
     written = scripts["report"].pages(
         scripts["gathered"].Results(scripts["records"].load(ROOT / "benchmarks" / "results"))
     )
