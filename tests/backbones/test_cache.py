@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
@@ -80,9 +81,12 @@ def test_chunk_size_changes_nothing(tiny, counts, genes, panels, reference, chun
 
 @pytest.mark.parametrize(
     "convert",
-    [csr_array, csc_array, lambda x: x.toarray(), lambda x: x.toarray().astype(np.int32), lambda x: x.astype(float)],
-    ids=["csr_array", "csc_array", "dense", "integer", "double"],
-)
+    [
+        csr_array, csc_array, lambda x: x.toarray(), lambda x: x.toarray().astype(np.int32), lambda x: x.astype(float),
+        lambda x: torch.tensor(x.toarray()), lambda x: pd.DataFrame(x.toarray()),
+    ],
+    ids=["csr_array", "csc_array", "dense", "integer", "double", "tensor", "frame"],
+)  # fmt: skip
 def test_kind_of_matrix_changes_nothing(tiny, counts, genes, panels, reference, convert):
     cache = features(tiny, convert(counts), genes, panels=panels, chunk_size=7)
     np.testing.assert_array_equal(cache.full, reference.full)

@@ -1,9 +1,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csc_array, csr_matrix
 
-from more_scvi.evaluation import evaluate, get_method, make_splits, make_tasks, run_task
+from more_scvi.data import simulate_multiomics
+from more_scvi.evaluation import Result, evaluate, get_method, make_splits, make_tasks, run_task
 from more_scvi.evaluation._evaluate import score_task
+from more_scvi.evaluation._splits import order_of
 
 
 def test_scores_equal_those_of_a_run(prepared):
@@ -65,6 +68,27 @@ def test_a_rare_type_is_scored_by_itself(cells):
     assert table.loc["right", "target_own"] == 1
     assert table.loc["blind", "target_own"] == 0
     assert table.loc["right", "n_target"] == (split.hidden & (labels == split.held_out)).sum()
+
+
+@pytest.mark.parametrize("protocol", ["S1", "S2b", "S5-4"])
+@pytest.mark.parametrize("convert", [csr_matrix, csc_array, pd.DataFrame, np.ndarray.tolist, np.asfortranarray])
+def test_kind_of_matrix_changes_nothing(cells, convert, protocol):
+    z, labels, batches = cells
+    split = make_splits(labels, batches, protocol)[0]
+    part = z[order_of(split)]
+    expected = evaluate({"mine": part}, split, labels, batches, z)
+    pd.testing.assert_frame_equal(evaluate({"mine": convert(part)}, split, labels, batches, convert(z)), expected)
+
+
+def test_one_cell_without_the_hidden_modality_has_no_match_to_score():
+    mdata = simulate_multiomics(61, 2, 2, modalities=("rna", "protein"), n_genes=30, n_proteins=3)
+    for data in (mdata, *mdata.mod.values()):
+        data.obs["batch"] = ["many"] * 60 + ["one"]
+    tasks = {task.split.held_out: task for task in make_tasks(mdata, "S6-protein")}
+    z = np.random.default_rng(0).normal(size=(61, 3))
+    halves = Result(None, unimodal={"rna": z, "protein": z})
+    assert score_task(tasks["many"], halves)[0]["FOSCTTM"] == 0
+    assert "FOSCTTM" not in score_task(tasks["one"], halves)[0]
 
 
 def test_refusals_name_the_array_and_the_rows_it_needs(cells):

@@ -114,6 +114,11 @@ def test_confusion_counts_every_cell_once():
     assert (np.diag(table)[[0, 2]] / table.sum(axis=1)[["B", "T"]]).tolist() == pytest.approx([2 / 4, 2 / 3])
 
 
+@pytest.mark.filterwarnings("error")
+def test_confusion_of_a_single_type_says_nothing():
+    assert confusion(["T", "T"], ["T", "T"]).to_dict() == {"T": {"T": 2}}
+
+
 def test_average_precision_by_hand_and_by_chance():
     # positives stand at ranks 1 and 3 of 4: precision 1/1 and 2/3
     assert average_precision([True, False, True, False], [0.9, 0.8, 0.7, 0.1]) == pytest.approx((1 + 2 / 3) / 2)

@@ -6,7 +6,9 @@ import traceback
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from more_scvi.data import GeneMatch
 from more_scvi.pretraining import (
@@ -172,4 +174,11 @@ def test_missing_labels_are_hidden_ones(good, pool):
     hidden, labels[:60] = labels.copy(), None
     hidden[:60] = "Unknown"
     first, second = (finetune(**{**arguments, "labels": given}) for given in (labels, hidden))
+    assert first.backbone.fingerprint() == second.backbone.fingerprint()
+
+
+@pytest.mark.parametrize("convert", [pd.DataFrame, torch.tensor])
+def test_counts_may_be_a_frame_or_a_tensor(good, pool, convert):
+    arguments = good["finetune"][1]
+    first, second = (finetune(**{**arguments, "x": x}) for x in (pool.counts, convert(pool.counts.toarray())))
     assert first.backbone.fingerprint() == second.backbone.fingerprint()

@@ -220,8 +220,8 @@ def _check(backbone: Any, x: Any, normalised: Any, chunk_size: Any) -> Any:
     if shape is None or len(shape) != 2 or hasattr(x, "obs_names"):  # an AnnData has a shape, too
         raise TypeError(f"x is a {type(x).__name__} of shape {shape}; give a (cells, genes) matrix, such as adata.X.")
     x = x.tocsr() if issparse(x) and x.format != "csr" else x
-    kind = x.dtype if hasattr(x, "dtype") else _rows(x, 0, 1).dtype
-    if np.dtype(kind).kind not in "biuf":
+    kind = _rows(x, 0, 1).dtype  # what slices rows need not have a dtype of NumPy
+    if kind.kind not in "biuf":
         raise TypeError(f"x is a {type(x).__name__} of {kind} values; give a matrix of numbers, such as adata.X.")
     return x
 
@@ -281,7 +281,7 @@ def _rows(x: Any, start: int, stop: int) -> Any:
 
 def _fingerprint(backbone: Backbone, x: Any, genes: Sequence[str] | None, panels: np.ndarray, options: list) -> str:
     """SHA-256 of all that the features follow from; the same for sparse and dense and for any number type."""
-    digest = hashlib.sha256(f"{backbone.fingerprint()}{x.shape}{options}".encode())
+    digest = hashlib.sha256(f"{backbone.fingerprint()}{tuple(x.shape)}{options}".encode())
     digest.update("\n".join(map(str, [] if genes is None else genes)).encode())
     digest.update(np.packbits(panels).tobytes())
     for start in range(0, x.shape[0], _HASH_ROWS):

@@ -108,6 +108,7 @@ def evaluate(
     y, b, hidden = y[order], b[order], split.hidden[order] | ~known
     if hidden.all():
         raise ValueError(f"Split {split.name} leaves no visible label. Are labels the true ones, before split.hide?")
+    points: dict[str, Any] = {}
     predictions = {} if predictions is None else predictions
     probabilities = {} if probabilities is None else probabilities
     for kind, given in (("embeddings", embeddings), ("predictions", predictions), ("probabilities", probabilities)):
@@ -116,7 +117,7 @@ def evaluate(
         for name, value in given.items():
             _check_rows(f"{kind}[{name!r}]", value, order.size, split)
             if kind == "embeddings":
-                check_matrix(value, f"embeddings[{name!r}]")
+                points[name] = check_matrix(value, f"embeddings[{name!r}]")
             elif kind == "probabilities" and not isinstance(value, pd.DataFrame):
                 found = type(value).__name__
                 raise TypeError(f"probabilities[{name!r}] is a {found}; give a DataFrame whose columns are the types.")
@@ -127,21 +128,21 @@ def evaluate(
     names = list(dict.fromkeys([*embeddings, *predictions, *probabilities]))
     if not names:
         raise ValueError("Nothing to evaluate: give embeddings, predictions or probabilities by name.")
-    view = None if reference is None else np.asarray(reference)
+    view: Any = reference
     if view is not None:
-        view = view[order] if view.shape[:1] == split.hidden.shape else view
-        _check_rows("reference", view, order.size, split)
-        check_matrix(view, "reference")
+        whole = np.shape(view)[:1] == split.hidden.shape
+        _check_rows("reference", view, split.hidden.size if whole else order.size, split)
+        view = check_matrix(view, "reference")[order if whole else slice(None)]
     obs = pd.DataFrame({BATCH_KEY: b, LABELS_KEY: np.where(known, y, UNLABELED)}, index=np.arange(y.size).astype(str))
     data = AnnData(obs=obs, obsm={} if view is None else {"view": view})
     task = Task(split, data, hidden, hidden & known, b, known)
     rows = {}
     for name in names:
-        z, probability = embeddings.get(name), probabilities.get(name)
+        z, probability = points.get(name), probabilities.get(name)
         prediction = np.asarray(predictions[name]) if name in predictions else None
         if prediction is None and probability is not None:
             prediction = probability.idxmax(axis=1).to_numpy()
-        result = Result(None if z is None else np.asarray(z), prediction, probability)
+        result = Result(z, prediction, probability)
         rows[name] = score_task(task, result, with_scib)[0]
     table = pd.DataFrame.from_dict(rows, orient="index").astype(float)
     first = [name for name in METRICS if name in table]
@@ -313,7 +314,7 @@ def _hidden_modalities(task: Task, result: Result) -> dict[str, Any]:
             observed = np.log1p(dense(adata[task.data.obs_names[lost]].X))
             out |= imputation(result.imputed[name][lost], observed) | {"n_imputed": int(lost.sum())}
     halves = list(result.unimodal.values())
-    if len(halves) == 2 and unpaired.any():
+    if len(halves) == 2 and unpaired.sum() > 1:
         out["FOSCTTM"] = foscttm(halves[0][unpaired], halves[1][unpaired])
         out["recall@10"] = recall_at(halves[0][unpaired], halves[1][unpaired])
         out["n_matched"] = int(unpaired.sum())

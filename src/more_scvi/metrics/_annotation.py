@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -85,8 +85,8 @@ def confusion(true: ArrayLike, predicted: ArrayLike) -> pd.DataFrame:
     """Counts of cells, true types × predicted types; every type of either is a row and a column (sorted)."""
     y, p = check_labels(true, predicted, ("true", "predicted"))
     types = np.unique(np.concatenate([y, p]))
-    counts = confusion_matrix(y, p, labels=types) if types.size else np.zeros((0, 0), dtype=int)
-    return pd.DataFrame(counts, index=pd.Index(types, name="true"), columns=pd.Index(types, name="predicted"))
+    counts = pd.crosstab(y, p, rownames=["true"], colnames=["predicted"])
+    return counts.reindex(index=types, columns=types, fill_value=0)
 
 
 def average_precision(positive: ArrayLike, score: ArrayLike) -> float:

@@ -129,7 +129,7 @@ def finetune(
     check_integer("seed", seed, 0)
     if not 0 < check_number("learning_rate", learning_rate) < 1:
         raise ValueError(f"learning_rate={learning_rate} is out of range; expected a number above 0 and below 1.")
-    if len(getattr(x, "shape", ())) != 2 or x.dtype.kind not in "biuf":
+    if len(getattr(x, "shape", ())) != 2 or (x if issparse(x) else np.asarray(x[:1])).dtype.kind not in "biuf":
         raise TypeError(f"x is a {type(x).__name__} of shape {getattr(x, 'shape', None)}; give a matrix of counts.")
     known = match.vocab_index >= 0
     rows, types, code = _visible(labels, unlabeled_category, x.shape[0])
