@@ -79,3 +79,21 @@ def test_an_unlabelled_batch_of_one_type_is_answered_as_part_of_all(gastrula):
     alone = right(query[query.obs["cell_type"] == kind].copy())
     assert among.mean() > 0.9
     assert abs(alone.mean() - among[alone.index].mean()) <= 0.03
+
+
+def test_what_experts_read_of_proteins_does_not_depend_on_what_a_batch_holds():
+    """A batch without labels lies where the others do, one with labels where its types say."""
+    whole = more.data.simulate_multiomics(600, 4, 3, modalities=("rna", "protein"), n_genes=200, n_proteins=15, seed=0)
+    types, batch = whole.obs["cell_type"].astype(str), whole.obs["batch"].astype(str)
+    names = sorted(batch.unique())
+    whole.obs["label"] = types.where(batch != names[-1], "Unknown")
+    offsets = []
+    for data in (whole, whole[(types == types.iloc[0]) | (batch == names[0])].copy()):  # all types, or one
+        more.MoRE.setup_mudata(data, {"rna": "rna", "protein": "protein"}, batch_key="batch", labels_key="label")
+        model = more.MoRE(data, backbone=None, seed=0)
+        model.train(max_epochs=1, **SETTINGS)
+        offsets.append(model.module.base("protein").wide_offset.numpy())
+    for found in offsets:
+        assert not found[2].any() and np.linalg.norm(found[0] - found[1]) > 0.1
+    # the two may turn the axes otherwise; how far batches lie apart stays
+    np.testing.assert_allclose(*(np.linalg.norm(found[0] - found[1]) for found in offsets), rtol=0.35)

@@ -16,7 +16,7 @@ from torch import nn
 from more_scvi.base._bridge import N_CANONICAL, Link, linked_coordinates
 from more_scvi.base._layout import Layout
 from more_scvi.base._offsets import TYPE_PRIOR, cluster_offsets, typed_offsets
-from more_scvi.base._path import PathBase, batch_means
+from more_scvi.base._path import PathBase
 from more_scvi.data._batches import batch_offsets
 from more_scvi.modalities._modality import get_modality
 
@@ -148,12 +148,12 @@ class ModalityBase(nn.Module):
         """Linear map from a change of the last block of the frozen features to its part of the base, (width, axes)."""
         return self.shares[self.path_names.index("frozen")].sqrt() * self._path("frozen").last_map()
 
-    def fit_wide(self, wide: np.ndarray, batch: np.ndarray) -> None:
-        """Fit the batch means that :meth:`centre_wide` subtracts from the direct path's wide input."""
-        self.wide_offset.copy_(torch.from_numpy(batch_means(wide, batch, self.n_batch)))
+    def fit_wide(self, wide: np.ndarray, batch: np.ndarray, types: np.ndarray) -> None:
+        """Fit the offsets that :meth:`centre_wide` subtracts, within types: codes, (cells,), -1 = unknown."""
+        self.wide_offset.copy_(torch.from_numpy(typed_offsets(wide, batch, types, self.n_batch, TYPE_PRIOR)))
 
     def centre_wide(self, wide: np.ndarray, batch: np.ndarray) -> np.ndarray:
-        """Wide input freed of its batch means if the modality asks for it, (cells, n_wide)."""
+        """Wide input freed of its offsets if the modality asks for it, (cells, n_wide)."""
         if not self.centres_wide:
             return wide
         return wide - batch_offsets(batch, self.wide_offset.cpu().numpy())

@@ -124,7 +124,6 @@ def fit_base(
             coverage = max(covered(block, paths["direct"], batch, seed) for block in blocks)
         shares = path_shares(base.path_names, len(batch), frozen.overlaps[modality], coverage)
         base.fit(paths, batch, covariates, shares)
-        base.fit_wide(features.wide, batch)
         out[modality] = features
     return out
 

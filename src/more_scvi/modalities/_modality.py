@@ -77,7 +77,7 @@ class Modality(ABC):
     genes_words
         What else it may be than a column or a matrix, for messages.
     centres_wide
-        Whether the wide input is freed of its batch means.
+        Whether the wide input is freed of offsets of batches, compared within types.
     imputes_directly
         Whether imputation predicts each feature by itself, for modalities of few features, and not by components.
     imputes_sparse

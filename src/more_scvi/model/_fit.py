@@ -50,6 +50,11 @@ def make_training_set(
         features = reader.features(cells, caches)
     for name in module.modalities:
         module.base(name).composition.zero_()  # labels may be others than last time
+    labels = reader.schema.label_codes(data)
+    visible = np.full(len(cells), -1)
+    visible[train_cells] = labels[train_cells]
+    for name, part in cells.measured.items():
+        module.base(name).fit_wide(features[name].wide, cells.batch[part.cells], visible[part.cells])
     arrays = prepare(cells, module.linear, features)
     masked = None
     if panels is not None:
@@ -60,7 +65,6 @@ def make_training_set(
                 module.decoders[name].fit_average(target.target[rows], target.totals[rows])  # type: ignore[operator]
     lessons = None
     if module.annotator is not None and module.classifier is not None:
-        labels = reader.schema.label_codes(data)
         lessons = module.annotator.teach(arrays, labels, train_cells, seed)
         taught = lessons.labels[train_cells]
         seen = np.bincount(taught[taught >= 0], minlength=module.n_labels) > 0
