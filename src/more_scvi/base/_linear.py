@@ -150,7 +150,8 @@ class ModalityBase(nn.Module):
 
     def fit_wide(self, wide: np.ndarray, batch: np.ndarray, types: np.ndarray) -> None:
         """Fit the offsets that :meth:`centre_wide` subtracts, within types: codes, (cells,), -1 = unknown."""
-        self.wide_offset.copy_(torch.from_numpy(typed_offsets(wide, batch, types, self.n_batch, TYPE_PRIOR)))
+        if self.centres_wide:  # nothing reads the others
+            self.wide_offset.copy_(torch.from_numpy(typed_offsets(wide, batch, types, self.n_batch, TYPE_PRIOR)))
 
     def centre_wide(self, wide: np.ndarray, batch: np.ndarray) -> np.ndarray:
         """Wide input freed of its offsets if the modality asks for it, (cells, n_wide)."""

@@ -1,5 +1,7 @@
 """All checks: of the embedding, of labels, of the training curves, of modalities, of the data."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -235,8 +237,7 @@ def modality_ignored(evidence: Evidence) -> Check:
         return rule.not_checked(ONE)
     if not evidence.effects:
         return rule.not_checked("No batch has cells with two modalities.")
-    least = min(evidence.effects, key=evidence.effects.__getitem__)
-    listed = ", ".join(f"{role} {value:.3f}" for role, value in evidence.effects.items())
+    least, listed = _least(evidence.effects, ".3f")
     return rule.judge(
         evidence.effects[least],
         f"Share of the embedding that hangs on each modality: {listed}.",
@@ -265,8 +266,7 @@ def modality_uninformative(evidence: Evidence) -> Check:
             explained[role] = _explained(x, evidence.views[role][rows], evidence.domains[rows])
     if not explained:
         return rule.not_checked(f"Fewer than {MIN_PAIRED} cells have two modalities.")
-    least = min(explained, key=explained.__getitem__)
-    listed = ", ".join(f"{role} {value:.2f}" for role, value in explained.items())
+    least, listed = _least(explained, ".2f")
     strangers = " and ".join(repr(role) for role, value in explained.items() if value < MIN_EXPLAINED)
     return rule.judge(
         explained[least],
@@ -274,6 +274,11 @@ def modality_uninformative(evidence: Evidence) -> Check:
         f"Check that rows of {strangers} are named after the cells they belong to, and their layers and depth; leave a"
         " modality of noise out of setup_mudata(modalities=...).",
     )
+
+
+def _least(values: Mapping[str, float], digits: str) -> tuple[str, str]:
+    """The modality with the least value, and a list of all for the message."""
+    return min(values, key=values.__getitem__), ", ".join(f"{name} {value:{digits}}" for name, value in values.items())
 
 
 def _explained(x: NDArray, y: NDArray, groups: NDArray) -> float:
@@ -306,8 +311,7 @@ def low_vocabulary_overlap(evidence: Evidence) -> Check:
     rule = Rule("low_vocabulary_overlap", MIN_OVERLAP, "above")
     if not evidence.overlaps:
         return rule.not_checked("The model has no backbone that reads genes.")
-    least = min(evidence.overlaps, key=evidence.overlaps.__getitem__)
-    listed = ", ".join(f"{role} {value:.0%}" for role, value in evidence.overlaps.items())
+    least, listed = _least(evidence.overlaps, ".0%")
     return rule.judge(
         evidence.overlaps[least],
         f"Genes known to the backbone: {listed}.",

@@ -100,7 +100,8 @@ def _best(methods: list[dict[str, Any]], metrics: list[str]) -> dict[str, list[s
         named = [m for m in methods if not m["control"] and metric in m["scores"]]
         means = {m["method"]: sign * m["scores"][metric]["mean"] for m in named}
         if len(means) > 1:
-            best[metric] = [method for method, mean in means.items() if round(mean, 2) == round(max(means.values()), 2)]
+            highest = round(max(means.values()), 2)
+            best[metric] = [method for method, mean in means.items() if round(mean, 2) == highest]
     return best
 
 
