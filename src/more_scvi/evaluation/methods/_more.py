@@ -51,7 +51,7 @@ class MoRE(Method):
 
     name = "more"
     seeded = True
-    maps_queries = True
+    maps_queries = any_genes = True
 
     def run(
         self,
@@ -71,6 +71,7 @@ class MoRE(Method):
         """
         used = tuple(names or modalities(given.data))
         keys: dict[str, Any] = {"batch_key": BATCH_KEY, **(setup_kwargs or {})}
+        labelled = labelled and bool((given.data.obs[LABELS_KEY] != UNLABELED).any())
         if labelled:
             keys |= {"labels_key": LABELS_KEY, "unlabeled_category": UNLABELED}
         watch = Stopwatch()
