@@ -16,7 +16,7 @@ METRICS = {
     "own": ("F1 own", "macro-F1 of the hidden labels by the method's own classifier; rare types count as common ones"),
     "LR": ("F1 probe", "the same by a logistic regression on the embedding, fitted on the visible labels"),
     "kNN": ("F1 15-NN", "the same by the 15 nearest cells with a visible label"),
-    "transfer": ("transfer", "macro-F1 of the type that the 15 nearest cells of other batches have"),
+    "transfer": ("transfer", "macro-F1 by the 15 nearest cells of other batches, mean over batches"),
     "CiLISI": ("CiLISI", "are batches mixed within each type? 1 is as mixed as by chance, 0 is apart"),
     "structure": ("structure", "are distances within a type and batch those of the data? 1 is unchanged, 0 is lost"),
     "novelty_own": ("novelty own", "AUROC: is the classifier unsure of the type without labels? 0.5 is chance"),
