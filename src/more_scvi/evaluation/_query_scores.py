@@ -29,7 +29,8 @@ def query_scores(
     composition ``how``, for ``S8-all`` under every one: the same cells, with and without the others. ``ECE``: expected
     calibration error of the own probabilities. ``genes``: share of the genes that the query has. ``drift``: largest
     change of the embedding of the reference's cells, over its spread; ``old_before`` and ``old``: macro-F1 of the
-    reference's hidden labels before anything was added, and at the end; ``new_type``: F1 of the type that was added.
+    reference's hidden labels before anything was added, and at the end; ``added``: of those of the added batches;
+    ``new_type``: F1 of the type that was added; ``grow_seconds``: CPU seconds of the additions.
     """
     kind, _, rest = task.split.protocol.partition("-")
     y, said = task.labels, predictions.get("own", predictions.get("kNN"))
@@ -39,12 +40,13 @@ def query_scores(
         for how in COMPOSITIONS if rest == "all" else [rest]:
             cells = composed(y, query, task.cells, how) if rest == "all" else on
             scores[f"right_{how}"] = float(np.mean(said[cells] == y[cells])) if cells.any() else None
+    if kind == "S9" and "own" in probabilities:
+        scores["ECE"] = calibration_error(probabilities["own"][on], y[on])
     if kind == "S9" and task.query is not None:
         scores["genes"] = task.query.n_vars / task.data.n_vars
-        if "own" in probabilities:
-            scores["ECE"] = calibration_error(probabilities["own"][on], y[on])
-    if kind == "S10":
-        n, name = task.data.n_obs, task.split.held_out
+    if kind == "S10" and task.split.absent is not None:
+        n, name = y.size - int(task.split.absent.sum()), task.split.held_out
+        scores["grow_seconds"] = result.seconds.get("growing")
         old = on & (np.arange(y.size) < n)
         if said is not None:
             scores |= {"old": macro_f1(y[old], said[old]), "added": macro_f1(y[on & ~old], said[on & ~old])}
