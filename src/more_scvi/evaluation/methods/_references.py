@@ -11,7 +11,6 @@ by round; as its classifier knows no new types, labels are then those of 15 neig
 
 import logging
 import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from more_scvi.evaluation._data import BATCH_KEY, LABELS_KEY, UNLABELED, Data, batches_of
 
 from ._method import Given, Method, Result, register_method
+from ._rounds import in_order, rounds_of
 from ._scvi import BATCH_SIZE, MINIBATCHES, SURGERY, TRAINER, _genes, _parameters, _trained
 from ._shared import labels_of, probabilities, rna, shared_watch, with_query
 
@@ -154,22 +154,3 @@ class ScArches(Method):
         mapped = scvi.model.SCANVI.load_query_data(query, model, accelerator="cpu")
         mapped.train(**SURGERY)
         return mapped
-
-
-def rounds_of(given: Given) -> Iterator[AnnData]:
-    """The query's batches in the order in which they come; the query itself where there are no rounds."""
-    assert given.query is not None
-    for rows in _rows(given):
-        yield AnnData(given.query.X[rows], given.query.obs.iloc[rows].copy(), given.query.var[[]].copy())
-
-
-def in_order(given: Given, parts: list) -> NDArray:
-    """What was found for the reference and for every round, with the query's cells in their order."""
-    first, *rest = (np.asarray(part) for part in parts)
-    return np.concatenate([first, np.concatenate(rest)[np.argsort(np.concatenate(_rows(given)))]])
-
-
-def _rows(given: Given) -> list[NDArray[np.intp]]:
-    assert given.query is not None
-    batches = batches_of(given.query)
-    return [np.flatnonzero(batches == name) for name in given.rounds] or [np.arange(batches.size)]
