@@ -23,8 +23,7 @@ from more_scvi.metrics import balanced_accuracy, probe_probabilities, purity
 
 SETS = ["human_gastrula", "mouse_lung_immune", "mouse_oligo_regions"]
 METHODS = ["more", "pca_raw", "pca", "harmony"]
-Case = tuple[str, str, AnnData, dict[str, Callable[[np.ndarray], float]]]
-"""Guard, what is asked, the data, and figures of an embedding; without them those of the protocol."""
+Case = tuple[str, str, AnnData, dict[str, Callable[[np.ndarray], float]]]  # none: the figures of the protocol
 
 
 def cases(data: AnnData, types: int) -> Iterator[Case]:

@@ -25,11 +25,11 @@ from more_scvi.metrics._annotation import (
     scorable,
 )
 from more_scvi.metrics._check import check_matrix
-from more_scvi.metrics._integration import graph_scores, transfer
+from more_scvi.metrics._integration import graph_scores, neighbours, transfer
 from more_scvi.metrics._matching import foscttm, imputation, recall_at
 from more_scvi.metrics._mixing import cilisi
 from more_scvi.metrics._novelty import knn_novelty, neighbour_novelty, novelty_auroc, purity
-from more_scvi.metrics._scib import scib
+from more_scvi.metrics._scib import connectivity, scib
 from more_scvi.metrics._structure import effective_dimension, structure
 
 from ._data import BATCH_KEY, LABELS_KEY, UNLABELED, dense, modalities, present
@@ -41,7 +41,7 @@ from ._tasks import Task
 from .methods._method import Given, Method, Result, get_method
 
 Scores = dict[str, float | None]
-METRICS = ("own", "LR", "kNN", "transfer", "CiLISI", "structure", "dimension")
+METRICS = ("own", "LR", "kNN", "transfer", "CiLISI", "connectivity", "structure", "dimension")
 """Figures of every embedding with labels, in the order of columns (``transfer``: without any label)."""
 
 
@@ -277,6 +277,7 @@ def _embedding(task: Task, z: NDArray, with_scib: bool) -> Scores:
     of_view = {name: structure(z[of], view, y[of], b[of]) for name, (view, of) in views.items()}
     scores: Scores = {
         "CiLISI": cilisi(z, y, task.groups[keep]),
+        "connectivity": connectivity(neighbours(z)[0], y) if len(z) > 2 else None,
         "dimension": effective_dimension(z, y, b),
         "structure": float(np.mean(list(of_view.values()))) if of_view else None,
     }

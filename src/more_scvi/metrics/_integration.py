@@ -83,17 +83,22 @@ def graph_scores(z: ArrayLike, labels: ArrayLike, n_neighbors: int = 15, seed: i
     >>> round(graph_scores(z, types)["NMI"], 2)
     1.0
     """
-    points = break_ties(check_matrix(z, "z"))
-    y = check_names(labels, "labels", len(points))
-    n = min(check_integer("n_neighbors", n_neighbors), len(points))
+    y = check_names(labels, "labels", np.shape(z)[0])
     check_integer("seed", seed, 0)
+    indices, distances = neighbours(z, n_neighbors)
+    nmi, ari = nmi_ari(leiden(_weights(indices, distances), seed), y)
+    return {"NMI": nmi, "ARI": ari, "connectivity": connectivity(indices, y)}
+
+
+def neighbours(z: ArrayLike, n_neighbors: int = 15) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Indices and distances of each cell's neighbours, itself the first of them."""
+    points = break_ties(check_matrix(z, "z"))
+    n = min(check_integer("n_neighbors", n_neighbors), len(points))
     if n < 3:
         raise ValueError(f"n_neighbors={n_neighbors} of {len(points)} cells leaves {n}; a graph needs 3 or more.")
     distances, indices = NearestNeighbors(n_neighbors=n - 1).fit(points).kneighbors()
     own = np.arange(len(points))[:, None]
-    indices, distances = np.hstack([own, indices]), np.hstack([np.zeros(own.shape), distances])
-    nmi, ari = nmi_ari(leiden(_weights(indices, distances), seed), y)
-    return {"NMI": nmi, "ARI": ari, "connectivity": connectivity(indices, y)}
+    return np.hstack([own, indices]), np.hstack([np.zeros(own.shape), distances])
 
 
 def _weights(indices: NDArray[np.int64], distances: NDArray[np.float64]) -> sparse.spmatrix:
