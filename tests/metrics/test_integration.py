@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from more_scvi.metrics import graph_scores, transfer
-from more_scvi.metrics._scib import connectivity
+from more_scvi.metrics._integration import connectivity
 
 LABELS, BATCHES = np.repeat(list("abcd"), 75), np.tile(["x", "y", "z"], 100)
 ONEHOT = np.eye(4)[np.unique(LABELS, return_inverse=True)[1]]

@@ -20,7 +20,7 @@ from scib_metrics.nearest_neighbors import NeighborsResults  # noqa: E402
 from more_scvi.metrics import benchmarker, sc_graph, scib  # noqa: E402
 from more_scvi.metrics._scib import _neighbours, import_scib_metrics, isolated_f1, kbet, leiden  # noqa: E402
 
-NAMES = ["BRAS", "kBET", "NMI", "ARI", "isolated_F1", "connectivity", "cLISI"]
+NAMES = ["BRAS", "kBET", "NMI", "ARI", "isolated_F1", "cLISI"]
 LABELS, BATCHES = np.repeat(list("abcd"), 75), np.tile(["x", "y", "z"], 100)
 
 

@@ -25,11 +25,11 @@ from more_scvi.metrics._annotation import (
     scorable,
 )
 from more_scvi.metrics._check import check_matrix
-from more_scvi.metrics._integration import graph_scores, neighbours, transfer
+from more_scvi.metrics._integration import connectivity, graph_scores, neighbours, transfer
 from more_scvi.metrics._matching import foscttm, imputation, recall_at
 from more_scvi.metrics._mixing import cilisi
 from more_scvi.metrics._novelty import knn_novelty, neighbour_novelty, novelty_auroc, purity
-from more_scvi.metrics._scib import connectivity, scib
+from more_scvi.metrics._scib import scib
 from more_scvi.metrics._structure import effective_dimension, structure
 
 from ._data import BATCH_KEY, LABELS_KEY, UNLABELED, dense, modalities, present

@@ -3,11 +3,12 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from ._annotation import MIN_SCORED, macro_f1
 from ._check import break_ties, check_embedding, check_integer, check_matrix, check_names
-from ._scib import connectivity, leiden, nmi_ari
+from ._scib import leiden, nmi_ari
 
 
 def transfer(
@@ -99,6 +100,19 @@ def neighbours(z: ArrayLike, n_neighbors: int = 15) -> tuple[NDArray[np.int64], 
     distances, indices = NearestNeighbors(n_neighbors=n - 1).fit(points).kneighbors()
     own = np.arange(len(points))[:, None]
     return np.hstack([own, indices]), np.hstack([np.zeros(own.shape), distances])
+
+
+def connectivity(indices: NDArray[np.int64], labels: NDArray) -> float:
+    """Share of a type's cells in its largest strongly connected piece, mean over types; ``indices`` are neighbours."""
+    rows = np.repeat(np.arange(len(indices)), indices.shape[1])
+    shape = (len(indices), len(indices))
+    graph = sparse.csr_matrix((np.ones(rows.size, dtype=np.int8), (rows, indices.ravel())), shape)
+    shares = []
+    for name in np.unique(labels):
+        member = np.flatnonzero(labels == name)
+        pieces = connected_components(graph[member][:, member], connection="strong")[1]
+        shares.append(np.bincount(pieces).max() / member.size)
+    return float(np.mean(shares))
 
 
 def _weights(indices: NDArray[np.int64], distances: NDArray[np.float64]) -> sparse.spmatrix:

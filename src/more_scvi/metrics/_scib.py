@@ -48,7 +48,6 @@ def scib(
     ``kBET``          share of cells whose neighbours within the type show the batches' proportions, mean over types
     ``NMI``, ``ARI``  Leiden clusters against types, at the resolution (of 0.2, 0.4, … 2) with the highest NMI
     ``isolated_F1``   best F1 of any Leiden cluster for the types present in the fewest batches
-    ``connectivity``  share of a type's cells in one piece of the neighbour graph, mean over types
     ``cLISI``         do neighbours share the type? (median over cells, 1 = all do)
     ``scGraph``       :func:`sc_graph`, if a ``reference`` is given
     ================  ===============================================================================================
@@ -121,7 +120,6 @@ def scib(
             "NMI": nmi,
             "ARI": ari,
             "isolated_F1": isolated_f1(clusterings, y, b, scored),
-            "connectivity": connectivity(near["leiden"].indices, y),
             "cLISI": float(scib_metrics.clisi_knn(near["cLISI"], y)) if several_types else float("nan"),
         } | out
 
@@ -287,19 +285,6 @@ def isolated_f1(
 def _best_f1(clusters: NDArray[np.int64], member: NDArray[np.bool_]) -> float:
     inside, sizes = np.bincount(clusters, weights=member), np.bincount(clusters)
     return float((2 * inside / (sizes + member.sum())).max())
-
-
-def connectivity(indices: NDArray[np.int64], labels: NDArray) -> float:
-    """Share of a type's cells in its largest strongly connected piece, mean over types; ``indices`` are neighbours."""
-    rows = np.repeat(np.arange(len(indices)), indices.shape[1])
-    shape = (len(indices), len(indices))
-    graph = sparse.csr_matrix((np.ones(rows.size, dtype=np.int8), (rows, indices.ravel())), shape)
-    shares = []
-    for name in np.unique(labels):
-        member = np.flatnonzero(labels == name)
-        pieces = connected_components(graph[member][:, member], connection="strong")[1]
-        shares.append(np.bincount(pieces).max() / member.size)
-    return float(np.mean(shares))
 
 
 def kbet(graph: sparse.spmatrix, labels: NDArray, batches: NDArray, alpha: float = 0.05, min_cells: int = 10) -> float:
