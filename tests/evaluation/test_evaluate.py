@@ -233,3 +233,4 @@ def test_a_query_has_the_genes_it_is_given_and_peers_learn_on_these(prepared):
     right = (result.prediction == task.labels)[task.hidden]
     by_hand = sum(abs((right - sure)[np.digitize(sure, np.arange(0.1, 1, 0.1)) == i].sum()) for i in range(10))
     assert record["scores"]["ECE"] == pytest.approx(by_hand / right.size, abs=1e-4)
+    assert record["scores"]["confidence"] == pytest.approx(sure.mean(), abs=1e-4)

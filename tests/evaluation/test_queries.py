@@ -77,6 +77,15 @@ def test_only_methods_that_grow_are_asked():
     assert get_method("LEAK:lda").answers("S7")
 
 
+def test_more_keeps_the_reference_to_the_bit_and_learns_a_type_from_twenty_cells(grown):
+    pytest.importorskip("more_scvi.model._query", reason="MoRE cannot add to a reference here")
+    small = {"model_kwargs": {"backbone": None}, "train_kwargs": {"max_epochs": 2}}
+    scores = run_task(grown, get_method("more-small", "more", **small))[1]["scores"]
+    assert scores["drift"] == 0
+    assert scores["old"] == scores["old_before"]
+    assert scores["new_type"] > 0.8
+
+
 @pytest.mark.slow
 def test_surgery_leaves_the_reference_and_labels_new_types_by_neighbours(grown):
     method = get_method("scarches-small", "scarches", minibatches=4, epochs=1)

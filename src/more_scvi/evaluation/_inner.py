@@ -44,6 +44,7 @@ def inner_split(split: Split, labels: ArrayLike, batches: ArrayLike, seed: int =
 
     Examples
     --------
+    >>> from more_scvi.evaluation import make_splits
     >>> outer = make_splits(list("aabbaabb"), list("xxxxyyyy"), "S1")[0]
     >>> inner, scored = inner_split(outer, list("aabbaabb"), list("xxxxyyyy"))
     >>> bool((scored & outer.hidden).any()), int(scored.sum())

@@ -23,11 +23,11 @@ def query_scores(
     probabilities: Mapping[str, pd.DataFrame],
     on: NDArray[np.bool_],
 ) -> dict[str, float | None]:
-    """Figures of ``S8``, ``S9`` and ``S10``; none for the other protocols.
+    """Figures of ``S2b``, ``S8``, ``S9`` and ``S10``; none for the other protocols.
 
     ``right_how``: share of the cells annotated right (own classifier, else 15 neighbours) that are in the query under
     composition ``how``, for ``S8-all`` under every one: the same cells, with and without the others. ``ECE``: expected
-    calibration error of the own probabilities. ``genes``: share of the genes that the query has. ``drift``: largest
+    calibration error of the own probabilities, ``confidence`` their mean. ``genes``: share of them that the query has. ``drift``: largest
     change of the embedding of the reference's cells, over its spread; ``old_before`` and ``old``: macro-F1 of the
     reference's hidden labels before anything was added, and at the end; ``added``: of those of the added batches;
     ``new_type``: F1 of the type that was added; ``grow_seconds``: CPU seconds of the additions.
@@ -40,8 +40,9 @@ def query_scores(
         for how in COMPOSITIONS if rest == "all" else [rest]:
             cells = composed(y, query, task.cells, how) if rest == "all" else on
             scores[f"right_{how}"] = float(np.mean(said[cells] == y[cells])) if cells.any() else None
-    if kind == "S9" and "own" in probabilities:
+    if kind in ("S2b", "S9") and "own" in probabilities and on.any():
         scores["ECE"] = calibration_error(probabilities["own"][on], y[on])
+        scores["confidence"] = float(probabilities["own"][on].to_numpy().max(axis=1).mean())
     if kind == "S9" and task.query is not None:
         scores["genes"] = task.query.n_vars / task.data.n_vars
     if kind == "S10" and task.split.absent is not None:
