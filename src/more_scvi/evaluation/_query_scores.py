@@ -27,10 +27,10 @@ def query_scores(
 
     ``right_how``: share of the cells annotated right (own classifier, else 15 neighbours) that are in the query under
     composition ``how``, for ``S8-all`` under every one: the same cells, with and without the others. ``ECE``: expected
-    calibration error of the own probabilities, ``confidence`` their mean. ``genes``: share of them that the query has. ``drift``: largest
-    change of the embedding of the reference's cells, over its spread; ``old_before`` and ``old``: macro-F1 of the
-    reference's hidden labels before anything was added, and at the end; ``added``: of those of the added batches;
-    ``new_type``: F1 of the type that was added; ``grow_seconds``: CPU seconds of the additions.
+    calibration error of the own probabilities; ``confidence``: their mean. ``genes``: share of the genes that the query
+    has. ``drift``: largest change of the embedding of the reference's cells, over its spread; ``old_before`` and
+    ``old``: macro-F1 of the reference's hidden labels before anything was added, and at the end; ``added``: of those of
+    the added batches; ``new_type``: F1 of the type that was added; ``grow_seconds``: CPU seconds of the additions.
     """
     kind, _, rest = task.split.protocol.partition("-")
     y, said = task.labels, predictions.get("own", predictions.get("kNN"))
