@@ -57,7 +57,8 @@ def forward(
             out["log_probs"], out["present"] = None, present
             if module.annotator is not None:
                 out["log_probs"] = module.annotate(out["z_labels"], *module.annotator.hear(wide, present), present)
-            out["embedding"] = module.embed(out["z"], out["log_probs"], domain)
+            out["log_groups"] = module.group(out["z_labels"], out["log_probs"])
+            out["embedding"] = module.embed(out["z"], out["log_groups"], domain)
             parts.append(read(out).float().cpu().numpy())
     finally:
         module.train(was_training)

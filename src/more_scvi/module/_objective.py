@@ -10,6 +10,7 @@ import torch
 from scvi.module.base import LossOutput
 from torch import Tensor
 
+from more_scvi.base._clusters import MOST_CLUSTERS
 from more_scvi.losses._align import align_batches
 from more_scvi.losses._align_modality import distil, pair_modalities
 from more_scvi.losses._classify import classify
@@ -64,7 +65,8 @@ class Objective:
         """Compute what is on; ``outputs`` and ``said`` are those of ``inference`` and ``generative``."""
         z, z_labels, logits = outputs["z"], outputs["z_labels"], said["logits"]
         domain, labels, present = tensors["domain"].reshape(-1), tensors["labels"].reshape(-1), tensors["present"]
-        types = self._types(said["log_probs"], labels)
+        clusters = tensors["cluster"].reshape(-1) if "cluster" in tensors else None
+        types = self._types(said["log_probs"], labels) if clusters is None else clusters
         view = None
         if "view" in tensors and needs_views(self.weights, logits is not None):
             view = module.adapt(tensors["view"], present)
@@ -82,17 +84,17 @@ class Objective:
                 terms["classify"] = 0.5 * (terms["classify"] + classify(again, labels[fewer]))
         if self._on("contrast") and logits is not None:
             terms["contrast"] = contrast_labels(module.projection(z_labels), labels, domain, self.temperature)
-        elif self._on("contrast") and view is not None:
-            first, second = module.projection(z_labels), module.projection(view)
-            terms["contrast"] = contrast_views(first, second, domain, self.temperature)
-        if self._on("align_batch") and module.n_domains > 1 and logits is not None:  # types are needed
-            terms["align_batch"] = align_batches(z, domain, types, module.n_domains, max(module.n_labels, 1))
+        elif self._on("contrast") and clusters is not None:
+            terms["contrast"] = contrast_labels(module.projection(z_labels), clusters, domain, self.temperature)
+        if self._on("align_batch") and module.n_domains > 1:
+            n_types = max(module.n_labels, MOST_CLUSTERS)
+            terms["align_batch"] = align_batches(z, domain, types, module.n_domains, n_types)
         if self._on("align_modality") and len(module.modalities) > 1:
             terms["align_modality"] = self._align_modalities(module, outputs, present, domain, fewer, partial)
         if self._on("variance") and logits is not None:
             terms["variance"] = intra_class_variance(z_labels, labels, module.n_labels, self.variance_floor)
         if self._on("keep"):
-            groups = domain if logits is None else torch.where(types >= 0, types * module.n_domains + domain, -1)
+            groups = domain if clusters is not None else torch.where(types >= 0, types * module.n_domains + domain, -1)
             terms["keep"] = keep_distances(z, tensors["base"] * module.kept, groups)
         steps = outputs["refinement"]
         spread = z_labels.detach().pow(2).sum(1).mean().clamp_min(1e-8)  # growing must not make steps cheap
