@@ -9,7 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from more_scvi.base._arrays import Arrays, MaskedViews
-from more_scvi.base._clusters import DIVERSITY, soft_clusters
+from more_scvi.base._clusters import DIVERSITY, shared_clusters
 from more_scvi.base._offsets import CLUSTER_PRIOR, TYPE_PRIOR
 from more_scvi.base._prepare import fit_base, fit_space, gene_panels, join_bases, prepare, prepare_masked
 from more_scvi.model._forward import forward
@@ -90,7 +90,7 @@ def find_clusters(module: MoREModule, arrays: Arrays, seed: int) -> np.ndarray:
         rows = np.flatnonzero(arrays.present[:, at])
         base[rows, module.layout.columns(name)] += module.base(name).own_means()[arrays.batch[rows]]
     z = forward(module, replace(arrays, base=base), lambda out: out["adapted"])
-    return soft_clusters(z, [arrays.domain], [DIVERSITY], seed).membership.argmax(1)
+    return shared_clusters(z, arrays.domain, [arrays.domain], [DIVERSITY], seed)
 
 
 def at_equal_composition(
