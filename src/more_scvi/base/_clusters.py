@@ -7,10 +7,10 @@ Cells :math:`x_i`, of length 1, belong to cluster :math:`k` with
 
 with :math:`O` the cells of each batch in each cluster and :math:`E` those expected if batches mixed, for every batch
 variable :math:`v`: a cluster that one batch fills draws fewer of its cells (maximum diversity clustering, Korsunsky et
-al. 2019). Batches are then compared within clusters (:func:`more_scvi.base._offsets.typed_offsets`), moved, and clusters
-are found once more, so that batches which differ strongly come to share them. Harmony moves each cluster of a batch by
-its own offset and repeats that up to ten times; types that only one batch has are then drawn onto others, and training
-learns what differs between clusters anyway.
+al. 2019). Batches are then compared within clusters (:func:`more_scvi.base._offsets.typed_offsets`) and moved, and
+clusters are found once more, so that batches which differ strongly come to share them. Harmony moves each cluster of a
+batch by its own offset and repeats that up to ten times; types that only one batch has are then drawn onto others, and
+training learns what differs between clusters anyway.
 """
 
 from collections.abc import Sequence
