@@ -10,6 +10,7 @@ from ._demo import demo
 from ._doctor import doctor
 from ._evaluate import evaluate
 from ._integrate import integrate
+from ._map import map_query
 from ._shared import plainly
 
 __all__ = ["app"]
@@ -20,5 +21,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_show_locals=False,
 )
-for _command in (integrate, evaluate, demo, doctor):
-    app.command()(plainly(_command))
+_COMMANDS = {"integrate": integrate, "map": map_query, "evaluate": evaluate, "demo": demo, "doctor": doctor}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(plainly(_command))
