@@ -216,8 +216,8 @@ def test_refusals_name_the_mistake_and_write_nothing(cells, tmp_path, monkeypatc
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
     """RNA and proteins, some cells with one of them alone; columns of mdata.obs, of a modality, and nullable ones."""
-    pattern = ["both"] * 60 + ["rna"] * 20 + ["prot"] * 20
-    mdata = simulate_multiomics(100, modalities=("rna", "protein"), gene_names=load_demo().var_names[:200])
+    names, pattern = load_demo().var_names[:200], ["both"] * 60 + ["rna"] * 20 + ["prot"] * 20
+    mdata = simulate_multiomics(100, modalities=("rna", "protein"), n_genes=200, gene_names=names)
     rna, protein = mdata.mod["rna"].copy(), mdata.mod["protein"].copy()
     rna.layers["raw_counts"] = rna.X.copy()
     rna, protein = (
@@ -348,6 +348,16 @@ def test_map_takes_several_modalities_or_one_of_them(several, integrated, tmp_pa
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
     assert (summary["share_of_genes"], summary["share_of_antibodies"]) == (1.0, 0.0)
+    parts = {name: part.copy() for name, part in mdata.mod.items()}
+    for part in parts.values():
+        part.obs = part.obs.rename(columns={"batch": "lane"})[["lane"]]
+    write(MuData(parts), tmp_path / "lanes.h5mu")
+    for batch in ((), ("--batch", "lane")):
+        result = run("map", tmp_path / "lanes.h5mu", "--model", model, "-o", tmp_path / "lanes_out.h5mu", *batch)
+        assert result.exit_code == 0, result.output
+        same = np.allclose(read(tmp_path / "lanes_out.h5mu").obsm["X_more"], after.obsm["X_more"], atol=1e-5)
+        assert same == bool(batch)
+    assert "batch" not in read(tmp_path / "lanes_out.h5mu").obs
 
 
 def test_a_model_without_labels_only_embeds(cells, tmp_path):
