@@ -21,6 +21,5 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_show_locals=False,
 )
-_COMMANDS = {"integrate": integrate, "map": map_query, "evaluate": evaluate, "demo": demo, "doctor": doctor}
-for _name, _command in _COMMANDS.items():
-    app.command(_name)(plainly(_command))
+for _command in (integrate, map_query, evaluate, demo, doctor):
+    app.command(_command.__name__.removesuffix("_query"))(plainly(_command))

@@ -110,7 +110,7 @@ def _coverage(model: MoRE, data: Any) -> dict[str, Any]:
     """How many features of the model, of each of its modalities, the cells have; and what share this is."""
     from more_scvi.modalities._modality import get_modality
 
-    said = {}
+    said: dict[str, Any] = {}
     with warnings.catch_warnings(action="ignore"):  # said before
         measured = model.reader.cells(data).measured
     for name, of in model.features.items():

@@ -82,8 +82,8 @@ def tidy(ax: Axes, *sides: str, grid: str | None = None) -> None:
 def legend_beside(ax: Axes, **kwargs: Any) -> None:
     """Legend to the right of the plot."""
     n = len(kwargs.get("handles") or ax.get_legend_handles_labels()[0])
-    where = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "ncols": legend_columns(n)}
-    ax.legend(frameon=False, fontsize="small", **where, **kwargs)
+    kwargs |= {"frameon": False, "fontsize": "small", "ncols": legend_columns(n)}
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), **kwargs)
 
 
 def label_points(

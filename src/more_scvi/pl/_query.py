@@ -98,7 +98,8 @@ def _name(ax: Axes, landmarks: pd.DataFrame) -> None:
         middle = np.average(xy, axis=0, weights=of["n_cells"])
         points.append(xy[((xy - middle) ** 2).sum(1).argmin()])
     labels = shown(sorted(landmarks["label"].unique()))
-    label_points(ax, *np.array(points).T, labels, [NAMED] * len(labels))
+    x, y = np.array(points).T
+    label_points(ax, x.tolist(), y.tolist(), labels, [NAMED] * len(labels))
 
 
 def strength(table: pd.DataFrame, *, chosen: float | None = None, ax: Axes | None = None) -> Axes:
