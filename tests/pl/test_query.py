@@ -65,6 +65,17 @@ def test_forty_labels_on_a_map_are_all_named_inside(adata):
     assert sorted(text.get_text() for text in ax.texts) == sorted(labels)
 
 
+def test_few_cells_stand_above_the_names_many_below(adata):
+    _, mine = plt.subplots()
+    mine.scatter([0], [0])
+    assert pl.query(mapped(), adata, ax=mine) is mine  # 60 cells
+    orders = [drawn.get_zorder() for drawn in mine.collections]
+    assert max(orders[:2]) < mine.texts[0].get_zorder() < orders[2]
+    many = simulate_batches(n_cells=150, n_genes=5)
+    ax = pl.query(mapped(), many)
+    assert all(drawn.get_zorder() < ax.texts[0].get_zorder() for drawn in ax.collections)
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are(adata):
     with pytest.raises(KeyError, match="'mine'.*'cell_type'"):
         pl.query(mapped(), adata, "mine")

@@ -58,7 +58,7 @@ def query(
     Returns
     -------
     Axes
-        With the landmarks of the reference as discs, whose areas add up to the same for every reference, and the query.
+        With the landmarks of the reference as discs, larger for more cells, below the query.
 
     Raises
     ------
@@ -81,11 +81,12 @@ def query(
     ax = ax or new_axes(6.4 + columns_width(listed), 4.8, listed)
     area = np.clip(40_000 / landmarks["n_cells"].sum() * landmarks["n_cells"], 4, 400)
     ax.scatter(landmarks["x"], landmarks["y"], s=area, c=REFERENCE, **DOTS)
+    below = len(ax.collections)
     embedding(cells, "map", color, ax=ax, title=title, size=size, missing=missing, legend=legend)
     if names and "label" in landmarks:
         _name(ax, landmarks)
     if len(places) <= FEW:
-        for drawn in ax.collections[1:]:
+        for drawn in ax.collections[below:]:
             drawn.set_zorder(4)  # above the names, which would hide them
     return ax
 
