@@ -243,7 +243,7 @@ def integrated(several):
 
 def test_integrate_takes_several_modalities_by_their_usual_names(several, integrated):
     _, out, summary = integrated
-    assert summary["modalities"] == ["rna (gex)", "protein (ADT)"]
+    assert summary["modalities"] == ["rna (gex)", "protein (ADT)"] and summary["cells"] == 100
     before, after = read(several), read(out)
     assert after.obsm["X_more"].shape == (100, summary["latent"]) and np.isfinite(after.obsm["X_more"]).all()
     assert after.obs["more_confidence"].between(0, 1).all() and after.obs["more_prediction"].notna().all()

@@ -60,16 +60,17 @@ def integrate(
             trained.save(str(model))
         data.obs, data.uns, data.obsm["X_more"] = obs.assign(**added), uns, z
         write(data, output)
+    size: dict[str, Any] = {"genes": data.n_vars}
+    if trained.schema.is_mudata:
+        size = {"modalities": [f"{role} ({name})" for role, name in trained.schema.names.items()]}
     summary = {
         "output": str(output),
         "cells": data.n_obs,
-        "genes": data.n_vars,
+        **size,
         "latent": z.shape[1],
         "wrote": ["obsm/X_more", *(f"obs/{name}" for name in added)],
         "seconds": round(time.perf_counter() - start, 1),
     }
-    if trained.schema.is_mudata:
-        summary["modalities"] = [f"{role} ({name})" for role, name in trained.schema.names.items()]
     show(summary, as_json)
 
 
