@@ -394,6 +394,7 @@ def mapped(cells):
         (["{cells}", "-o", "{tmp}/out.csv"], "must end in .h5ad, or in .h5mu"),
         (["{cells}", "-o", "{tmp}/no/out.h5ad"], "does not exist. Create"),
         (["{cells}", "--batch", "lane"], "--batch: obs has no column 'lane'; it has cell_type, platform"),
+        (["{cells}", "--batch", "lane", "--batch=label"], "with the columns 'platform'; give --batch once for each"),
         (["{cells}", "--layer", "counts"], "--layer: there is no layer 'counts'; there are none"),
         (["{cells}", "--reference", "nowhere.h5ad"], "nowhere.h5ad is not a file"),
         (["{tmp}/notes.h5ad"], "cannot be read as .h5ad"),
@@ -408,9 +409,8 @@ def test_map_refuses_and_writes_nothing(cells, mapped, tmp_path, arguments, mess
     adata.var_names = [f"x{i}" for i in range(adata.n_vars)]
     adata.write_h5ad(tmp_path / "others.h5ad")
     there = sorted(path.name for path in tmp_path.iterdir())
-    source, *rest = (text.format(cells=cells, tmp=tmp_path) for text in arguments)
-    given = {"--model": mapped[0], "-o": tmp_path / "out.h5ad", **dict(zip(rest[::2], rest[1::2], strict=True))}
-    result = run("map", source, *(text for pair in given.items() for text in pair))
+    given = [text.format(cells=cells, tmp=tmp_path) for text in arguments]
+    result = run("map", "--model", mapped[0], "-o", tmp_path / "out.h5ad", *given)  # the last of an option counts
     assert (result.exit_code, result.stdout) == (2, ""), result.output
     assert message.format(cells=cells) in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == there

@@ -23,7 +23,9 @@ def map_query(
     source: Annotated[Path, typer.Argument(metavar="QUERY", help="New cells: .h5ad, .h5mu or .zarr.")],
     model: Annotated[Path, typer.Option(metavar="FOLDER", help="A saved model.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Ends as QUERY does; may be QUERY.")],
-    batch: Annotated[str | None, typer.Option(help="Column of obs with the batch. Default: as in the model.")] = None,
+    batch: Annotated[
+        list[str] | None, typer.Option(help="Column of obs with the batch, if its name is not the model's.")
+    ] = None,
     layer: Annotated[
         str | None, typer.Option(help="Layer to read; X; raw: adata.raw. Default: as in the model.")
     ] = None,
@@ -81,18 +83,21 @@ def _load(folder: Path, reference: Path | None) -> MoRE:
     return MoRE.load(str(folder), read(reference) if reference is not None else None if held else False)
 
 
-def _as_the_model_reads(model: MoRE, data: Any, batch: str | None, layer: str | None) -> Any:
+def _as_the_model_reads(model: MoRE, data: Any, batch: list[str] | None, layer: str | None) -> Any:
     """The cells with batch and values where the model looks for them."""
     from anndata import AnnData
 
     from more_scvi.data._fields import RNA
     from more_scvi.evaluation._data import column_of, named_layers
 
-    if batch is not None:
+    if batch:
         key = model.schema.setup["batch_key"]
-        if key is None:
-            raise ValueError("--batch: the model was trained without batches. Leave it out.")
-        data.obs[key] = column_of(data, batch, "--batch")
+        keys = [] if key is None else [key] if isinstance(key, str) else list(key)
+        if len(batch) != len(keys):
+            named = f"the columns {', '.join(map(repr, keys))}; give --batch once for each" if keys else "no batches"
+            raise ValueError(f"--batch is given {len(batch)} times, but the model was trained with {named}.")
+        for name, column in zip(keys, [column_of(data, name, "--batch") for name in batch], strict=True):
+            data.obs[name] = column
     if layer is None:
         return data
     if not isinstance(data, AnnData):
