@@ -34,6 +34,7 @@ SPECIAL = {
     "Training inside the backbone": ("module._inside", "train._plan.TUNING"),
     "Other data": ("data._silent",),
     "Student": ("student",),
+    "Map of the reference": ("model._reference_map",),
 }
 """Heading → files or constants that count only there; all others count in every model."""
 EVERY = "Every model"

@@ -25,6 +25,7 @@ from more_scvi.model._imputers import impute
 from more_scvi.model._inside import ADAPTERS, make_inside
 from more_scvi.model._not_offered import guide_users_of_scvi
 from more_scvi.model._reader import Reader
+from more_scvi.model._reference_map import ReferenceMap, fit_map, get_map, get_map_coordinates
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
 from more_scvi.model._train import History, train
@@ -133,6 +134,11 @@ class MoRE(SaveLoadMixin, SetupMixin):
     diagnose = diagnose
     distill = distill
     student_fidelity = student_fidelity
+    fit_map = fit_map
+    get_map = get_map
+    get_map_coordinates = get_map_coordinates
+
+    _map: ReferenceMap | None = None
 
     def __init__(
         self,
@@ -210,6 +216,11 @@ class MoRE(SaveLoadMixin, SetupMixin):
     def history(self) -> History | None:
         """Curves of training by name, a table each; ``None`` before."""
         return None if self.history_ is None else History(self.history_)
+
+    @property
+    def has_map(self) -> bool:
+        """Whether queries can be placed on a map of the reference, see :meth:`fit_map`."""
+        return self._map is not None
 
     @property
     def modalities(self) -> list[str]:
