@@ -24,7 +24,7 @@ from more_scvi.model._reference_map import ReferenceMap
 from more_scvi.model._setup import RESOLVED
 
 WEIGHTS, CARD, DATA, MUDATA = "adapters.safetensors", "model.json", "adata.h5ad", "mdata.h5mu"
-FORMAT = 3
+FORMAT = 4
 _REMEDY = "It was truncated, edited or not written by MoRE.save; give a folder as it was saved."
 _ADDED_ARGUMENTS = {"adapter": "output", "adapter_layers": 2, "adapter_rank": 8, "freeze_backbone": True}
 """Arguments that cards of earlier versions lack, and what these versions did."""
