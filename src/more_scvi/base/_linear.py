@@ -16,7 +16,7 @@ from torch import nn
 from more_scvi.base._bridge import N_CANONICAL, Link, linked_coordinates, ridge
 from more_scvi.base._layout import Layout
 from more_scvi.base._missing import GUESS_PENALTY, N_GUESS
-from more_scvi.base._offsets import TYPE_PRIOR, cluster_offsets, typed_offsets
+from more_scvi.base._offsets import TYPE_PRIOR, typed_offsets
 from more_scvi.base._path import PathBase, batch_means
 from more_scvi.data._batches import batch_offsets
 from more_scvi.modalities._modality import get_modality
@@ -189,9 +189,11 @@ class ModalityBase(nn.Module):
         """Base of (cells, width) moved to where batches would be at equal composition."""
         return base - batch_offsets(batch, self.composition.cpu().numpy())
 
-    def fit_composition(
-        self, base: np.ndarray, batch: np.ndarray, types: np.ndarray | None, seed: int = 0
-    ) -> np.ndarray:
+    def own_means(self) -> np.ndarray:
+        """What centring each batch on its own mean moved it by, (batches, width)."""
+        return self._join([self._path(name).offset_map() for name in self.paths])
+
+    def fit_composition(self, base: np.ndarray, batch: np.ndarray, types: np.ndarray, prior: int) -> np.ndarray:
         """Shift of each batch to where it would be at equal composition, (batches, width).
 
         Batches that hold types in other proportions have other means without any batch effect.
@@ -203,16 +205,12 @@ class ModalityBase(nn.Module):
         batch
             Codes, (cells,).
         types
-            Codes, (cells,), -1 = unknown. ``None``: no cell has a label.
-        seed
-            Of the clusters that stand in for types.
+            Codes of types or clusters, (cells,), -1 = unknown.
+        prior
+            See :func:`more_scvi.base._offsets.typed_offsets`.
         """
-        own = self._join([self._path(name).offset_map() for name in self.paths])
-        uncentred = base + own[batch]  # the mean of a batch says nothing of where its types lie
-        if types is None:
-            offset = cluster_offsets(uncentred, batch, own, seed)
-        else:
-            offset = typed_offsets(uncentred, batch, types, self.n_batch, TYPE_PRIOR)
+        own = self.own_means()
+        offset = typed_offsets(base + own[batch], batch, types, self.n_batch, prior)
         shift = (offset - own).astype(np.float32)
         self.composition.copy_(torch.from_numpy(shift))
         return shift

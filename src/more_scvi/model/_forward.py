@@ -59,7 +59,8 @@ def forward(
             if arrays.doubt is not None and module.annotator is not None:
                 drawn = _draws(module, base, wide, present, domain, arrays.doubt)
                 out["log_probs"] = torch.logsumexp(drawn, 0) - math.log(len(drawn))
-            out["embedding"] = module.embed(out["z"], out["log_probs"], domain)
+            out["log_groups"] = module.group(out["z_labels"], out["log_probs"])
+            out["embedding"] = module.embed(out["z"], out["log_groups"], domain)
             parts.append(read(out).float().cpu().numpy())
     finally:
         module.train(was_training)
