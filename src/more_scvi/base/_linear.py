@@ -72,6 +72,9 @@ class ModalityBase(nn.Module):
     targets: torch.Tensor
     composition: torch.Tensor
     wide_offset: torch.Tensor
+    frozen_mean: torch.Tensor
+    guess_mean: torch.Tensor
+    frozen_guess: torch.Tensor
     level: torch.Tensor
     detected: torch.Tensor
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -89,7 +90,12 @@ class FrozenReader:
         assert self.backbone is not None
         average, means = average_cells(base), []
         for part in (replace(measured, visible=None), measured):
-            options = {"normalised": measured.normalised, "device": device, "progress": False, "dtype": "float32"}
+            options: dict[str, Any] = {
+                "normalised": measured.normalised,
+                "device": device,
+                "progress": False,
+                "dtype": "float32",
+            }
             with one_thread(self.is_small):
                 cache = compute_features(self.backbone, seen_part(part, average), part.source_genes, **options)
             means.append(cache.full.mean(0))

@@ -253,8 +253,8 @@ def find_genes(
         for position in np.flatnonzero(free & (theirs != -1)).tolist():
             first.setdefault(theirs[position], position)
         for feature in np.flatnonzero((at < 0) & (ours != -1)).tolist():
-            position = first.pop(ours[feature], None)
-            if position is not None:
+            position = first.pop(ours[feature], -1)
+            if position >= 0:
                 at[feature], free[position] = position, False
                 reason = why(feature, position)
                 said[reason] = said.get(reason, 0) + 1

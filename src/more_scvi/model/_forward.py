@@ -89,7 +89,7 @@ def _draws(
     for more, further in zip(torch.from_numpy(doubt.base), torch.from_numpy(doubt.wide), strict=True):
         out = module.inference(base + has * more.to(base.device), present, domain)
         answers.append(_answer(module, out["z_labels"], wide.float() + further.to(wide.device), present))
-    return torch.stack(answers)
+    return torch.stack([answer for answer in answers if answer is not None])
 
 
 def registered(model: MoRE, method: str) -> AnnData | MuData:
