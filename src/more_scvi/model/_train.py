@@ -110,7 +110,7 @@ def train(
     _, _, device = parse_device_args(accelerator=accelerator, devices=devices, return_device="torch")
     if str(device) == "cpu" and isinstance(devices, int) and devices > (os.cpu_count() or 1):
         raise ValueError(f"devices={devices}, but this machine has {os.cpu_count()} cores; give at most as many, or 1.")
-    views = self.init_arguments["n_views"] if needs_views(plan.loss_kwargs["weights"], bool(len(self.labels))) else 0
+    views = self.init_arguments["n_views"] if needs_views(plan.loss_kwargs["weights"], self.module.has_groups) else 0
     earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}  # scvi-tools loses some of them
     with _restoring(self), torch.random.fork_rng(), _quiet():
         torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))  # another round, other draws
@@ -125,6 +125,7 @@ def train(
             arguments = _trainer_arguments(trainer_kwargs, self, done, early_stopping, bool(len(sets[1])))
             runner = TrainRunner(self, plan, loader, max_epochs, accelerator, devices, benchmark=False, **arguments)
             self.module.train()  # scvi-tools leaves a trained module in eval mode and Lightning keeps it
+            self._map = None  # of the embedding that was
             self.is_trained_, self.history_ = False, None  # else scvi-tools adds to the old curves; _joined does
             stopped: BaseException | None = None
             try:
@@ -150,13 +151,13 @@ def train(
 def _restoring(model: MoRE) -> Iterator[None]:
     """Put everything back as it was if training fails."""
     state = {name: tensor.detach().clone() for name, tensor in model.module.state_dict().items()}
-    before = model.is_trained_, model.history_
+    before = model.is_trained_, model.history_, model._map
     try:
         yield
     except BaseException:
         model.module.load_state_dict(state)
         model.module.eval()
-        model.is_trained_, model.history_ = before
+        model.is_trained_, model.history_, model._map = before
         model.reader.forget()
         raise
 
