@@ -167,9 +167,7 @@ class MoREModule(BaseModuleClass):
         self.scales.copy_(torch.tensor(space.scales))
         for name, scale in zip(self.modalities, space.scales, strict=True):
             columns, last = self.layout.columns(name), self.base(name).path_widths[-1]  # the direct path stands last
-            # labels keep what frozen features say of types; without them nothing else does
-            start = columns.stop - last if self.n_labels else columns.start
-            self.kept[start : columns.stop] = float(scale)
+            self.kept[columns.stop - last : columns.stop] = float(scale)
 
     @torch.no_grad()
     def close_niche(self) -> None:
