@@ -48,6 +48,13 @@ class SpreadStep(nn.Module):
         self.scale.copy_(torch.exp((wanted - log_spread) * measured * n / (n + FEW_CELLS)))
         self.centre.copy_(centre)
 
+    def fit_new(self, z: Tensor, types: Tensor, batch: Tensor, first: int, wanted: Tensor) -> None:
+        """As :meth:`fit` for the batches from ``first`` on, which get the spreads ``wanted``, (types,); NaN: any."""
+        n, centre, log_spread = self._measure(z, types, batch)
+        change = torch.where((n >= 3) & wanted.isfinite(), wanted.log() - log_spread, 0.0)
+        self.scale[first:] = torch.exp(change * n / (n + FEW_CELLS))[first:]
+        self.centre[first:] = centre[first:]
+
     def _measure(self, z: Tensor, types: Tensor, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cells, centre and logarithm of the spread of every group, (batches, types) each."""
         n_batch, n_types = self.scale.shape
@@ -62,6 +69,7 @@ class SpreadStep(nn.Module):
     def forward(self, z: Tensor, probabilities: Tensor, batch: Tensor) -> Tensor:
         """(cells, n_latent), (cells, n_labels), (cells,) -> (cells, n_latent); new batches (code < 0) do not move."""
         known = batch.clamp_min(0)  # any index will do for new batches, which are put back below
+        moves = (batch >= 0) & (self.scale != 1.0).any(1)[known]  # exactly, whatever probabilities add up to
         centre = torch.einsum("nt,ntd->nd", probabilities, self.centre[known])
         scale = (probabilities * self.scale[known]).sum(1, keepdim=True)
-        return torch.where((batch >= 0)[:, None], z - (1.0 - scale) * (z - centre), z)
+        return torch.where(moves[:, None], z - (1.0 - scale) * (z - centre), z)

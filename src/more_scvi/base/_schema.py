@@ -14,8 +14,8 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
-from more_scvi.data._arguments import listing
-from more_scvi.data._batches import batch_codes
+from more_scvi.data._arguments import check_type, listing
+from more_scvi.data._batches import as_new, batch_codes
 from more_scvi.data._cells import Cells, cells_of, read_cells
 from more_scvi.data._checks import speak_of
 from more_scvi.data._columns import as_label_array, check_categories, check_genes, value_text
@@ -29,6 +29,10 @@ from more_scvi.data._rows import RowReader
 from more_scvi.data._spatial import niche_weights
 from more_scvi.modalities._modality import get_modality
 
+FEWEST_CELLS = 20
+"""Labelled cells from which on a label that the reference lacks becomes a type of its own. Source: plain value."""
+
+FEW_LABELLED = f"Their cells count as not labelled; a new type needs at least {FEWEST_CELLS} labelled cells of a query."
 NEW_LABELS = "Their cells count as not labelled; to learn new labels, set the data up again and make a new model."
 
 
@@ -72,6 +76,17 @@ class Schema:
         )
 
     @property
+    def is_query(self) -> bool:
+        """Whether batches were added to a reference (:meth:`more_scvi.model.MoRE.load_query_data`)."""
+        return "reference" in self.setup
+
+    @property
+    def n_trained(self) -> dict[str, int]:
+        """How many of the batches, labels and domains, the first ones, the reference was trained on."""
+        all_of = {"batches": len(self.batches), "labels": len(self.labels), "domains": len(self.domains)}
+        return all_of | {name: int(n) for name, n in self.setup.get("reference", {}).items() if name in all_of}
+
+    @property
     def is_mudata(self) -> bool:
         """Whether a MuData was set up."""
         return "modalities" in self.setup
@@ -94,6 +109,26 @@ class Schema:
         """Layer with the values; None: ``X``."""
         return self.setup["layers"][modality] if self.is_mudata else self.setup["layer"]
 
+    def setup_of(self, data: AnnData | MuData) -> dict[str, Any]:
+        """Arguments of setup that are others for data which lack a modality, or the column with labels."""
+        cells, key, out = self.cells(data), self.setup["labels_key"], {}
+        if key is not None and len(self.labels) and key not in cells.obs:
+            out["labels_key"] = None
+        if self.is_mudata:
+            out |= {what: {m: self.setup[what][m] for m in cells.adatas} for what in ("modalities", "layers")}
+        return out
+
+    def modalities_of(self, mdata: Any) -> dict[str, str]:
+        """Modality → name in a MuData, of those that the model knows and the MuData has; at least one."""
+        check_type("mdata", mdata, MuData, "a mudata.MuData")
+        here = {modality: name for modality, name in self.names.items() if name in mdata.mod}
+        if not here:
+            raise ValueError(
+                f"mdata has the modalities {list(mdata.mod)}; the model knows {list(self.names.values())}. At least one"
+                " of them is needed, under the name it had at setup."
+            )
+        return here
+
     # ---- reading
     def cells(self, data: AnnData | MuData) -> Cells:
         """Cells of any data; of a MuData those modalities that the model knows and the data have."""
@@ -103,12 +138,7 @@ class Schema:
                 known = ", ".join(self.names.values())
                 raise TypeError(f"The model has no RNA modality; give a MuData with one of {known}, not an AnnData.")
             return cells_of(data, data.obs)
-        here = {modality: name for modality, name in self.names.items() if name in data.mod}
-        if not here:
-            raise ValueError(
-                f"mdata has the modalities {list(data.mod)}; the model knows {list(self.names.values())}. At least one"
-                " of them is needed, under the name it had at setup."
-            )
+        here = self.modalities_of(data)
         setup = self.setup
         keys = [setup["batch_key"], setup.get("section_key"), *self.covariates.levels, *self.covariates.moments]
         keys = [key for key in keys if key is not None]
@@ -131,14 +161,20 @@ class Schema:
         present = np.zeros((len(cells), len(self.modalities)), dtype=bool)
         for modality in cells.adatas:
             present[:, self.modalities.index(modality)] = cells.rows[modality] >= 0
-        batch = batch_codes(cells.obs, self.setup["batch_key"], self.batches)
+        codes = batch_codes(cells.obs, self.setup["batch_key"], self.batches)
+        batch, domain = as_new(codes, self.n_trained["batches"]), self.domain_codes(codes, present)
         measured = {name: self._measured(cells, name, given.get(name)) for name in cells.adatas}
         covariates = self.covariates.transform(cells.obs)
-        return CellSet(cells.names, measured, present, batch, self.domain_codes(batch, present), covariates)
+        return CellSet(cells.names, measured, present, batch, domain, covariates)
 
     def check_complete(self, data: AnnData | MuData) -> None:
-        """Refuse data for training that lack a modality or features that were there at setup."""
+        """Refuse data for training that lack a modality or features that were there at setup.
+
+        What is trained for a query needs neither.
+        """
         cells = self.cells(data)
+        if self.is_query:
+            return
         for modality in self.modalities:
             name = self.names[modality]
             if modality not in cells.adatas:
@@ -196,7 +232,8 @@ class Schema:
         values = as_label_array(obs[key], mark)
         if say:
             where = "mdata" if self.is_mudata else "adata"
-            speak_of(where, check_categories, values, [*self.labels, value_text(mark)], key, NEW_LABELS)
+            advice = FEW_LABELLED if self.is_query else NEW_LABELS
+            speak_of(where, check_categories, values, [*self.labels, value_text(mark)], key, advice)
         return pd.Index(self.labels).get_indexer(values)
 
     def domain_codes(self, batch: np.ndarray, present: np.ndarray) -> np.ndarray:

@@ -36,12 +36,15 @@ def forward(
     read: Callable[[Outputs], torch.Tensor],
     rows: np.ndarray | None = None,
     size: int = BLOCK,
+    new_types: bool | None = None,
 ) -> np.ndarray:
     """Pass rows through the module and collect ``read(outputs)``.
 
     The module is in evaluation mode meanwhile and as before afterwards. ``read`` takes what
     :meth:`more_scvi.module.MoREModule.inference` returns, with ``log_probs`` (of the answer; None without labels),
     ``embedding`` and ``present``, and returns one row per cell. ``rows``: in order; None: all; ``size`` per block.
+    ``new_types``: whether types that came with queries are among the answers; None: for cells of other batches than
+    those the reference was trained on.
     """
     rows = np.arange(len(arrays)) if rows is None else rows
     device, was_training, parts = next(module.parameters()).device, module.training, []
@@ -58,6 +61,12 @@ def forward(
             if module.annotator is not None:
                 out["log_probs"] = module.annotate(out["z_labels"], *module.annotator.hear(wide, present), present)
             out["embedding"] = module.embed(out["z"], out["log_probs"], domain)
+            if module.annotator is not None:  # last: the embedding of old cells must not depend on new types
+                others = torch.from_numpy(
+                    np.full(len(at), new_types) if new_types is not None else arrays.batch[at] < 0
+                )
+                types = module.annotator.types
+                out["log_probs"] = types.widen(out["log_probs"], out["z_labels"], others.to(device))
             parts.append(read(out).float().cpu().numpy())
     finally:
         module.train(was_training)

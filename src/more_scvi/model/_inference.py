@@ -83,6 +83,7 @@ def predict(
     indices: Sequence[int] | Sequence[bool] | slice | None = None,
     soft: bool = False,
     batch_size: int | None = None,
+    new_types: bool | None = None,
 ) -> np.ndarray | pd.DataFrame:
     """Labels of cells, also of those whose label is visible.
 
@@ -92,6 +93,9 @@ def predict(
         As in :meth:`get_latent_representation`.
     soft
         Return class probabilities instead of labels.
+    new_types
+        Whether cells may be of types that came with queries (:meth:`load_query_data`); ``None``: those of other
+        batches than the ones that the reference was trained on.
 
     Returns
     -------
@@ -113,7 +117,7 @@ def predict(
             "predict needs labels, but the model was set up without any; call "
             "MoRE.setup_anndata(adata, labels_key=...) with at least one known label, and train."
         )
-    p = run(self, adata, indices, batch_size, lambda out: out["log_probs"].exp())
+    p = run(self, adata, indices, batch_size, lambda out: out["log_probs"].exp(), new_types=new_types)
     if not soft:
         return self.labels[p.argmax(1)]
     names = (registered(self, "predict") if adata is None else adata).obs_names
@@ -195,6 +199,7 @@ def run(
     batch_size: int | None,
     read: Callable[[Outputs], torch.Tensor],
     modality: str | None = None,
+    new_types: bool | None = None,
 ) -> np.ndarray:
     """Pass the chosen cells through the module and collect ``read(outputs)``, one row per cell.
 
@@ -205,7 +210,7 @@ def run(
     arrays = model.reader.arrays(registered(model, "this question") if data is None else data)
     chosen = check_indices(indices, len(arrays))
     if modality is None:
-        return forward(model.module, arrays, read, chosen, size)
+        return forward(model.module, arrays, read, chosen, size, new_types)
     at = model.module.layout.at(modality)
     only = np.zeros_like(arrays.present)
     only[:, at] = arrays.present[:, at]

@@ -24,6 +24,7 @@ from more_scvi.model._distill import distill, student_fidelity
 from more_scvi.model._imputers import impute
 from more_scvi.model._inside import ADAPTERS, make_inside
 from more_scvi.model._not_offered import guide_users_of_scvi
+from more_scvi.model._query import QueryMixin
 from more_scvi.model._reader import Reader
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
@@ -42,7 +43,7 @@ Source: plain value, not tuned."""
 
 
 @guide_users_of_scvi
-class MoRE(SaveLoadMixin, SetupMixin):
+class MoRE(QueryMixin, SaveLoadMixin, SetupMixin):
     """One embedding for cells of several batches and modalities: a frozen pre-trained transformer and light adapters.
 
     The frozen backbone reads every cell once; its features are cached. A linear view of the data themselves (PCA of
@@ -169,13 +170,15 @@ class MoRE(SaveLoadMixin, SetupMixin):
         self.schema = schema = Schema.of(self.registry_)
         frozen, soft, given = attach_backbone(arguments, schema, adata)
         self.backbone = frozen.backbone
+        trained = schema.n_trained
         n_components = min(n_components, self.summary_stats.n_cells - 1)  # centred cells span no more axes
         with torch.random.fork_rng():  # another model that is built in between must not change a user's draws
             torch.manual_seed(self.seed)
             self.module = MoREModule(
                 [_sizes(schema, frozen, name, n_components) for name in schema.modalities],
-                n_batch=len(schema.batches),
-                n_labels=len(schema.labels),
+                n_batch=trained["batches"],
+                n_labels=trained["labels"],
+                n_new_labels=len(schema.labels) - trained["labels"],
                 n_domains=len(schema.domains),
                 patterns=schema.patterns,
                 n_covariates=schema.covariates.n_columns,
@@ -186,6 +189,9 @@ class MoRE(SaveLoadMixin, SetupMixin):
                 if self.backbone is not None and self.backbone.token_width:
                     self.module.add_soft_tokens(name, self.backbone.read_tokens, self.backbone.token_width)
             self.module.inside = make_inside(frozen, arguments)
+        if schema.is_query and not schema.setup["reference"]["unfrozen"]:
+            for name, parameter in self.module.named_parameters():
+                parameter.requires_grad_(name.startswith("refinement."))
         self.reader = Reader(schema, frozen, self.module, given)
         sizes = ", ".join(
             f"{len(schema.features[name])} {get_modality(name).features} ({overlap:.0%} known to the backbone)"

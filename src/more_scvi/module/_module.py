@@ -67,6 +67,8 @@ class MoREModule(BaseModuleClass):
         Steps and rank of the refinement.
     fusion
         ``"attention"``, ``"concatenation"`` or ``"mean"``, see :class:`more_scvi.module.Fusion`.
+    n_new_labels
+        Labels that came with queries, beside ``n_labels``.
     """
 
     kept: Tensor
@@ -91,6 +93,7 @@ class MoREModule(BaseModuleClass):
         n_refinement_steps: int = 2,
         refinement_rank: int = 8,
         fusion: str = "attention",
+        n_new_labels: int = 0,
     ):
         super().__init__()
         n_domains = n_batch if n_domains is None else n_domains
@@ -117,7 +120,7 @@ class MoREModule(BaseModuleClass):
         self.annotator = self.spread = None
         if n_labels:
             niche, n_seen = self.base(layout.modalities[0]).niche_columns, self.linear.n_wide if n_wide else 0
-            self.annotator = Annotator(layout, self.n_latent, n_labels, n_seen, patterns, niche)
+            self.annotator = Annotator(layout, self.n_latent, n_labels, n_seen, patterns, niche, n_new_labels)
         if n_labels and n_domains > 1 and n_refinement_steps:
             self.spread = SpreadStep(self.n_latent, n_domains, n_labels)
         self.projection = Projection(self.n_latent)
