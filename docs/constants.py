@@ -33,6 +33,7 @@ SPECIAL = {
     "Tissue": ("base._shares.NICHE_SHARE", "data._spatial", "module._module.CLOSED_GATE"),
     "Training inside the backbone": ("module._inside", "train._plan.TUNING"),
     "Other data": ("data._silent",),
+    "Queries that are added to a reference": ("annotate._statistics", "model._new_batches"),
     "Student": ("student",),
 }
 """Heading → files or constants that count only there; all others count in every model."""

@@ -22,6 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+NEW_TYPE_CELLS = 20
+"""Labelled cells from which on a type that the reference lacks is answered. Source: plain value, not tuned."""
+
 
 class TypeStatistics(nn.Module):
     """Sums over the labelled cells of each type; buffers only, in double precision, on the CPU.
@@ -113,6 +116,17 @@ class NewTypes(nn.Module):
         self.reference = TypeStatistics(n_latent, n_labels)
         self.added = TypeStatistics(n_latent, n_labels + n_new)
 
+    @property
+    def open(self) -> Tensor:
+        """Types that can be answered, bool (n_labels + n_new,): new ones with enough labelled cells."""
+        count = self.reference.with_more(self.added).count
+        return count >= torch.where(torch.arange(len(count)) < self.n_labels, 1, NEW_TYPE_CELLS)
+
+    def distances(self, z: Tensor) -> Tensor:
+        """Squared distance to each type as :meth:`TypeStatistics.distances`; infinite where it cannot be answered."""
+        out = self.reference.with_more(self.added).distances(z)
+        return out.masked_fill(~self.open, float("inf"))
+
     def widen(self, log_probs: Tensor, z: Tensor, others: Tensor) -> Tensor:
         """Log-probabilities of old and new types, (cells, n_labels + n_new).
 
@@ -130,8 +144,7 @@ class NewTypes(nn.Module):
         new = log_probs.new_full((len(z), self.n_new), float("-inf"))
         rest = torch.zeros_like(log_probs[:, :1])
         if others.any():
-            distance = self.reference.with_more(self.added).distances(z[others])
-            said: Any = torch.log_softmax(-0.5 * distance, 1)
+            said: Any = torch.log_softmax(-0.5 * self.distances(z[others]), 1)
             left = said[:, : self.n_labels].logsumexp(1, keepdim=True)
             new[others], rest[others] = said[:, self.n_labels :].to(new), left.to(rest)
         return torch.cat([log_probs + rest, new], 1)

@@ -29,10 +29,7 @@ from more_scvi.data._rows import RowReader
 from more_scvi.data._spatial import niche_weights
 from more_scvi.modalities._modality import get_modality
 
-FEWEST_CELLS = 20
-"""Labelled cells from which on a label that the reference lacks becomes a type of its own. Source: plain value."""
-
-FEW_LABELLED = f"Their cells count as not labelled; a new type needs at least {FEWEST_CELLS} labelled cells of a query."
+NEW_TO_QUERY = "Their cells count as not labelled; to learn new labels, add the data with MoRE.load_query_data."
 NEW_LABELS = "Their cells count as not labelled; to learn new labels, set the data up again and make a new model."
 
 
@@ -170,9 +167,14 @@ class Schema:
     def check_complete(self, data: AnnData | MuData) -> None:
         """Refuse data for training that lack a modality or features that were there at setup.
 
-        What is trained for a query needs neither.
+        What is trained for a query needs a part of the features only.
         """
         cells = self.cells(data)
+        for modality, adata in cells.adatas.items() if self.is_query else ():
+            where = f"mdata[{self.names[modality]!r}]" if self.is_mudata else "adata"
+            kind = get_modality(modality).features
+            with warnings.catch_warnings(action="ignore"):  # said when they are read
+                speak_of(where, check_genes, adata.var_names, self.features[modality].tolist(), kind)
         if self.is_query:
             return
         for modality in self.modalities:
@@ -232,7 +234,7 @@ class Schema:
         values = as_label_array(obs[key], mark)
         if say:
             where = "mdata" if self.is_mudata else "adata"
-            advice = FEW_LABELLED if self.is_query else NEW_LABELS
+            advice = NEW_TO_QUERY if self.is_query else NEW_LABELS
             speak_of(where, check_categories, values, [*self.labels, value_text(mark)], key, advice)
         return pd.Index(self.labels).get_indexer(values)
 

@@ -28,7 +28,7 @@ def batch_codes(obs: pd.DataFrame, key: str | None, known: Sequence[Any] | np.nd
 
 
 def as_new(codes: np.ndarray, n_known: int) -> np.ndarray:
-    """Codes in which batches from `n_known` on are new ones, too: each has a negative code of its own, int64 (cells,)."""
+    """Codes, int64 (cells,), in which batches from `n_known` on are new, too: each has a negative code of its own."""
     new = (codes < 0) | (codes >= n_known)
     out = codes.copy()
     out[new] = -1 - np.unique(codes[new], return_inverse=True)[1]

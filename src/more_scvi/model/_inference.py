@@ -233,12 +233,13 @@ def get_novelty(self: MoRE, adata: AnnData | MuData | None = None) -> pd.Series:
     ----------
     adata
         Other data, whose cells are compared with the labelled ones of the registered data; ``None``: the registered
-        cells.
+        cells. A model without the cells of its reference (of :meth:`load_query_data`, or loaded without data) compares
+        with the mean and spread of each type instead.
 
     Returns
     -------
-    Score per cell, 0 to 1: about 0.5 is usual, 1 means that no neighbour has a label. Only its order within a data
-    set has a meaning; look at the cells with the highest values. Nothing is written.
+    Score per cell, 0 to 1: about 0.5 is usual, 1 means that no neighbour has a label (or no type is near). Only its
+    order within a data set has a meaning; look at the cells with the highest values. Nothing is written.
 
     Raises
     ------
@@ -260,6 +261,8 @@ def get_novelty(self: MoRE, adata: AnnData | MuData | None = None) -> pd.Series:
             "get_novelty compares cells with labelled ones, but the model was set up without labels; call "
             "MoRE.setup_anndata(adata, labels_key=...) with at least one known label, and train."
         )
+    if self.schema.is_query or (self.adata is None and adata is not None):
+        return _novelty_by_sums(self, registered(self, "get_novelty") if adata is None else adata)
     known = registered(self, "get_novelty")
     labels = self.schema.label_codes(known)
     visible = labels >= 0
@@ -282,6 +285,19 @@ def get_novelty(self: MoRE, adata: AnnData | MuData | None = None) -> pd.Series:
         visible = np.concatenate([np.zeros(len(more), bool), visible])
     score = (neighbour_novelty(z, visible, group) + neighbour_novelty(base, visible, group)) / 2
     return pd.Series(score[: data.n_obs], index=data.obs_names, name="novelty")
+
+
+def _novelty_by_sums(model: MoRE, data: AnnData | MuData) -> pd.Series:
+    """Novelty without the reference's cells: d / (d + n_latent), d the squared distance to the nearest type."""
+    check_trained(model)
+    types = model.module.annotator.types  # type: ignore[union-attr]  # the caller has seen that there are labels
+    if not types.open.any():
+        raise ValueError(
+            "get_novelty: no cell of the reference has a label; give labels to some cells and train again."
+        )
+    z = forward(model.module, model.reader.arrays(data), lambda out: out["z_labels"])
+    distance = types.distances(torch.from_numpy(z)).min(1).values.numpy()
+    return pd.Series(distance / (distance + z.shape[1]), index=data.obs_names, name="novelty")
 
 
 def _embed(model: MoRE, arrays: Arrays) -> np.ndarray:

@@ -44,6 +44,7 @@ HELD_OUT, FEWEST_LABELS = 0.2, 20
 tuned."""
 
 LEAST_CELLS = 3
+"""Cells of a type in a batch from which on their mean and spread are looked at. Source: plain value, not tuned."""
 
 
 def count_labelled(model: MoRE, sign: int = 1) -> None:

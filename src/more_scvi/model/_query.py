@@ -17,7 +17,8 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass
 
 from more_scvi._compat import no_pull, parse_device_args
-from more_scvi.base._schema import FEWEST_CELLS, Schema
+from more_scvi.annotate._statistics import NEW_TYPE_CELLS
+from more_scvi.base._schema import Schema
 from more_scvi.data._arguments import check_type, listing, warn
 from more_scvi.data._checks import speak_of
 from more_scvi.data._columns import as_batch_array, as_label_array, check_column, check_genes, value_text
@@ -152,10 +153,10 @@ class QueryMixin(BaseModelClass):
         if that helps cells which were held out; all that was there is frozen, so that cells of the reference keep
         their embedding to the bit. The result is a reference in turn, and keeps no cells.
 
-        Labels of the query count. A label that the reference does not know becomes a new type if at least 20 cells
-        carry it; cells of new batches may be of it, those of the reference's own batches keep their answers
-        (``predict(new_types=True)`` asks for all). New types are told by a discriminant analysis of the embedding from
-        sums over labelled cells, which do not depend on the order in which queries are added.
+        Labels of the query count. A label that the reference does not know becomes a new type once 20 cells carry it,
+        those of all queries together. Cells of new batches may be of it; those of the reference's own batches keep
+        their answers (``predict(new_types=True)`` asks for all). New types are told by a discriminant analysis of the
+        embedding from sums over labelled cells, which do not depend on the order in which queries are added.
 
         Parameters
         ----------
@@ -209,7 +210,7 @@ class QueryMixin(BaseModelClass):
         if inplace_subset_query_vars:
             prepare = cls.prepare_query_mudata if reference.schema.is_mudata else cls.prepare_query_anndata
             prepare(adata, reference)  # type: ignore[operator]
-        registry, new_batches, new_labels = _grown(reference, adata, unfrozen)
+        registry, new_batches = _grown(reference, adata, unfrozen)
         arguments = dict(reference.init_arguments)
         if arguments["backbone"] == "precomputed":
             arguments["backbone_kwargs"] = {
@@ -222,6 +223,7 @@ class QueryMixin(BaseModelClass):
         model._attach(adata)
         model.is_trained_ = reference.is_trained_
         count_labelled(model)
+        new_labels = _opened(reference, model)
         logger.info(
             "%d cells are added to the reference; new batches: %s; new types: %s.",
             adata.n_obs, listing(new_batches), listing(new_labels),
@@ -265,8 +267,8 @@ def _take(adata: AnnData, where: str, schema: Schema, modality: str, inplace: bo
     return None
 
 
-def _grown(reference: MoRE, adata: AnnData | MuData, unfrozen: bool) -> tuple[dict[str, Any], list[str], list[str]]:
-    """The reference's registry with the batches, types and domains that the query adds; its new batches and types."""
+def _grown(reference: MoRE, adata: AnnData | MuData, unfrozen: bool) -> tuple[dict[str, Any], list[str]]:
+    """The reference's registry with the batches, types and domains that the query adds; its new batches."""
     schema, registry = reference.schema, deepcopy(reference.registry_)
     cells, setup, fields = schema.cells(adata), registry["setup_args"], registry["field_registries"]
     obs, key, label = cells.obs, setup["batch_key"], setup["labels_key"]
@@ -280,8 +282,8 @@ def _grown(reference: MoRE, adata: AnnData | MuData, unfrozen: bool) -> tuple[di
     labels: list[str] = []
     if len(schema.labels) and label in obs:
         mark = value_text(setup["unlabeled_category"])
-        counts = pd.Series(as_label_array(obs[label], setup["unlabeled_category"])).value_counts()
-        labels = sorted(v for v in counts.index[counts >= FEWEST_CELLS] if v != mark and v not in set(schema.labels))
+        given = set(as_label_array(obs[label], setup["unlabeled_category"]))
+        labels = sorted(given - set(schema.labels) - {mark})
         mapping = np.array([*schema.labels, *labels, mark], dtype=object)
         fields[REGISTRY_KEYS.LABELS_KEY]["state_registry"]["categorical_mapping"] = mapping
         if labels and key is None:
@@ -299,7 +301,22 @@ def _grown(reference: MoRE, adata: AnnData | MuData, unfrozen: bool) -> tuple[di
     if schema.is_mudata:
         found = find_domains(cells, values)[0]
         setup["domains"] = [*setup["domains"], *(d for d in found if d not in setup["domains"])]
-    return registry, batches, labels
+    return registry, batches
+
+
+def _opened(reference: MoRE, model: MoRE) -> list[str]:
+    """Types that the reference could not answer and the model can; a warning of those that still lack cells."""
+    if model.module.annotator is None or reference.module.annotator is None:
+        return []
+    types, before = model.module.annotator.types, reference.module.annotator.types.open.numpy()
+    new = list(zip(model.labels, types.added.count.tolist(), types.open.tolist(), strict=True))[types.n_labels :]
+    few = [f"{name!r} ({n:.0f})" for name, n, is_open in new if not is_open]
+    if few:
+        warn(
+            f"Labels that the reference does not know, with too few cells: {', '.join(few)}. They count as not labelled"
+            f" until {NEW_TYPE_CELLS} cells carry them, this query and later ones together."
+        )
+    return [name for name, _, is_open in new if is_open and name not in reference.labels[before]]
 
 
 def _extended(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from more_scvi._threads import one_thread
 from more_scvi.data._arguments import check_integer, check_mapping, listing, nearest, warn
 from more_scvi.model._fit import finish, make_training_set
 from more_scvi.model._forward import registered
-from more_scvi.model._new_batches import fit_new_batches
+from more_scvi.model._new_batches import count_labelled, fit_new_batches
 from more_scvi.module._objective import needs_views
 from more_scvi.train._callbacks import RestoringCheckpoint
 from more_scvi.train._data import CellDataModule
@@ -118,11 +118,14 @@ def train(
     if self.schema.is_query and not self.schema.setup["reference"]["unfrozen"]:
         _train_new_batches(self, sets, max_epochs, plan_kwargs, trainer_kwargs)
         return
-    views = self.init_arguments["n_views"] if needs_views(plan.loss_kwargs["weights"], bool(len(self.labels))) else 0
+    reads = needs_views(plan.loss_kwargs["weights"], bool(len(self.labels))) and not self.schema.is_query
+    views = self.init_arguments["n_views"] if reads else 0
     earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}  # scvi-tools loses some of them
     with _restoring(self), torch.random.fork_rng(), _quiet():
         torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))  # another round, other draws
         small = self.reader.frozen.is_small
+        if self.schema.is_query:
+            count_labelled(self, -1)  # where they are now
         with one_thread(small):
             cells = make_training_set(self.reader, data, sets[0], views, self.seed, str(device))
         with one_thread(small or not self.module.passes_backbone):
@@ -150,6 +153,8 @@ def train(
             self.module.eval()
             self.is_trained_ = True
             done()
+            if self.schema.is_query:
+                count_labelled(self)
     if stopped is not None:
         raise stopped
 
