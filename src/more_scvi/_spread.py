@@ -48,13 +48,6 @@ class SpreadStep(nn.Module):
         self.scale.copy_(torch.exp((wanted - log_spread) * measured * n / (n + FEW_CELLS)))
         self.centre.copy_(centre)
 
-    def fit_new(self, z: Tensor, types: Tensor, batch: Tensor, first: int, wanted: Tensor) -> None:
-        """As :meth:`fit` for the batches from ``first`` on, which get the spreads ``wanted``, (types,); NaN: any."""
-        n, centre, log_spread = self._measure(z, types, batch)
-        change = torch.where((n >= 3) & wanted.isfinite(), wanted.log() - log_spread, 0.0)
-        self.scale[first:] = torch.exp(change * n / (n + FEW_CELLS))[first:]
-        self.centre[first:] = centre[first:]
-
     def _measure(self, z: Tensor, types: Tensor, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cells, centre and logarithm of the spread of every group, (batches, types) each."""
         n_batch, n_types = self.scale.shape

@@ -189,9 +189,8 @@ def test_what_does_not_help_cells_that_were_held_out_is_not_kept(reference, quer
     before = answers(model)
     with caplog.at_level(logging.INFO, "more_scvi"):
         model.train(max_epochs=3, plan_kwargs={"lr": 100.0}, **QUIET)
-    assert "refinement of new batches" in caplog.text and "not kept" in caplog.text
+    assert re.search("Refinement of the new batches 'batch2'.* after.*: not kept", caplog.text)
     assert offset(model)[-1] == 0
-    model.module.spread.scale[-1] = 1.0
     equal(before, answers(model), 1e-6)
 
 
@@ -200,7 +199,7 @@ def test_labels_that_are_held_out_decide_where_there_are_enough(reference, cells
     model = more.MoRE.load_query_data(query, reference)
     model.train(**QUIET)
     first, last = model.history["label_likelihood_validation"].iloc[:, 0]
-    assert (offset(model)[-1] > 0) == (last > first)
+    assert (offset(model)[-1] > 0) == (last > first + 0.01)
 
 
 def test_no_steps_change_nothing(reference, query):
@@ -208,8 +207,7 @@ def test_no_steps_change_nothing(reference, query):
     before = model.get_latent_representation(obsm_key=None)
     model.train(max_epochs=0, **QUIET)
     assert offset(model)[-1] == 0
-    assert np.abs(model.module.spread.scale[-1].numpy() - 1).max() >= 0
-    assert before.shape == model.get_latent_representation(obsm_key=None).shape
+    np.testing.assert_array_equal(model.get_latent_representation(obsm_key=None), before)
 
 
 def test_unfrozen_trains_all(reference, query):
@@ -283,7 +281,9 @@ def test_earlier_queries_keep_their_place_when_later_ones_are_trained(reference,
     first = more.MoRE.load_query_data(query, reference)
     first.train(**QUIET)
     there = first.get_latent_representation(obsm_key=None)
-    later = more.MoRE.load_query_data(labelled(of_batches(cells, 3), type0=20), first)
+    again = query.copy()
+    again.obs["batch"] = "later"
+    later = more.MoRE.load_query_data(again, first)
     later.train(**QUIET)
     np.testing.assert_array_equal(later.get_latent_representation(query, obsm_key=None), there)
     assert offset(later)[-1] > 0

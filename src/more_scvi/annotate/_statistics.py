@@ -37,14 +37,12 @@ class TypeStatistics(nn.Module):
 
     count: Tensor
     total: Tensor
-    squared: Tensor
     second: Tensor
 
     def __init__(self, n_latent: int, n_types: int):
         super().__init__()
         self.register_buffer("count", torch.zeros(n_types, dtype=torch.float64))
         self.register_buffer("total", torch.zeros(n_types, n_latent, dtype=torch.float64))
-        self.register_buffer("squared", torch.zeros(n_types, dtype=torch.float64))  # lengths, per type
         self.register_buffer("second", torch.zeros(n_latent, n_latent, dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -61,7 +59,6 @@ class TypeStatistics(nn.Module):
         x, at = torch.from_numpy(z[known]).double(), torch.from_numpy(labels[known])
         self.count.index_add_(0, at, torch.full((len(x),), float(sign), dtype=torch.float64))
         self.total.index_add_(0, at, sign * x)
-        self.squared.index_add_(0, at, sign * x.square().sum(1))
         self.second += sign * (x.T @ x)
 
     def with_more(self, more: "TypeStatistics") -> "TypeStatistics":
@@ -77,12 +74,6 @@ class TypeStatistics(nn.Module):
     def centres(self) -> Tensor:
         """Mean of each type, (types, n_latent); NaN where it has no cell."""
         return self.total / self.count[:, None]
-
-    @property
-    def spreads(self) -> Tensor:
-        """Standard deviation within each type, over all axes together, (types,); NaN with fewer than two cells."""
-        within = self.squared - self.total.square().sum(1) / self.count
-        return (within.clamp_min(0.0) / (self.count - 1).clamp_min(0.0)).sqrt()
 
     def covariance(self) -> Tensor:
         """Shrunk covariance within types, (n_latent, n_latent)."""

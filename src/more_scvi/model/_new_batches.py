@@ -1,4 +1,4 @@
-r"""What ``train`` learns of a query: refinement and spread of its new batches, if they help cells that were held out.
+r"""What ``train`` learns of a query: the refinement of its new batches, if it helps cells that were held out.
 
 Everything else is frozen, so cells pass adapters and fusion once; what is left are a few numbers per batch. They are
 fitted on all cells at a time, by the distance of the types' centres in a new batch from those of the reference,
@@ -6,7 +6,8 @@ fitted on all cells at a time, by the distance of the types' centres in a new ba
 .. math:: D = \frac{\sum_t w_t \lVert m_t - \mu_t \rVert^2}{\sigma^2 \sum_t w_t},\qquad w_t = \frac{n_t}{n_t + \lambda},
 
 with :math:`m_t` the mean of the :math:`n_t` cells that are labelled :math:`t` or surely predicted so, :math:`\mu_t` and
-:math:`\sigma^2` mean and variance in the reference. Centres, unlike cells, gain nothing from being drawn together.
+:math:`\sigma^2` mean and variance in the reference. Centres, unlike cells, gain nothing from being drawn together. The
+spread of types is left as it is: on development sets, matching it to the reference's cost neighbours of the right type.
 """
 
 from __future__ import annotations
@@ -44,7 +45,14 @@ HELD_OUT, FEWEST_LABELS = 0.2, 20
 tuned."""
 
 LEAST_CELLS = 3
-"""Cells of a type in a batch from which on their mean and spread are looked at. Source: plain value, not tuned."""
+"""Cells of a type in a batch from which on their mean is looked at. Source: plain value, not tuned."""
+
+LEAST_GAIN = 0.1
+"""Share by which the distance of held-out centres must fall; what gains less is noise. Source: plain value, not
+tuned."""
+
+LEAST_LIKELIHOOD = 0.01
+"""The same of the mean log-likelihood of held-out labels. Source: plain value, not tuned."""
 
 
 def count_labelled(model: MoRE, sign: int = 1) -> None:
@@ -61,7 +69,7 @@ def count_labelled(model: MoRE, sign: int = 1) -> None:
 def fit_new_batches(
     model: MoRE, sets: tuple[np.ndarray, np.ndarray, np.ndarray], n_epochs: int = N_EPOCHS, lr: float = LEARNING_RATE
 ) -> dict[str, pd.DataFrame]:
-    """Fit refinement and spread of the query's new batches; return the curves.
+    """Fit the refinement of the query's new batches; return the curves.
 
     Parameters
     ----------
@@ -94,7 +102,6 @@ def fit_new_batches(
     curves: dict[str, list[float]] = {"distance_train": [], "distance_validation": []}
     count_labelled(model, -1)
 
-    # refinement
     before = {k: v.clone() for k, v in module.refinement.state_dict().items()}
     judged = held[(types[held] >= 0) & (labels[held] >= 0)]
     by_labels = len(judged) >= FEWEST_LABELS
@@ -111,22 +118,20 @@ def fit_new_batches(
             for name, rows in (("train", train), ("validation", held)):
                 curves[f"distance_{name}"].append(float(aims.distance(z, rows)))
     distances = curves["distance_validation"]
-    helps = distances[-1] < distances[0]
+    helps = distances[-1] < (1 - LEAST_GAIN) * distances[0]
     if by_labels:
         curves["label_likelihood_validation"] = [start, likelihood()]
-        helps = curves["label_likelihood_validation"][1] > start
-    _say("refinement", curves, len(held), helps)
+        helps = curves["label_likelihood_validation"][1] > start + LEAST_LIKELIHOOD
+    numbers = "; ".join(f"{k} {v[0]:.4g} before, {v[-1]:.4g} after" for k, v in curves.items() if "validation" in k)
+    names = listing(dict.fromkeys(schema.domains[code][0] for code in new))
+    logger.info(
+        "Refinement of the new batches %s, on %d held-out cells: %s: %s.",
+        names, len(held), numbers, "kept" if helps else "not kept, as it helps too little",
+    )  # fmt: skip
     if not helps:
         module.refinement.load_state_dict(before)
 
-    # spread
-    with torch.no_grad():
-        z = adapted + module.refinement(adapted, domain)[0]
-    if module.spread is not None:
-        _fit_spread(module, z, torch.from_numpy(types), domain, first, train, held, curves)
     count_labelled(model)
-    names = [schema.domains[code][0] for code in new]
-    logger.info("New batches: %s; cells of the reference stay where they are.", listing(dict.fromkeys(names)))
     return {k: pd.DataFrame({k: v}, index=pd.RangeIndex(len(v), name="epoch")) for k, v in curves.items()}
 
 
@@ -184,41 +189,3 @@ def _descend(
         (loss + PENALTY * torch.stack(sizes).sum() / spread).backward()
         optimiser.step()
         yield {k: v.detach().clone() for k, v in state().items()}
-
-
-def _fit_spread(
-    module: MoREModule,
-    z: Tensor,
-    types: Tensor,
-    domain: Tensor,
-    first: int,
-    train: np.ndarray,
-    held: np.ndarray,
-    curves: dict[str, list[float]],
-) -> None:
-    """Fit the spread of types in the new domains, and keep it if it brings that of held-out cells nearer."""
-    spread, annotator = module.spread, module.annotator
-    assert spread is not None and annotator is not None
-    wanted = annotator.types.reference.spreads.float()
-    before = {k: v.clone() for k, v in spread.state_dict().items()}
-    a, b = torch.from_numpy(train), torch.from_numpy(held)
-
-    def difference() -> float:
-        p = torch.nn.functional.one_hot(types[b].clamp_min(0), module.n_labels).float()
-        n, _, log_spread = spread._measure(spread(z[b], p, domain[b]), types[b], domain[b])
-        use = (n >= LEAST_CELLS) & wanted.isfinite()
-        use[:first] = False
-        return float((n * (log_spread - wanted.log()).abs())[use].sum() / n[use].sum().clamp_min(1.0))
-
-    start = difference()
-    spread.fit_new(z[a], types[a], domain[a], first, wanted)
-    curves["spread_validation"] = [start, difference()]
-    helps = curves["spread_validation"][1] < start
-    _say("spread", {"spread_validation": curves["spread_validation"]}, len(held), helps)
-    if not helps:
-        spread.load_state_dict(before)
-
-
-def _say(what: str, curves: dict[str, list[float]], n: int, helps: bool) -> None:
-    numbers = "; ".join(f"{k} {v[0]:.4g} before, {v[-1]:.4g} after" for k, v in curves.items() if "validation" in k)
-    logger.info("%s of new batches, on %d held-out cells: %s: %s.", what, n, numbers, "kept" if helps else "not kept")
