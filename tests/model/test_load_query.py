@@ -390,7 +390,7 @@ WRONG = {
     "no folder": (lambda r, q: more.MoRE.load_query_data(q, "nowhere"), FileNotFoundError, "no such folder"),
     "not trained": (untrained, RuntimeError, "not trained"),
     "no batch column": (without_batch, KeyError, "batch_key='batch' is not a column"),
-    "MuData": (lambda r, q: more.MoRE.load_query_data(MuData({"rna": q}), r), TypeError, "model of a AnnData"),
+    "MuData": (lambda r, q: more.MoRE.load_query_data(MuData({"rna": q}), r), TypeError, "model of an AnnData"),
     "unfrozen": (lambda r, q: more.MoRE.load_query_data(q, r, unfrozen="yes"), TypeError, "unfrozen='yes'"),
     "other genes": (lambda r, q: more.MoRE.load_query_data(renamed(q), r), ValueError, "adata lacks 120 of the 120"),
     "prepared genes": (lambda r, q: more.MoRE.prepare_query_anndata(renamed(q), r), ValueError, "adata lacks 120 of"),
@@ -413,3 +413,88 @@ def test_what_cannot_be_added_is_refused(reference, query, case):
     with pytest.raises(error, match=re.escape(words)):
         call(reference, query)
     assert set(query.obs) <= set(columns), "the query was changed"
+
+
+# ---- a modality that the reference lacks
+
+
+def taken(mdata, names, cells):
+    """Some modalities of some cells."""
+    with no_pull():
+        out = MuData({name: mdata[name][cells].copy() for name in names})
+    for key in ("batch", "label"):
+        out.obs[key] = mdata.obs[key].reindex(out.obs_names)
+    return out
+
+
+@pytest.fixture(scope="module")
+def paired():
+    """RNA, peaks and proteins of three batches."""
+    with no_pull():
+        mdata = more.data.simulate_multiomics(900, 4, 3, n_genes=200, n_peaks=300, n_proteins=30, seed=2)
+    mdata.obs["label"] = mdata.obs["cell_type"].astype(str)
+    return mdata
+
+
+@pytest.fixture(scope="module", params=["AnnData", "MuData"])
+def without_protein(paired, request):
+    """A model of two batches, of RNA alone, or of RNA and peaks."""
+    cells = np.flatnonzero(paired.obs["batch"] != "batch2")
+    kwargs = {"backbone": None, "seed": 0, "n_components": 15, "n_wide": 30}
+    if request.param == "AnnData":
+        data = taken(paired, ["rna"], cells)["rna"].copy()
+        data.obs["label"] = data.obs["cell_type"].astype(str)
+        more.MoRE.setup_anndata(data, **SETUP)
+    else:
+        data = taken(paired, ["rna", "atac"], cells)
+        more.MoRE.setup_mudata(data, {"rna": "rna", "atac": "atac"}, **SETUP)
+    model = more.MoRE(data, **kwargs)
+    model.train(max_epochs=5, **FIT)
+    return model
+
+
+def test_cells_with_a_new_modality_alone_are_embedded(paired, without_protein, tmp_path):
+    reference = without_protein
+    own = answers(reference)
+    cells = np.flatnonzero(paired.obs["batch"] == "batch2")
+    query, other = taken(paired, ["rna", "protein"], cells[::2]), taken(paired, ["protein"], cells[1::2])
+    model = more.MoRE.load_query_data(query, reference, modalities={"protein": "protein"})
+    equal(own, answers(model, reference.adata))
+    by_rna = taken(paired, ["rna"], cells[1::2])
+    wanted, z = (m.get_latent_representation(d, obsm_key=None) for m, d in ((reference, by_rna), (model, other)))
+    shuffled = np.random.default_rng(0).permutation(len(z))
+    apart = [np.square(z - w).sum(1).mean() for w in (wanted, wanted[shuffled], wanted.mean(0))]
+    assert apart[0] < 0.7 * apart[1] and apart[0] < 1.2 * apart[2]
+    right = model.predict(other) == other.obs["label"]
+    assert right.mean() > 0.8
+    assert model.get_novelty(other).between(0, 1).all()
+    # cells that the reference can read are embedded by what it reads
+    both = taken(paired, ["rna", "protein"], cells[1::2])
+    np.testing.assert_allclose(model.get_latent_representation(both, obsm_key=None), wanted, atol=1e-6)
+    model.train(**QUIET)
+    equal(own, answers(model, reference.adata))
+    # it is saved without cells, and further pairs add up
+    model.save(tmp_path)
+    loaded = more.MoRE.load(tmp_path, adata=False)
+    equal(answers(model, other), answers(loaded, other))
+    more_pairs = taken(paired, ["rna", "protein"], cells[1::2])
+    grown = more.MoRE.load_query_data(more_pairs, tmp_path)
+    pairs = [m.module.further["protein"].pairs.gram[-1, -1].item() for m in (model, grown)]
+    assert pairs == [len(cells[::2]), len(cells)]
+
+
+LACKING = {
+    "too few": ({"protein": "protein"}, 40, ValueError, "40 of its 40 cells also have one of 'rna'"),
+    "a known one": ({"rna": "rna"}, 60, ValueError, "a key of modalities='rna' is not supported"),
+    "no role": ({"adt": "protein"}, 60, ValueError, "a key of modalities='adt' is not supported"),
+    "no such name": ({"protein": "adt"}, 60, ValueError, "modalities['protein']='adt' is not supported"),
+    "no dict": ("protein", 60, TypeError, "expected a dict"),
+}
+
+
+@pytest.mark.parametrize("case", LACKING)
+def test_a_new_modality_that_cannot_be_learned_is_refused(paired, without_protein, case):
+    modalities, n, error, words = LACKING[case]
+    query = taken(paired, ["rna", "protein"], np.flatnonzero(paired.obs["batch"] == "batch2")[:n])
+    with pytest.raises(error, match=re.escape(words)):
+        more.MoRE.load_query_data(query, without_protein, modalities=modalities)

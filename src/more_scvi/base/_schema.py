@@ -93,6 +93,11 @@ class Schema:
         """Modality → its name in a MuData."""
         return dict(self.setup["modalities"]) if self.is_mudata else {RNA: RNA}
 
+    @property
+    def further(self) -> dict[str, dict[str, Any]]:
+        """Modality that came with a query → its name in a MuData, features and type of values."""
+        return self.setup.get("further", {})
+
     @cached_property
     def spatial(self) -> str | None:
         """The modality whose neighbours count; None: the data are not spatial."""
@@ -104,6 +109,8 @@ class Schema:
 
     def layer(self, modality: str) -> str | None:
         """Layer with the values; None: ``X``."""
+        if modality in self.further:
+            return None
         return self.setup["layers"][modality] if self.is_mudata else self.setup["layer"]
 
     def setup_of(self, data: AnnData | MuData) -> dict[str, Any]:
@@ -112,16 +119,18 @@ class Schema:
         if key is not None and len(self.labels) and key not in cells.obs:
             out["labels_key"] = None
         if self.is_mudata:
-            out |= {what: {m: self.setup[what][m] for m in cells.adatas} for what in ("modalities", "layers")}
+            here = [name for name in cells.adatas if name in self.modalities]
+            out |= {what: {name: self.setup[what][name] for name in here} for what in ("modalities", "layers")}
         return out
 
     def modalities_of(self, mdata: Any) -> dict[str, str]:
         """Modality → name in a MuData, of those that the model knows and the MuData has; at least one."""
         check_type("mdata", mdata, MuData, "a mudata.MuData")
-        here = {modality: name for modality, name in self.names.items() if name in mdata.mod}
+        known = self.names | {modality: entry["name"] for modality, entry in self.further.items()}
+        here = {modality: name for modality, name in known.items() if name in mdata.mod}
         if not here:
             raise ValueError(
-                f"mdata has the modalities {list(mdata.mod)}; the model knows {list(self.names.values())}. At least one"
+                f"mdata has the modalities {list(mdata.mod)}; the model knows {list(known.values())}. At least one"
                 " of them is needed, under the name it had at setup."
             )
         return here
@@ -156,13 +165,15 @@ class Schema:
         """
         cells = self.cells(data)
         present = np.zeros((len(cells), len(self.modalities)), dtype=bool)
-        for modality in cells.adatas:
+        own = [name for name in cells.adatas if name in self.modalities]
+        for modality in own:
             present[:, self.modalities.index(modality)] = cells.rows[modality] >= 0
         codes = batch_codes(cells.obs, self.setup["batch_key"], self.batches)
         batch, domain = as_new(codes, self.n_trained["batches"]), self.domain_codes(codes, present)
-        measured = {name: self._measured(cells, name, given.get(name)) for name in cells.adatas}
+        measured = {name: self._measured(cells, name, given.get(name)) for name in own}
+        further = {name: self._further(cells, name) for name in cells.adatas if name not in own}
         covariates = self.covariates.transform(cells.obs)
-        return CellSet(cells.names, measured, present, batch, domain, covariates)
+        return CellSet(cells.names, measured, present, batch, domain, covariates, further)
 
     def check_complete(self, data: AnnData | MuData) -> None:
         """Refuse data for training that lack a modality or features that were there at setup.
@@ -170,7 +181,8 @@ class Schema:
         What is trained for a query needs a part of the features only.
         """
         cells = self.cells(data)
-        for modality, adata in cells.adatas.items() if self.is_query else ():
+        own = {name: adata for name, adata in cells.adatas.items() if name in self.modalities}
+        for modality, adata in own.items() if self.is_query else ():
             where = f"mdata[{self.names[modality]!r}]" if self.is_mudata else "adata"
             kind = get_modality(modality).features
             with warnings.catch_warnings(action="ignore"):  # said when they are read
@@ -255,9 +267,7 @@ class Schema:
         order = speak_of(where, check_genes, adata.var_names, self.features[modality].tolist(), entry.features)
         what = {"layer": self.layer(modality), "data_type": kind, "rules": entry.values}
         speak_of(where, check_matrix, adata, role=modality, query=True, **what)
-        here = np.flatnonzero(rows >= 0)
-        owner = np.empty(len(here), dtype=np.int64)
-        owner[np.argsort(np.argsort(rows[here]))] = here
+        owner = _owners(rows)
         return Measured(
             modality,
             RowReader(adata, self.layer(modality), order),
@@ -271,6 +281,16 @@ class Schema:
             None if given is None else obsm_features(adata, given),
             None if order is None or (order >= 0).all() else order >= 0,
         )
+
+    def _further(self, cells: Cells, modality: str) -> Measured:
+        """As :meth:`_measured`, of a modality that came with a query."""
+        entry, adata, kind = self.further[modality], cells.adatas[modality], get_modality(modality)
+        where, features = f"mdata[{entry['name']!r}]", list(entry["features"])
+        order = speak_of(where, check_genes, adata.var_names, features, kind.features)
+        speak_of(where, check_matrix, adata, role=modality, query=True, data_type=entry["data_type"], rules=kind.values)
+        visible = None if order is None or (order >= 0).all() else order >= 0
+        owner, normalised = _owners(cells.rows[modality]), entry["data_type"] != "counts"
+        return Measured(modality, RowReader(adata, None, order), owner, normalised, [], visible=visible)
 
     def fingerprint(self, data: AnnData | MuData, given: Mapping[str, str]) -> str:
         """Digest of all that answers follow from: names, values, and the columns that are read.
@@ -291,6 +311,14 @@ class Schema:
             for values in (_matrix(adata, self.layer(modality)), *(adata.obsm[key] for key in places)):
                 _add_values(digest, values)
         return digest.hexdigest()
+
+
+def _owners(rows: np.ndarray) -> np.ndarray:
+    """Cell of each row that a modality holds, in the order of the rows; ``rows``: row of each cell, -1 = none."""
+    here = np.flatnonzero(rows >= 0)
+    owner = np.empty(len(here), dtype=np.int64)
+    owner[np.argsort(np.argsort(rows[here]))] = here
+    return owner
 
 
 def obsm_features(adata: AnnData, key: str) -> np.ndarray:

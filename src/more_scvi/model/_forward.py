@@ -56,7 +56,8 @@ def forward(
                 torch.from_numpy(array[at]).to(device)
                 for array in (arrays.base, arrays.present, arrays.wide, arrays.domain)
             )
-            out: dict[str, Any] = module.inference(base, present, domain)
+            placed = None if arrays.placed is None else torch.from_numpy(arrays.placed[at]).to(device)
+            out: dict[str, Any] = module.inference(base, present, domain, placed=placed)
             out["log_probs"], out["present"] = None, present
             if module.annotator is not None:
                 out["log_probs"] = module.annotate(out["z_labels"], *module.annotator.hear(wide, present), present)

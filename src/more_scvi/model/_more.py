@@ -29,6 +29,7 @@ from more_scvi.model._reader import Reader
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
 from more_scvi.model._train import History, train
+from more_scvi.module._further import FurtherModality
 from more_scvi.module._module import MoREModule
 from more_scvi.train._plan import MoRETrainingPlan
 
@@ -189,6 +190,10 @@ class MoRE(QueryMixin, SaveLoadMixin, SetupMixin):
                 if self.backbone is not None and self.backbone.token_width:
                     self.module.add_soft_tokens(name, self.backbone.read_tokens, self.backbone.token_width)
             self.module.inside = make_inside(frozen, arguments)
+        for name, entry in schema.further.items():
+            sizes = ModalitySizes(name, len(entry["features"]), data_type=entry["data_type"])
+            own = FurtherModality(sizes, self.module.n_latent, arguments["n_variable"], arguments["n_components"] or 1)
+            self.module.further[name] = own
         if schema.is_query and not schema.setup["reference"]["unfrozen"]:
             for name, parameter in self.module.named_parameters():
                 parameter.requires_grad_(name.startswith("refinement."))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +27,7 @@ from more_scvi.data._fields import RNA
 from more_scvi.data._objects import check_anndata, check_modalities
 from more_scvi.modalities._modality import get_modality
 from more_scvi.model._new_batches import count_labelled
+from more_scvi.model._new_modality import check_new_modalities, known_part, learn_pairs
 from more_scvi.model._setup import find_domains
 
 if TYPE_CHECKING:
@@ -145,6 +147,7 @@ class QueryMixin(BaseModelClass):
         accelerator: str = "auto",
         device: int | str = "auto",
         unfrozen: bool = False,
+        modalities: Mapping[str, str] | None = None,
     ) -> Self:
         """Add a query to a reference: a model of both, to which the query is registered.
 
@@ -172,6 +175,11 @@ class QueryMixin(BaseModelClass):
         unfrozen
             Let ``train`` change all that is trained by gradients, on the query alone. The embedding of the reference's
             cells changes with it.
+        modalities
+            Modalities that the reference lacks and the query, a MuData, has beside a known one, e.g.
+            ``{"protein": "adt"}`` as in :meth:`setup_mudata`; at least 50 cells must have both. They get a linear base
+            and an adapter of their own: cells with this modality alone can be embedded then, others are by those that
+            the reference knows. Of a query to a model of an AnnData the modality ``"rna"`` is registered, a copy.
 
         Returns
         -------
@@ -204,13 +212,19 @@ class QueryMixin(BaseModelClass):
         _, _, where = parse_device_args(
             accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
         )
-        if isinstance(adata, MuData) != reference.schema.is_mudata:
-            wanted = "MuData" if reference.schema.is_mudata else "AnnData"
-            raise TypeError(f"The reference is a model of a {wanted}; the query is a {type(adata).__name__}.")
+        schema, whole = reference.schema, adata
+        further = check_new_modalities(schema, adata, modalities)
+        if further or schema.further:
+            adata = known_part(schema, adata)
+        if isinstance(adata, MuData) != schema.is_mudata:
+            wanted, step = (
+                ("a MuData", "") if schema.is_mudata else ("an AnnData", "; give its RNA: mdata['rna'].copy()")
+            )
+            raise TypeError(f"The reference is a model of {wanted}, the query is a {type(adata).__name__}{step}.")
         if inplace_subset_query_vars:
-            prepare = cls.prepare_query_mudata if reference.schema.is_mudata else cls.prepare_query_anndata
+            prepare = cls.prepare_query_mudata if schema.is_mudata else cls.prepare_query_anndata
             prepare(adata, reference)  # type: ignore[operator]
-        registry, new_batches = _grown(reference, adata, unfrozen)
+        registry, new_batches = _grown(reference, adata, unfrozen, further)
         arguments = dict(reference.init_arguments)
         if arguments["backbone"] == "precomputed":
             arguments["backbone_kwargs"] = {
@@ -222,6 +236,7 @@ class QueryMixin(BaseModelClass):
         model.to_device(where)
         model._attach(adata)
         model.is_trained_ = reference.is_trained_
+        learn_pairs(model, whole, further)
         count_labelled(model)
         new_labels = _opened(reference, model)
         logger.info(
@@ -267,7 +282,9 @@ def _take(adata: AnnData, where: str, schema: Schema, modality: str, inplace: bo
     return None
 
 
-def _grown(reference: MoRE, adata: AnnData | MuData, unfrozen: bool) -> tuple[dict[str, Any], list[str]]:
+def _grown(
+    reference: MoRE, adata: AnnData | MuData, unfrozen: bool, further: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """The reference's registry with the batches, types and domains that the query adds; its new batches."""
     schema, registry = reference.schema, deepcopy(reference.registry_)
     cells, setup, fields = schema.cells(adata), registry["setup_args"], registry["field_registries"]
@@ -298,6 +315,7 @@ def _grown(reference: MoRE, adata: AnnData | MuData, unfrozen: bool) -> tuple[di
         "domains": len(schema.domains),  # those of earlier queries stay as they are
         "unfrozen": unfrozen,
     }
+    setup["further"] = schema.further | further
     if schema.is_mudata:
         found = find_domains(cells, values)[0]
         setup["domains"] = [*setup["domains"], *(d for d in found if d not in setup["domains"])]

@@ -113,6 +113,7 @@ class MoREModule(BaseModuleClass):
             }
         )
         self.soft_tokens = torch.nn.ModuleDict()
+        self.further = torch.nn.ModuleDict()  # modalities that came with queries
         self.inside: Inside | None = None  # moves the frozen columns of a modality's base
         self.fusion = Fusion(list(layout.widths), self.n_latent, kind=fusion)
         self.refinement = Refinement(self.n_latent, n_domains, n_refinement_steps, refinement_rank)
@@ -190,7 +191,12 @@ class MoREModule(BaseModuleClass):
         return self.fusion(self.embeddings(base), base, present)
 
     def inference(
-        self, base: Tensor, present: Tensor, domain: Tensor, cached: dict[str, Tensor] | None = None
+        self,
+        base: Tensor,
+        present: Tensor,
+        domain: Tensor,
+        cached: dict[str, Tensor] | None = None,
+        placed: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Embedding of a minibatch.
 
@@ -200,6 +206,8 @@ class MoREModule(BaseModuleClass):
             (cells, width), bool (cells, modalities), (cells,).
         cached
             What :class:`more_scvi.module.Inside` takes, to move the base first; None: the base is as it shall be.
+        placed
+            Embedding before refinement, (cells, n_latent), that takes the place of the adapters'; NaN: it does not.
 
         Returns
         -------
@@ -212,6 +220,8 @@ class MoREModule(BaseModuleClass):
             base = self.inside.shift(self.base(name), base, present[:, at], columns.start, cached)
         embeddings = self.embeddings(base)
         adapted = self.fusion(embeddings, base, present)
+        if placed is not None:
+            adapted = torch.where(placed.isnan(), adapted, placed)
         offset, sizes = self.refinement(adapted, domain)
         return {
             "base": base,
