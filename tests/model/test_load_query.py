@@ -390,7 +390,11 @@ WRONG = {
     "no folder": (lambda r, q: more.MoRE.load_query_data(q, "nowhere"), FileNotFoundError, "no such folder"),
     "not trained": (untrained, RuntimeError, "not trained"),
     "no batch column": (without_batch, KeyError, "batch_key='batch' is not a column"),
-    "MuData": (lambda r, q: more.MoRE.load_query_data(MuData({"rna": q}), r), TypeError, "model of an AnnData"),
+    "MuData": (
+        lambda r, q: more.MoRE.load_query_data(MuData({"rna": q}), r),
+        TypeError,
+        "a model of an AnnData; of a MuData",
+    ),
     "unfrozen": (lambda r, q: more.MoRE.load_query_data(q, r, unfrozen="yes"), TypeError, "unfrozen='yes'"),
     "other genes": (lambda r, q: more.MoRE.load_query_data(renamed(q), r), ValueError, "adata lacks 120 of the 120"),
     "prepared genes": (lambda r, q: more.MoRE.prepare_query_anndata(renamed(q), r), ValueError, "adata lacks 120 of"),

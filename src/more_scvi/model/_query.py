@@ -217,10 +217,8 @@ class QueryMixin(BaseModelClass):
         if further or schema.further:
             adata = known_part(schema, adata)
         if isinstance(adata, MuData) != schema.is_mudata:
-            wanted, step = (
-                ("a MuData", "") if schema.is_mudata else ("an AnnData", "; give its RNA: mdata['rna'].copy()")
-            )
-            raise TypeError(f"The reference is a model of {wanted}, the query is a {type(adata).__name__}{step}.")
+            wanted = "a MuData" if schema.is_mudata else "an AnnData; of a MuData give the RNA, mdata['rna'].copy()"
+            raise TypeError(f"The query is a {type(adata).__name__}, but the reference is a model of {wanted}.")
         if inplace_subset_query_vars:
             prepare = cls.prepare_query_mudata if schema.is_mudata else cls.prepare_query_anndata
             prepare(adata, reference)  # type: ignore[operator]
@@ -317,8 +315,10 @@ def _grown(
     }
     setup["further"] = schema.further | further
     if schema.is_mudata:
-        found = find_domains(cells, values)[0]
-        setup["domains"] = [*setup["domains"], *(d for d in found if d not in setup["domains"])]
+        for batch, names in find_domains(cells, values)[0]:
+            domain = [batch, [name for name in names if name in schema.modalities]]
+            if domain[1] and domain not in setup["domains"]:
+                setup["domains"] = [*setup["domains"], domain]
     return registry, batches
 
 
