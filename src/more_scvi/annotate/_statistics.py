@@ -118,6 +118,10 @@ class NewTypes(nn.Module):
         out = self.reference.with_more(self.added).distances(z)
         return out.masked_fill(~self.open, float("inf"))
 
+    def say(self, z: Tensor) -> Tensor:
+        """Log-probabilities of the reference's types by their centres alone, (cells, n_latent) -> (cells, n_labels)."""
+        return torch.log_softmax(-0.5 * self.distances(z)[:, : self.n_labels], 1).to(z)
+
     def widen(self, log_probs: Tensor, z: Tensor, others: Tensor) -> Tensor:
         """Log-probabilities of old and new types, (cells, n_labels + n_new).
 

@@ -115,7 +115,8 @@ class Schema:
 
     def setup_of(self, data: AnnData | MuData) -> dict[str, Any]:
         """Arguments of setup that are others for data which lack a modality, or the column with labels."""
-        cells, key, out = self.cells(data), self.setup["labels_key"], {}
+        cells, key = self.cells(data), self.setup["labels_key"]
+        out: dict[str, Any] = {}
         if key is not None and len(self.labels) and key not in cells.obs:
             out["labels_key"] = None
         if self.is_mudata:

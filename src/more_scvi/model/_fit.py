@@ -101,7 +101,8 @@ def _query_set(reader: Reader, data: AnnData | MuData, train_cells: np.ndarray, 
         labels = np.where(labels < module.n_labels, labels, -1)  # the trained head knows no new types
         visible = np.full(len(cells), -1)
         visible[train_cells] = labels[train_cells]
-        lessons = Lessons(labels, visible, *module.annotator.say(arrays), True)
+        guess, share = module.annotator.say(arrays)
+        lessons = Lessons(labels, visible, guess, share, True)
     if module.inside is not None:
         assert reader.frozen.backbone is not None
         inside = inside_arrays(cells, features, module, reader.frozen.backbone, reader.depth, device)

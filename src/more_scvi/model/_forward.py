@@ -61,6 +61,9 @@ def forward(
             out["log_probs"], out["present"] = None, present
             if module.annotator is not None:
                 out["log_probs"] = module.annotate(out["z_labels"], *module.annotator.hear(wide, present), present)
+            if module.annotator is not None and placed is not None and module.annotator.types.open.any():
+                alone = ~placed.isnan().any(1)  # heads and experts know no cells measured like these
+                out["log_probs"][alone] = module.annotator.types.say(out["z_labels"][alone])
             out["embedding"] = module.embed(out["z"], out["log_probs"], domain)
             if module.annotator is not None:  # last: the embedding of old cells must not depend on new types
                 others = torch.from_numpy(

@@ -191,9 +191,9 @@ class MoRE(QueryMixin, SaveLoadMixin, SetupMixin):
                     self.module.add_soft_tokens(name, self.backbone.read_tokens, self.backbone.token_width)
             self.module.inside = make_inside(frozen, arguments)
         for name, entry in schema.further.items():
-            sizes = ModalitySizes(name, len(entry["features"]), data_type=entry["data_type"])
-            own = FurtherModality(sizes, self.module.n_latent, arguments["n_variable"], arguments["n_components"] or 1)
-            self.module.further[name] = own
+            own = ModalitySizes(name, len(entry["features"]), data_type=entry["data_type"])
+            widths = self.module.n_latent, arguments["n_variable"], max(arguments["n_components"], 1)
+            self.module.further[name] = FurtherModality(own, *widths)
         if schema.is_query and not schema.setup["reference"]["unfrozen"]:
             for name, parameter in self.module.named_parameters():
                 parameter.requires_grad_(name.startswith("refinement."))

@@ -126,6 +126,7 @@ class QueryMixin(BaseModelClass):
             return {schema.names[name]: pd.Index(features) for name, features in schema.features.items()}
         here = schema.modalities_of(mdata)
         check_modalities(mdata, here)
+        assert mdata is not None
         parts = {n: _take(mdata.mod[n], f"mdata[{n!r}]", schema, role, False) for role, n in here.items()}
         with no_pull():
             out = MuData(parts)
@@ -221,7 +222,7 @@ class QueryMixin(BaseModelClass):
             raise TypeError(f"The query is a {type(adata).__name__}, but the reference is a model of {wanted}.")
         if inplace_subset_query_vars:
             prepare = cls.prepare_query_mudata if schema.is_mudata else cls.prepare_query_anndata
-            prepare(adata, reference)  # type: ignore[operator]
+            prepare(adata, reference)
         registry, new_batches = _grown(reference, adata, unfrozen, further)
         arguments = dict(reference.init_arguments)
         if arguments["backbone"] == "precomputed":

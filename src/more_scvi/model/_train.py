@@ -89,6 +89,9 @@ def train(
 
     Notes
     -----
+    Of a query that was added to a reference (:meth:`load_query_data`) only the refinement of its new batches is fitted,
+    in ``max_epochs`` steps on all cells (100 by default), and kept if it helps cells that are held out.
+
     Labels and linear base are read anew: what was labelled since the last training is learned from. Small networks are
     trained on one thread, which is as fast and does not suffer from other processes on the same cores.
 
