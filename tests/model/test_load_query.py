@@ -361,12 +361,16 @@ def test_features_of_each_modality_are_brought_to_their_order(multi, multi_query
         )
     for key in ("batch", "label"):
         mixed.obs[key] = multi_query.obs[key].reindex(mixed.obs_names)
+    mixed.obsm["X_own"] = np.arange(mixed.n_obs)[:, None]
+    mixed.uns["note"] = "kept"
+    own = pd.Series(np.arange(mixed.n_obs), index=mixed.obs_names)
     names = more.MoRE.prepare_query_mudata(None, multi, return_reference_var_names=True)
     out = more.MoRE.prepare_query_mudata(mixed, multi, inplace=False)
     assert set(out.mod) == {"rna", "adt"} == set(names) and "hto" in mixed.mod
     assert more.MoRE.prepare_query_mudata(mixed, multi) is None
     for data in (out, mixed):
-        assert set(data.mod) == {"rna", "adt"}
+        assert set(data.mod) == {"rna", "adt"} and data.uns["note"] == "kept"
+        assert list(data.obsm["X_own"][:, 0]) == list(own[data.obs_names])
         assert all(list(data[n].var_names) == list(names[n]) for n in names)
         equal(before, answers(multi, data[multi_query.obs_names].copy()), 1e-6)
 

@@ -133,6 +133,9 @@ class QueryMixin(BaseModelClass):
             out = out[mdata.obs_names[mdata.obs_names.isin(out.obs_names)]].copy()  # cells in the order of the query
         for key in mdata.obs.columns.difference(out.obs.columns):
             out.obs[key] = mdata.obs[key].reindex(out.obs_names)
+        rows = mdata.obs_names.get_indexer(out.obs_names)
+        for key in [key for key in mdata.obsm if key not in mdata.mod]:  # MuData says there who was measured
+            out.obsm[key] = mdata.obsm[key][rows]
         out.uns |= mdata.uns
         if not inplace:
             return out
