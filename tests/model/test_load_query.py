@@ -481,6 +481,9 @@ def test_cells_with_a_new_modality_alone_are_embedded(paired, without_protein, t
     np.testing.assert_allclose(model.get_latent_representation(both, obsm_key=None), wanted, atol=1e-6)
     model.train(**QUIET)
     equal(own, answers(model, reference.adata))
+    if reference.schema.is_mudata:
+        prepared = more.MoRE.prepare_query_mudata(other, model, inplace=False)
+        assert list(prepared["protein"].var_names) == list(other["protein"].var_names)
     # it is saved without cells, and further pairs add up
     model.save(tmp_path)
     loaded = more.MoRE.load(tmp_path, adata=False)

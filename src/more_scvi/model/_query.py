@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -77,7 +76,7 @@ class QueryMixin(BaseModelClass):
         --------
         >>> more.MoRE.prepare_query_anndata(query, "reference/")
         """
-        schema = _schema_of(cls, reference_model)
+        schema = _reference(cls, reference_model).schema
         if RNA not in schema.features:
             raise ValueError(
                 f"The reference reads {listing(schema.modalities)}; give a MuData to prepare_query_mudata."
@@ -119,7 +118,7 @@ class QueryMixin(BaseModelClass):
         --------
         >>> query = more.MoRE.prepare_query_mudata(query, reference, inplace=False)
         """
-        schema = _schema_of(cls, reference_model)
+        schema = _reference(cls, reference_model).schema
         if not schema.is_mudata:
             raise ValueError("The reference is a model of an AnnData; give an AnnData to prepare_query_anndata.")
         if return_reference_var_names:
@@ -256,16 +255,10 @@ def _reference(cls: type, given: Any) -> Any:
     return given
 
 
-def _schema_of(cls: type, given: Any) -> Schema:
-    """What a reference knows of its data; of a folder the card alone is read."""
-    if isinstance(given, str | os.PathLike):
-        return Schema.of(cls.load_registry(Path(given)))  # type: ignore[attr-defined]
-    return _reference(cls, given).schema
-
-
 def _take(adata: AnnData, where: str, schema: Schema, modality: str, inplace: bool) -> AnnData | None:
     """The features of the reference that are there, in its order and under its names; says how many they are."""
-    names, kind = schema.features[modality], get_modality(modality).features
+    kind, further = get_modality(modality).features, schema.further.get(modality)
+    names = schema.features[modality] if further is None else np.asarray(further["features"], dtype=object)
     if adata.isbacked:
         raise ValueError(f"{where} is on disk; read it into memory first: adata = adata.to_memory().")
     at = speak_of(where, check_genes, adata.var_names, names.tolist(), kind)
