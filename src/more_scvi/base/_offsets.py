@@ -13,14 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.cluster import KMeans
 
 TYPE_PRIOR, CLUSTER_PRIOR = 5, 20
 """Weight, in cells, of the belief that a batch lies where the others do; clusters may be wrong. Source: record
 tuning/offsets.md."""
-N_CLUSTERS, N_STEPS = 20, 6
-"""Clusters that stand in for types, and how often they are found anew. Source: plain value, not tuned."""
-MOST_CELLS = 20_000
 
 
 def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: int, prior: int) -> np.ndarray:
@@ -58,18 +54,3 @@ def typed_offsets(x: np.ndarray, batch: np.ndarray, types: np.ndarray, n_batch: 
     beta = np.linalg.solve(system, right)
     out[typed] = beta - beta.mean(0)  # the types' centres take up what batches have in common
     return out
-
-
-def cluster_offsets(x: np.ndarray, batch: np.ndarray, start: np.ndarray, seed: int = 0) -> np.ndarray:
-    """As :func:`typed_offsets` without types: clusters of all cells stand in for them, found anew after every step.
-
-    ``start`` are the offsets, (batches, columns), after which cells are first clustered: the means of the batches, or
-    platforms that differ much would have no cluster in common.
-    """
-    chosen = np.random.default_rng(seed).permutation(len(x))[:MOST_CELLS]
-    x, batch, offset = x[chosen], batch[chosen], start
-    clusters = KMeans(min(N_CLUSTERS, len(x)), n_init=1, random_state=seed)
-    for _ in range(N_STEPS if len(start) > 1 else 0):
-        types = clusters.fit_predict(x - offset[batch])
-        offset = typed_offsets(x, batch, types, len(start), CLUSTER_PRIOR)
-    return offset

@@ -10,6 +10,8 @@ from mudata import MuData
 
 from more_scvi.annotate._annotator import Lessons
 from more_scvi.base._arrays import Arrays, MaskedViews
+from more_scvi.base._clusters import DIVERSITY, shared_clusters
+from more_scvi.base._offsets import CLUSTER_PRIOR, TYPE_PRIOR
 from more_scvi.base._prepare import (
     fit_base,
     fit_space,
@@ -82,13 +84,28 @@ def make_training_set(
         module.classifier.open_classes.copy_(torch.from_numpy(seen))
         if not lessons.keeps_niche:
             module.close_niche()
-    types = None if lessons is None else lessons.types
-    arrays, masked = at_equal_composition(module, arrays, masked, types, seed)
+    types, prior, clusters = np.full(len(cells), -1), TYPE_PRIOR, None
+    if lessons is not None:
+        types = lessons.types
+    elif module.n_domains > 1:
+        types = clusters = find_clusters(module, arrays, seed)
+        prior = CLUSTER_PRIOR
+    arrays, masked = at_equal_composition(module, arrays, masked, types, prior)
     inside = None
     if module.inside is not None:
         assert reader.frozen.backbone is not None
         inside = inside_arrays(cells, features, module, reader.frozen.backbone, reader.depth, device)
-    return TrainingSet(arrays, lessons, masked, inside)
+    return TrainingSet(arrays, lessons, masked, inside, clusters)
+
+
+def find_clusters(module: MoREModule, arrays: Arrays, seed: int) -> np.ndarray:
+    """Clusters over all batches that stand in for types where there are no labels: codes, (cells,)."""
+    base = arrays.base.copy()
+    for at, name in enumerate(module.modalities):  # the mean of a batch says nothing of where its types lie
+        rows = np.flatnonzero(arrays.present[:, at])
+        base[rows, module.layout.columns(name)] += module.base(name).own_means()[arrays.batch[rows]]
+    z = forward(module, replace(arrays, base=base), lambda out: out["adapted"])
+    return shared_clusters(z, arrays.domain, [arrays.domain], [DIVERSITY], seed)
 
 
 def _query_set(reader: Reader, data: AnnData | MuData, train_cells: np.ndarray, device: str) -> TrainingSet:
@@ -110,19 +127,18 @@ def _query_set(reader: Reader, data: AnnData | MuData, train_cells: np.ndarray, 
 
 
 def at_equal_composition(
-    module: MoREModule, arrays: Arrays, masked: MaskedViews | None, types: np.ndarray | None, seed: int
+    module: MoREModule, arrays: Arrays, masked: MaskedViews | None, types: np.ndarray, prior: int
 ) -> tuple[Arrays, MaskedViews | None]:
     """Arrays and views with every batch moved to where it would be if all held types in equal proportions.
 
-    ``types``: codes, (cells,), -1 = unknown; None: there are no labels, and clusters stand in for types.
+    ``types``: codes of types or clusters, (cells,), -1 = unknown; ``prior``: how much they are to be believed.
     """
     base = arrays.base.copy()
     views = None if masked is None else masked.base.copy()
     for at, name in enumerate(module.modalities):
         rows, columns = np.flatnonzero(arrays.present[:, at]), module.layout.columns(name)
         batch = arrays.batch[rows]
-        known = None if types is None else types[rows]
-        shift = module.base(name).fit_composition(base[rows, columns], batch, known, seed)[batch]
+        shift = module.base(name).fit_composition(base[rows, columns], batch, types[rows], prior)[batch]
         base[rows, columns] -= shift
         if views is not None:
             views[rows, :, columns] -= shift[:, None].astype(np.float16)
@@ -146,6 +162,11 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
             z = forward(module, arrays, lambda out: out["z_labels"], visible)
             module.annotator.finish(z, labels[visible], arrays.present[visible])
             _fit_spread(module, arrays, labels, visible)
+    if module.clusters is not None and cells.clusters is not None:
+        z = forward(module, arrays, lambda out: out["z_labels"], train_cells)
+        module.clusters.fit(z, cells.clusters[train_cells], arrays.present[train_cells])
+        if module.clusters.is_fitted:  # few cells do not tell how they scatter
+            _fit_spread(module, arrays, cells.clusters, train_cells)
     if len(module.modalities) > 1:
         fit_imputers(reader, data, arrays)
     reader.remember(reader.key(data), arrays)
@@ -157,7 +178,7 @@ def _fit_spread(module: MoREModule, arrays: Arrays, labels: np.ndarray, visible:
         return
 
     def read(out: dict[str, Any]) -> torch.Tensor:
-        return torch.cat([out["z"], out["log_probs"].argmax(1, keepdim=True)], 1)
+        return torch.cat([out["z"], out["log_groups"].argmax(1, keepdim=True)], 1)
 
     z = forward(module, arrays, read)
     types = z[:, -1].astype(np.int64)

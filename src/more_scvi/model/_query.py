@@ -261,7 +261,8 @@ def _take(adata: AnnData, where: str, schema: Schema, modality: str, inplace: bo
     names = schema.features[modality] if further is None else np.asarray(further["features"], dtype=object)
     if adata.isbacked:
         raise ValueError(f"{where} is on disk; read it into memory first: adata = adata.to_memory().")
-    at = speak_of(where, check_genes, adata.var_names, names.tolist(), kind)
+    find = None if further else schema.finder(adata, modality)  # also under other names
+    at = speak_of(where, check_genes, adata.var_names, names.tolist(), kind, find)
     at = np.arange(len(names)) if at is None else at
     columns = at[at >= 0]
     n_further = adata.n_vars - len(columns)

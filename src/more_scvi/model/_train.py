@@ -121,7 +121,7 @@ def train(
     if self.schema.is_query and not self.schema.setup["reference"]["unfrozen"]:
         _train_new_batches(self, sets, max_epochs, plan_kwargs, trainer_kwargs)
         return
-    reads = needs_views(plan.loss_kwargs["weights"], bool(len(self.labels))) and not self.schema.is_query
+    reads = needs_views(plan.loss_kwargs["weights"], self.module.has_groups) and not self.schema.is_query
     views = self.init_arguments["n_views"] if reads else 0
     earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}  # scvi-tools loses some of them
     with _restoring(self), torch.random.fork_rng(), _quiet():
@@ -139,6 +139,7 @@ def train(
             arguments = _trainer_arguments(trainer_kwargs, self, done, early_stopping, bool(len(sets[1])))
             runner = TrainRunner(self, plan, loader, max_epochs, accelerator, devices, benchmark=False, **arguments)
             self.module.train()  # scvi-tools leaves a trained module in eval mode and Lightning keeps it
+            self._map = None  # of the embedding that was
             self.is_trained_, self.history_ = False, None  # else scvi-tools adds to the old curves; _joined does
             stopped: BaseException | None = None
             try:
@@ -188,13 +189,13 @@ def _train_new_batches(
 def _restoring(model: MoRE) -> Iterator[None]:
     """Put everything back as it was if training fails."""
     state = {name: tensor.detach().clone() for name, tensor in model.module.state_dict().items()}
-    before = model.is_trained_, model.history_
+    before = model.is_trained_, model.history_, model._map
     try:
         yield
     except BaseException:
         model.module.load_state_dict(state)
         model.module.eval()
-        model.is_trained_, model.history_ = before
+        model.is_trained_, model.history_, model._map = before
         model.reader.forget()
         raise
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from more_scvi._spread import SpreadStep
 from more_scvi.annotate._annotator import Annotator, mix
+from more_scvi.annotate._closed_form import GaussianClassifier
+from more_scvi.base._clusters import MOST_CLUSTERS
 from more_scvi.base._linear import LinearBase, ModalityBase, ModalitySizes
 from more_scvi.base._shared_space import SharedSpace
 from more_scvi.modalities._modality import get_modality
@@ -122,8 +124,11 @@ class MoREModule(BaseModuleClass):
         if n_labels:
             niche, n_seen = self.base(layout.modalities[0]).niche_columns, self.linear.n_wide if n_wide else 0
             self.annotator = Annotator(layout, self.n_latent, n_labels, n_seen, patterns, niche, n_new_labels)
-        if n_labels and n_domains > 1 and n_refinement_steps:
-            self.spread = SpreadStep(self.n_latent, n_domains, n_labels)
+        self.clusters: GaussianClassifier | None = None  # of cells, where there are no labels
+        if n_domains > 1 and n_refinement_steps:
+            self.spread = SpreadStep(self.n_latent, n_domains, n_labels or MOST_CLUSTERS)
+            if not n_labels:
+                self.clusters = GaussianClassifier(self.n_latent, MOST_CLUSTERS, patterns)
         self.projection = Projection(self.n_latent)
         self.decoders, self.imputers = torch.nn.ModuleDict(), torch.nn.ModuleDict()
         n_inputs, n_sets = self.n_latent + layout.width, 2 ** (len(modalities) - 1)
@@ -144,6 +149,11 @@ class MoREModule(BaseModuleClass):
         return self.layout.modalities
 
     @property
+    def has_groups(self) -> bool:
+        """Whether cells are compared within types, or within clusters that several batches share."""
+        return self.n_labels > 0 or self.n_domains > 1
+
+    @property
     def passes_backbone(self) -> bool:
         """Whether a step passes layers of the backbone, so that it is not small."""
         return bool(len(self.soft_tokens)) or (self.inside is not None and self.inside.adapter is not None)
@@ -161,7 +171,9 @@ class MoREModule(BaseModuleClass):
         self.scales.copy_(torch.tensor(space.scales))
         for name, scale in zip(self.modalities, space.scales, strict=True):
             columns, last = self.layout.columns(name), self.base(name).path_widths[-1]  # the direct path stands last
-            self.kept[columns.stop - last : columns.stop] = float(scale)
+            # labels keep what frozen features say of types; without them nothing else does
+            start = columns.stop - last if self.n_labels else columns.start
+            self.kept[start : columns.stop] = float(scale)
 
     @torch.no_grad()
     def close_niche(self) -> None:
@@ -258,9 +270,15 @@ class MoREModule(BaseModuleClass):
         head = self.classifier(z_labels).log_softmax(1)
         return self.annotator(head, z_labels, guess, share, present)
 
-    def embed(self, z: Tensor, log_probs: Tensor | None, domain: Tensor) -> Tensor:
+    def group(self, z_labels: Tensor, log_probs: Tensor | None) -> Tensor | None:
+        """Log-probabilities of what cells are compared within: types, or clusters where there are no labels."""
+        if log_probs is not None or self.clusters is None or not self.clusters.is_fitted:
+            return log_probs
+        return self.clusters(z_labels).log_softmax(1)
+
+    def embed(self, z: Tensor, log_groups: Tensor | None, domain: Tensor) -> Tensor:
         """The embedding that users get: ``z`` after the last refinement step, (cells, n_latent)."""
-        return z if self.spread is None or log_probs is None else self.spread(z, log_probs.exp(), domain)
+        return z if self.spread is None or log_groups is None else self.spread(z, log_groups.exp(), domain)
 
     def loss(
         self,

@@ -10,6 +10,7 @@ import torch
 from scvi.module.base import LossOutput
 from torch import Tensor
 
+from more_scvi.base._clusters import MOST_CLUSTERS
 from more_scvi.losses._align import align_batches
 from more_scvi.losses._align_modality import distil, pair_modalities
 from more_scvi.losses._classify import classify
@@ -41,9 +42,9 @@ PRESETS = {
 each with λ = 1."""
 
 
-def needs_views(weights: Mapping[str, float], has_labels: bool) -> bool:
-    """Whether a term reads masked views: masked modelling, and the contrast where there are no labels."""
-    return weights["masked"] > 0 or (weights["contrast"] > 0 and not has_labels)
+def needs_views(weights: Mapping[str, float], has_groups: bool) -> bool:
+    """Whether a term reads masked views: masked modelling, and the contrast of one batch without labels."""
+    return weights["masked"] > 0 or (weights["contrast"] > 0 and not has_groups)
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ class Objective:
         """Compute what is on; ``outputs`` and ``said`` are those of ``inference`` and ``generative``."""
         z, z_labels, logits = outputs["z"], outputs["z_labels"], said["logits"]
         domain, labels, present = tensors["domain"].reshape(-1), tensors["labels"].reshape(-1), tensors["present"]
-        types = self._types(said["log_probs"], labels)
+        clusters = tensors["cluster"].reshape(-1) if "cluster" in tensors else None
+        types = self._types(said["log_probs"], labels) if clusters is None else clusters
         view = None
-        if "view" in tensors and needs_views(self.weights, logits is not None):
+        if "view" in tensors and needs_views(self.weights, module.has_groups):
             view = module.adapt(tensors["view"], present)
         fewer, partial = self._drop_modalities(module, outputs, present)
         terms: dict[str, Tensor] = {}
@@ -80,13 +82,15 @@ class Objective:
                 fixed = {name: p.detach() for name, p in module.classifier.named_parameters()}
                 again = torch.func.functional_call(module.classifier, fixed, (partial + outputs["offset"][fewer],))
                 terms["classify"] = 0.5 * (terms["classify"] + classify(again, labels[fewer]))
-        if self._on("contrast") and logits is not None:
-            terms["contrast"] = contrast_labels(module.projection(z_labels), labels, domain, self.temperature)
+        alike = labels if logits is not None else clusters
+        if self._on("contrast") and alike is not None:
+            terms["contrast"] = contrast_labels(module.projection(z_labels), alike, domain, self.temperature)
         elif self._on("contrast") and view is not None:
             first, second = module.projection(z_labels), module.projection(view)
             terms["contrast"] = contrast_views(first, second, domain, self.temperature)
-        if self._on("align_batch") and module.n_domains > 1 and logits is not None:  # types are needed
-            terms["align_batch"] = align_batches(z, domain, types, module.n_domains, max(module.n_labels, 1))
+        if self._on("align_batch") and module.n_domains > 1:
+            n_types = module.n_labels or MOST_CLUSTERS
+            terms["align_batch"] = align_batches(z, domain, types, module.n_domains, n_types)
         if self._on("align_modality") and len(module.modalities) > 1:
             terms["align_modality"] = self._align_modalities(module, outputs, present, domain, fewer, partial)
         if self._on("variance") and logits is not None:

@@ -27,12 +27,15 @@ class TrainingSet:
         Masked views, for losses that read them; None: none does.
     inside
         What adapters inside the backbone read; None: there are none.
+    clusters
+        Codes of clusters that stand in for types, (cells,); None: there are labels.
     """
 
     arrays: Arrays
     lessons: Lessons | None = None
     masked: MaskedViews | None = None
     inside: InsideArrays | None = None
+    clusters: np.ndarray | None = None
 
 
 class CachedCells(Dataset):
@@ -60,6 +63,8 @@ class CachedCells(Dataset):
             out["labels"] = np.full((len(i), 1), -1)
         else:
             out |= {"labels": lessons.labels[i, None], "guess": lessons.guess[i], "share": lessons.share[i]}
+        if self.cells.clusters is not None:
+            out["cluster"] = self.cells.clusters[i, None]
         if masked is not None:
             k = int(self.rng.integers(masked.base.shape[1]))
             out["view"] = masked.base[i, k].astype(np.float32)
