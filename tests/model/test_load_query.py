@@ -123,6 +123,15 @@ def test_all_questions_are_answered_at_once(reference, query, tmp_path):
     assert set(student.labels) == set(model.labels)
 
 
+def test_the_map_of_the_reference_stays(reference, query):
+    reference.fit_map(50)
+    model = more.MoRE.load_query_data(query, reference)
+    placed = reference.get_map_coordinates(reference.adata)
+    model.train(**QUIET)
+    assert model.has_map
+    np.testing.assert_array_equal(model.get_map_coordinates(reference.adata), placed)
+
+
 def test_a_type_without_labels_is_novel_for_a_reference_without_cells(reference, cells, tmp_path):
     query = labelled(of_batches(cells, 2))
     new = query.obs["truth"].isin(["type3", "type4"])

@@ -236,7 +236,7 @@ class QueryMixin(BaseModelClass):
         model.module.eval()
         model.to_device(where)
         model._attach(adata)
-        model.is_trained_ = reference.is_trained_
+        model.is_trained_, model._map = reference.is_trained_, reference._map
         learn_pairs(model, whole, further)
         count_labelled(model)
         new_labels = _opened(reference, model)
