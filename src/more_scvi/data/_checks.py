@@ -120,7 +120,7 @@ def _check(
     data_types: Mapping[str, str],
     rules: Mapping[str, ValueRules],
     *,
-    batch_key: str | None = None,
+    batch_key: BatchKey = None,
     labels_key: str | None = None,
     unlabeled_category: Any = "Unknown",
     categorical_covariate_keys: Sequence[str] | None = None,
@@ -128,13 +128,14 @@ def _check(
 ) -> tuple[Cells, dict[str, DataSummary]]:
     """Check columns and matrices; `modalities`: role -> name in a MuData, None for an AnnData."""
     own = "adata" if modalities is None else "mdata"
-    if labels_key is not None and labels_key == batch_key:
+    batches = [batch_key] if not isinstance(key := check_batch_key(batch_key), list)
+    if labels_key is not None and labels_key in batches:
         raise ValueError(
-            f"batch_key and labels_key are both {batch_key!r}; aligning batches would remove the labels. Give two"
+            f"batch_key and labels_key are both {labels_key!r}; aligning batches would remove the labels. Give other"
             " columns."
         )
     named = {
-        "batch_key": [] if batch_key is None else [batch_key],
+        "batch_key": batches,
         "labels_key": [] if labels_key is None else [labels_key],
         "categorical_covariate_keys": check_key_list("categorical_covariate_keys", categorical_covariate_keys),
         "continuous_covariate_keys": check_key_list("continuous_covariate_keys", continuous_covariate_keys),
@@ -152,6 +153,8 @@ def _check(
     for argument in ("batch_key", "categorical_covariate_keys"):
         for key in named[argument]:
             speak_of(own, _check_batches, cells.obs[key], key, argument)
+    if len(batches) > 1:
+        _check_batches(pd.Series(speak_of(own, batch_values, cells.obs, batches)), batches, "batch_key")
     labels = None if labels_key is None else speak_of(own, _labels, cells.obs[labels_key], unlabeled_category)
     for key in named["continuous_covariate_keys"]:
         speak_of(own, check_continuous, cells.obs[key], key)

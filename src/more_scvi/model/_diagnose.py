@@ -14,7 +14,8 @@ from scipy.stats import entropy
 
 from more_scvi.base._arrays import Arrays
 from more_scvi.data._arguments import check_option
-from more_scvi.data._columns import as_batch_array, as_label_array, value_text
+from more_scvi.data._batches import batch_values
+from more_scvi.data._columns import as_label_array, value_text
 from more_scvi.diagnosis._checks import CHECKS
 from more_scvi.diagnosis._evidence import Evidence, representative
 from more_scvi.diagnosis._result import Diagnosis
@@ -92,8 +93,8 @@ def _what_is_known(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Batches and visible labels of all cells as text, ``""`` = no label."""
     schema, obs = model.schema, model.schema.cells(data).obs
-    key, label_key = schema.setup["batch_key"], schema.setup.get("labels_key")
-    batches = as_batch_array(obs[key], key) if key in obs else np.full(len(obs), "")
+    label_key, batches = schema.setup.get("labels_key"), batch_values(obs, schema.setup["batch_key"])
+    batches = np.full(len(obs), "") if batches is None else batches
     unknown = value_text(schema.setup["unlabeled_category"])
     if labels is not None:
         known = as_label_array(_given(labels, data.obs), unknown)

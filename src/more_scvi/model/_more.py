@@ -74,6 +74,11 @@ class MoRE(SaveLoadMixin, SetupMixin):
     fusion
         How the modalities of a cell become one: ``"attention"`` (learned weights per axis and cell), or one of two
         controls without trained weights, ``"concatenation"`` and ``"mean"``.
+    strength
+        How much batches are made alike, >= 0: 0 leaves them where they were measured, 1 is the usual, more aligns
+        more. It scales the offsets between batches and their spreads (up to 1), how much clusters must mix, and the
+        weight of the alignment. Of several batch keys a dict with that of each, e.g. ``{"project": 0, "sample": 1}``
+        keeps projects apart and takes samples of each together; 1 where not named. See :meth:`strength_curve`.
     n_views
         Masked panel views per cell for masked modelling; 0 switches masking off. They are made only for objectives that
         read them, and each costs a pass of the backbone.
@@ -149,6 +154,7 @@ class MoRE(SaveLoadMixin, SetupMixin):
         n_refinement_steps: int = 2,
         refinement_rank: int = 8,
         fusion: str = "attention",
+        strength: float | Mapping[str, float] = 1.0,
         n_views: int = 1,
         cache_dir: str | None = None,
         seed: int | None = None,
@@ -180,6 +186,7 @@ class MoRE(SaveLoadMixin, SetupMixin):
                 patterns=schema.patterns,
                 n_covariates=schema.covariates.n_columns,
                 n_components=n_components,
+                **dict(zip(("strength", "domain_strength"), schema.strength(strength), strict=True)),
                 **{name: arguments[name] for name in MODULE_ARGUMENTS},
             )
             for name in soft:

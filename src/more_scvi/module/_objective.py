@@ -86,9 +86,8 @@ class Objective:
             terms["contrast"] = contrast_labels(module.projection(z_labels), labels, domain, self.temperature)
         elif self._on("contrast") and clusters is not None:
             terms["contrast"] = contrast_labels(module.projection(z_labels), clusters, domain, self.temperature)
-        if self._on("align_batch") and module.n_domains > 1:
-            n_types = max(module.n_labels, MOST_CLUSTERS)
-            terms["align_batch"] = align_batches(z, domain, types, module.n_domains, n_types)
+        if self._on("align_batch") and module.n_domains > 1 and module.compared:
+            terms["align_batch"] = _align(module, z, domain, types)
         if self._on("align_modality") and len(module.modalities) > 1:
             terms["align_modality"] = self._align_modalities(module, outputs, present, domain, fewer, partial)
         if self._on("variance") and logits is not None:
@@ -166,6 +165,19 @@ class Objective:
                     which = torch.cat([torch.full((int(present[:, m].sum()),), k) for k, m in enumerate((i, j))])
                     terms.append(align_batches(z, which.to(z.device), None, 2))
         return torch.stack(terms).sum() if terms else embeddings.sum() * 0.0  # zero, with a gradient
+
+
+def _align(module: MoREModule, z: Tensor, domain: Tensor, types: Tensor) -> Tensor:
+    """Alignment of batches within types: among all of them, and among those that weaker keys do not tell apart."""
+    total = z.new_zeros(())
+    for weight, group in module.compared:
+        n_types, within = max(module.n_labels, MOST_CLUSTERS), types
+        if group.any():  # types of each group, numbered by what occurs here
+            pairs = torch.where(types >= 0, group.to(domain.device)[domain] * n_types + types, -1)
+            names, codes = torch.unique(torch.cat([pairs.new_full((1,), -1), pairs]), return_inverse=True)
+            n_types, within = len(names), codes[1:] - 1
+        total = total + weight * align_batches(z, domain, within, module.n_domains, n_types)
+    return total
 
 
 def _reconstruct(module: MoREModule, tensors: dict[str, Tensor], source: Tensor) -> Tensor:
