@@ -9,7 +9,6 @@ import pandas as pd
 from more_scvi.data._arguments import listing, warn
 from more_scvi.data._columns import as_batch_array, check_categories
 
-
 JOINT = " / "
 """Stands between the values of several batch columns."""
 

@@ -17,6 +17,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from ._arguments import check_option, listing, warn
+from ._batches import BatchKey, batch_values, check_batch_key
 from ._cells import Cells, read_cells
 from ._columns import (
     as_batch_array,
@@ -128,7 +129,8 @@ def _check(
 ) -> tuple[Cells, dict[str, DataSummary]]:
     """Check columns and matrices; `modalities`: role -> name in a MuData, None for an AnnData."""
     own = "adata" if modalities is None else "mdata"
-    batches = [batch_key] if not isinstance(key := check_batch_key(batch_key), list)
+    checked = check_batch_key(batch_key)
+    batches = [] if checked is None else checked if isinstance(checked, list) else [checked]
     if labels_key is not None and labels_key in batches:
         raise ValueError(
             f"batch_key and labels_key are both {labels_key!r}; aligning batches would remove the labels. Give other"
@@ -169,9 +171,9 @@ def _check(
     return cells, summaries
 
 
-def _check_batches(column: pd.Series, key: str, argument: str) -> None:
+def _check_batches(column: pd.Series, key: str | list[str], argument: str) -> None:
     """Refuse what :func:`as_batch_array` refuses, and a column in which nearly every cell has a value of its own."""
-    values = as_batch_array(column, key)
+    values = as_batch_array(column, str(key))
     n = len(set(values))
     least, few = CELLS_PER_BATCH
     if n >= MANY_BATCHES and len(values) < few * n:

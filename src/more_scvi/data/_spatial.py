@@ -10,6 +10,7 @@ from anndata import AnnData
 from scipy.spatial import cKDTree
 
 from ._arguments import check_integer, check_number
+from ._batches import batch_keys, batch_values
 
 N_NEIGHBOURS = 6
 """One ring of spots: on the hexagonal grid of Visium each spot touches six. Near that in a planar tissue of cells, too
