@@ -41,9 +41,14 @@ class Strength:
         """That of parts of batches: ``codes``, (parts,), one level per kind of part. Kinds are always made alike."""
         return type(self)((*self.values, max(1.0, *self.values)), np.column_stack([self.levels, codes]))
 
+    @property
+    def least(self) -> float:
+        """That of the weakest key, at most 1."""
+        return min(1.0, *self.values)
+
     def part(self, offset: np.ndarray) -> np.ndarray:
         """What is removed of the offset of each batch, (batches, columns); batches of offset 0 take no part."""
-        if min(self.values) >= 1:
+        if self.least == 1:
             return offset
         known = np.any(offset != 0, axis=1)
         rest, out = offset[known], np.zeros_like(offset)

@@ -73,8 +73,12 @@ def make_training_set(
         module.classifier.open_classes.copy_(torch.from_numpy(seen))
         if not lessons.keeps_niche:
             module.close_niche()
-    clusters = None if lessons is not None else find_clusters(module, arrays, seed)
-    types, prior = (clusters, CLUSTER_PRIOR) if lessons is None else (lessons.types, TYPE_PRIOR)
+    types, prior, clusters = np.full(len(cells), -1), TYPE_PRIOR, None
+    if lessons is not None:
+        types = lessons.types
+    elif module.n_domains > 1:
+        types = clusters = find_clusters(module, arrays, seed)
+        prior = CLUSTER_PRIOR
     arrays, masked = at_equal_composition(module, arrays, masked, types, prior)
     inside = None
     if module.inside is not None:
@@ -130,7 +134,8 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
     if module.clusters is not None and cells.clusters is not None:
         z = forward(module, arrays, lambda out: out["z_labels"], train_cells)
         module.clusters.fit(z, cells.clusters[train_cells], arrays.present[train_cells])
-        _fit_spread(module, arrays, cells.clusters, train_cells)
+        if module.clusters.is_fitted:  # few cells do not tell how they scatter
+            _fit_spread(module, arrays, cells.clusters, train_cells)
     if len(module.modalities) > 1:
         fit_imputers(reader, data, arrays)
     reader.remember(reader.key(data), arrays)

@@ -110,7 +110,7 @@ def train(
     _, _, device = parse_device_args(accelerator=accelerator, devices=devices, return_device="torch")
     if str(device) == "cpu" and isinstance(devices, int) and devices > (os.cpu_count() or 1):
         raise ValueError(f"devices={devices}, but this machine has {os.cpu_count()} cores; give at most as many, or 1.")
-    views = self.init_arguments["n_views"] if needs_views(plan.loss_kwargs["weights"], bool(len(self.labels))) else 0
+    views = self.init_arguments["n_views"] if needs_views(plan.loss_kwargs["weights"], self.module.has_groups) else 0
     earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}  # scvi-tools loses some of them
     with _restoring(self), torch.random.fork_rng(), _quiet():
         torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))  # another round, other draws

@@ -153,6 +153,11 @@ class MoREModule(BaseModuleClass):
         return self.layout.modalities
 
     @property
+    def has_groups(self) -> bool:
+        """Whether cells are compared within types, or within clusters that several batches share."""
+        return self.n_labels > 0 or self.n_domains > 1
+
+    @property
     def passes_backbone(self) -> bool:
         """Whether a step passes layers of the backbone, so that it is not small."""
         return bool(len(self.soft_tokens)) or (self.inside is not None and self.inside.adapter is not None)
@@ -170,7 +175,9 @@ class MoREModule(BaseModuleClass):
         self.scales.copy_(torch.tensor(space.scales))
         for name, scale in zip(self.modalities, space.scales, strict=True):
             columns, last = self.layout.columns(name), self.base(name).path_widths[-1]  # the direct path stands last
-            self.kept[columns.start if not self.n_labels else columns.stop - last : columns.stop] = float(scale)
+            # labels keep what frozen features say of types; without them nothing else does
+            start = columns.stop - last if self.n_labels else columns.start
+            self.kept[start : columns.stop] = float(scale)
 
     @torch.no_grad()
     def close_niche(self) -> None:

@@ -42,9 +42,9 @@ PRESETS = {
 each with λ = 1."""
 
 
-def needs_views(weights: Mapping[str, float], has_labels: bool) -> bool:
-    """Whether a term reads masked views: masked modelling, and the contrast where there are no labels."""
-    return weights["masked"] > 0 or (weights["contrast"] > 0 and not has_labels)
+def needs_views(weights: Mapping[str, float], has_groups: bool) -> bool:
+    """Whether a term reads masked views: masked modelling, and the contrast of one batch without labels."""
+    return weights["masked"] > 0 or (weights["contrast"] > 0 and not has_groups)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Objective:
         clusters = tensors["cluster"].reshape(-1) if "cluster" in tensors else None
         types = self._types(said["log_probs"], labels) if clusters is None else clusters
         view = None
-        if "view" in tensors and needs_views(self.weights, logits is not None):
+        if "view" in tensors and needs_views(self.weights, module.has_groups):
             view = module.adapt(tensors["view"], present)
         fewer, partial = self._drop_modalities(module, outputs, present)
         terms: dict[str, Tensor] = {}
@@ -82,10 +82,12 @@ class Objective:
                 fixed = {name: p.detach() for name, p in module.classifier.named_parameters()}
                 again = torch.func.functional_call(module.classifier, fixed, (partial + outputs["offset"][fewer],))
                 terms["classify"] = 0.5 * (terms["classify"] + classify(again, labels[fewer]))
-        if self._on("contrast") and logits is not None:
-            terms["contrast"] = contrast_labels(module.projection(z_labels), labels, domain, self.temperature)
-        elif self._on("contrast") and clusters is not None:
-            terms["contrast"] = contrast_labels(module.projection(z_labels), clusters, domain, self.temperature)
+        alike = labels if logits is not None else clusters
+        if self._on("contrast") and alike is not None:
+            terms["contrast"] = contrast_labels(module.projection(z_labels), alike, domain, self.temperature)
+        elif self._on("contrast") and view is not None:
+            first, second = module.projection(z_labels), module.projection(view)
+            terms["contrast"] = contrast_views(first, second, domain, self.temperature)
         if self._on("align_batch") and module.n_domains > 1 and module.compared:
             terms["align_batch"] = _align(module, z, domain, types)
         if self._on("align_modality") and len(module.modalities) > 1:
@@ -93,11 +95,12 @@ class Objective:
         if self._on("variance") and logits is not None:
             terms["variance"] = intra_class_variance(z_labels, labels, module.n_labels, self.variance_floor)
         if self._on("keep"):
-            groups = domain if clusters is not None else torch.where(types >= 0, types * module.n_domains + domain, -1)
+            groups = domain if logits is None else torch.where(types >= 0, types * module.n_domains + domain, -1)
             terms["keep"] = keep_distances(z, tensors["base"] * module.kept, groups)
         steps = outputs["refinement"]
         spread = z_labels.detach().pow(2).sum(1).mean().clamp_min(1e-8)  # growing must not make steps cheap
-        ramp = {"align_batch": self.align_ramp}
+        # in clusters, cells of other batches are drawn together, too
+        ramp = {"align_batch": self.align_ramp, "contrast": 1.0 if clusters is None else module.strength.least}
         total = (
             z.sum() * 0.0  # something to differentiate where no term is on
             + self.refinement_penalty * sum(steps) / spread
@@ -171,7 +174,7 @@ def _align(module: MoREModule, z: Tensor, domain: Tensor, types: Tensor) -> Tens
     """Alignment of batches within types: among all of them, and among those that weaker keys do not tell apart."""
     total = z.new_zeros(())
     for weight, group in module.compared:
-        n_types, within = max(module.n_labels, MOST_CLUSTERS), types
+        n_types, within = module.n_labels or MOST_CLUSTERS, types
         if group.any():  # types of each group, numbered by what occurs here
             pairs = torch.where(types >= 0, group.to(domain.device)[domain] * n_types + types, -1)
             names, codes = torch.unique(torch.cat([pairs.new_full((1,), -1), pairs]), return_inverse=True)
