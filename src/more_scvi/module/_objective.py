@@ -14,7 +14,7 @@ from more_scvi.base._clusters import MOST_CLUSTERS
 from more_scvi.losses._align import align_batches
 from more_scvi.losses._align_modality import distil, pair_modalities
 from more_scvi.losses._classify import classify
-from more_scvi.losses._contrast import contrast_labels
+from more_scvi.losses._contrast import contrast_labels, contrast_views
 from more_scvi.losses._keep import keep_distances
 from more_scvi.losses._variance import intra_class_variance
 from more_scvi.modalities._modality import Decoder
