@@ -169,6 +169,10 @@ class ModalityBase(nn.Module):
         """What centring each batch on its own mean moved it by, (batches, width)."""
         return self._join([self._path(name).offset_map() for name in self.paths])
 
+    def moved_by(self) -> np.ndarray:
+        """What each batch was moved by in all, (batches, width)."""
+        return self.own_means() + self.composition.cpu().numpy()
+
     def fit_composition(
         self, base: np.ndarray, batch: np.ndarray, types: np.ndarray, prior: int, strength: Strength
     ) -> np.ndarray:

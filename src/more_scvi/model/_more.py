@@ -27,6 +27,7 @@ from more_scvi.model._not_offered import guide_users_of_scvi
 from more_scvi.model._reader import Reader
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
+from more_scvi.model._strength import strength_curve
 from more_scvi.model._train import History, train
 from more_scvi.module._module import MoREModule
 from more_scvi.train._plan import MoRETrainingPlan
@@ -136,6 +137,7 @@ class MoRE(SaveLoadMixin, SetupMixin):
     parameter_counts = ask.parameter_counts
     impute = impute
     diagnose = diagnose
+    strength_curve = strength_curve
     distill = distill
     student_fidelity = student_fidelity
 
