@@ -42,8 +42,8 @@ def batches_separate(evidence: Evidence) -> Check:
             value,
             f"The best-mixed quarter of the cells reaches {value:.2f} of the mixing that batch sizes allow.",
             "Batches stay apart, or share no type. Raise MoRE(strength=...) (default 1), so that clusters must hold"
-            " cells of all batches and are aligned more; model.strength_curve() shows what that costs. Or give labels_key at"
-            " setup: types stand in for clusters, and labels of a few cells are enough.",
+            " cells of all batches and are aligned more; model.strength_curve() shows what that costs. Or give"
+            " labels_key at setup: types stand in for clusters, and labels of a few cells are enough.",
         )
     per_type = {str(t): cilisi(z[types == t], types[types == t], batches[types == t]) for t in np.unique(types)}
     per_type = {t: value for t, value in per_type.items() if np.isfinite(value)}

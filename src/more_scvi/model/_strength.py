@@ -23,6 +23,10 @@ SHARED = ("_adata", "_adata_manager", "_frame", "_replaced", "_recorded")
 """What models of the same registered data have in common."""
 
 
+CLUSTER_NEIGHBORS = 10
+"""Neighbours for mixing within clusters, which are much smaller than types. Source: plain value, not tuned."""
+
+
 def strength_curve(
     self: MoRE,
     strengths: Sequence[float] = (0, 0.25, 0.5, 1, 2, 4),
@@ -42,14 +46,15 @@ def strength_curve(
         Of several batch keys the one whose strength is varied; the others keep theirs, and mixing is that of its
         values. ``None``: all have the same strength.
     **train_kwargs
-        Arguments of :meth:`train`; without ``max_epochs``, as many as this model was trained for.
+        Arguments of :meth:`train`; without ``max_epochs``, as many as the history of this model shows.
 
     Returns
     -------
     DataFrame with a row per strength: ``strength``, ``mixing`` (:func:`more_scvi.metrics.cilisi`) and ``structure``
     (:func:`more_scvi.metrics.structure`, against the data's own low-rank view), both within the types of this model
-    (visible labels, and predictions for other cells) or its clusters where there are no labels. At most 5,000 cells
-    are looked at.
+    (visible labels, and predictions for other cells) or its clusters where there are no labels; mixing within
+    clusters is measured on fewer neighbours, so that even perfect mixing stays below 0.9. At most 5,000 cells are
+    looked at.
 
     Raises
     ------
@@ -74,7 +79,7 @@ def strength_curve(
     evidence, rows = evidence_of(self, data)
     groups = evidence.clusters if evidence.types is None else evidence.types
     assert groups is not None  # of several batches, there are clusters where there are no types
-    batches = evidence.batches
+    batches, n = evidence.batches, CLUSTER_NEIGHBORS if evidence.types is None else 30
     if key is not None:
         of_batch = batch_levels(self.batches, len(keys))[:, keys.index(key)].astype(str)
         batches = of_batch[pd.Index(self.batches.astype(str)).get_indexer(batches)]
@@ -87,7 +92,7 @@ def strength_curve(
             other.train(**(_training(self) | train_kwargs))
             z = other.get_latent_representation(indices=rows, obsm_key=None)
             kept = structure(z, evidence.direct, groups, evidence.domains)
-            table.append({"strength": value, "mixing": cilisi(z, groups, batches), "structure": kept})
+            table.append({"strength": value, "mixing": cilisi(z, groups, batches, n), "structure": kept})
     return pd.DataFrame(table, columns=["strength", "mixing", "structure"])
 
 
@@ -106,7 +111,7 @@ def _untrained(model: MoRE, strength: float | dict[str, float], folder: str) -> 
 def _training(model: MoRE) -> dict[str, Any]:
     """Arguments of a training as long as that of this model."""
     return {
-        "max_epochs": max(map(len, (model.history_ or {}).values()), default=0),
+        "max_epochs": max(map(len, (model.history_ or {}).values()), default=None),
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
