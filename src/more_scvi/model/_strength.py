@@ -23,10 +23,6 @@ SHARED = ("_adata", "_adata_manager", "_frame", "_replaced", "_recorded")
 """What models of the same registered data have in common."""
 
 
-CLUSTER_NEIGHBORS = 10
-"""Neighbours for mixing within clusters, which are much smaller than types. Source: plain value, not tuned."""
-
-
 def strength_curve(
     self: MoRE,
     strengths: Sequence[float] = (0, 0.25, 0.5, 1, 2, 4),
@@ -79,7 +75,7 @@ def strength_curve(
     evidence, rows = evidence_of(self, data)
     groups = evidence.clusters if evidence.types is None else evidence.types
     assert groups is not None  # of several batches, there are clusters where there are no types
-    batches, n = evidence.batches, CLUSTER_NEIGHBORS if evidence.types is None else 30
+    batches, n = evidence.batches, 10 if evidence.types is None else 30  # clusters are much smaller than types
     if key is not None:
         of_batch = batch_levels(self.batches, len(keys))[:, keys.index(key)].astype(str)
         batches = of_batch[pd.Index(self.batches.astype(str)).get_indexer(batches)]
