@@ -12,10 +12,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "more_scvi"
 APART = ("cli", "diagnosis", "evaluation", "metrics", "pl", "pretraining", "report")
 """Folders whose constants do not touch what a model computes."""
 STEERS_NOTHING = {
-    *("FORMAT", "VERSION", "SEED", "SIZE", "N_PCS", "N_CONTEXT"),  # definitions
+    *("FORMAT", "VERSION", "SEED", "SIZE", "N_PCS", "N_CONTEXT", "AVERAGE_TOTAL"),  # definitions
     *("BLOCK", "MANY_WEIGHTS", "BLOCK_VALUES", "CHUNK", "CELLS_PER_PASS", "CHECK_EVERY", "N_KEPT"),  # speed
     *("MAX_CELLS", "MOST_CELLS", "N_HELD_SECTIONS", "N_LINKED_GENES", "N_BATCH_AXES"),  # most that is looked at or kept
-    *("OVERSAMPLING", "N_PASSES", "TIE", "LEAST_OPEN", "LARGEST", "MIN_LINKED"),  # numerics
+    *("OVERSAMPLING", "N_PASSES", "TIE", "LEAST_OPEN", "LARGEST", "MIN_LINKED", "LEAST_SIGNAL"),  # numerics
     *("PENALTIES", "N_FOLDS"),  # what cross-validation chooses among
     *("LOG_MAXIMUM", "MAX_MEAN_DEGREE", "LEAST_GENES", "FEW_GENES", "FEWEST_CELLS", "FEWEST_HELD"),  # checks
     *("MANY_BATCHES", "CELLS_PER_BATCH", "LEAST_SHARE", "PROBED", "EQUAL"),
@@ -25,6 +25,7 @@ STEERS_NOTHING = {
 """Constants that no result depends on; private ones, which begin with ``_``, must be such, too."""
 SPECIAL = {
     "Few labels": ("annotate._self_training",),
+    "No labels": ("base._clusters",),
     "Several modalities": (
         *("annotate._completion", "annotate._experts.UNSEEN_SHARE", "base._bridge", "base._shared_space"),
         "model._more.MIN_LINKED_GENES",
@@ -32,8 +33,9 @@ SPECIAL = {
     "Chromatin": ("modalities.atac",),
     "Tissue": ("base._shares.NICHE_SHARE", "data._spatial", "module._module.CLOSED_GATE"),
     "Training inside the backbone": ("module._inside", "train._plan.TUNING"),
-    "Other data": ("data._silent",),
+    "Other data": ("data._silent", "base._missing", "modalities._missing", "modalities._components"),
     "Student": ("student",),
+    "Map of the reference": ("model._reference_map",),
 }
 """Heading → files or constants that count only there; all others count in every model."""
 EVERY = "Every model"

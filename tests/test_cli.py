@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from mudata import MuData
 from typer.testing import CliRunner
 
 from more_scvi.cli import app
@@ -45,7 +46,7 @@ def test_integrate_writes_embedding_and_annotation(cells, tmp_path):
     assert adata.obs["more_confidence"].between(0, 1).all()
     assert (adata.X != before.X).nnz == 0
     assert set(adata.obs) == {*before.obs, "more_prediction", "more_confidence"}
-    assert model.is_dir()
+    assert MoRE.load(model, adata=False).has_map
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "out.h5ad"]
 
 
@@ -104,7 +105,7 @@ def test_what_cannot_be_written_is_known_before_training(cells, tmp_path, monkey
     monkeypatch.setattr(MoRE, "train", lambda *_, **__: pytest.fail("trained"))
     adata = read(cells)
     adata.uns["thing"] = object()
-    monkeypatch.setattr("more_scvi.cli._integrate.read", lambda _: adata)
+    monkeypatch.setattr("more_scvi.cli._shared.read", lambda _: adata)
     result = run("integrate", cells, "-o", tmp_path / "a.h5ad")
     assert result.exit_code == 2 and "could not be written again" in result.stderr and "thing" in result.stderr
     assert not list(tmp_path.iterdir())
@@ -118,10 +119,10 @@ def test_zarr_stores_are_read(cells, tmp_path):
     mdata = simulate_multiomics(9, modalities=("rna", "protein"), n_genes=20, gene_names=adata.var_names)
     mdata.write_zarr(tmp_path / "several.zarr")
     mdata.write_h5mu(tmp_path / "several.h5mu")
-    assert list(read(tmp_path / "several.zarr", several=True).mod) == ["rna", "protein"]
     for name in ("several.zarr", "several.h5mu"):
-        with pytest.raises(ValueError, match=f"{name} holds several modalities. Use MoRE.setup_mudata"):
-            read(tmp_path / name)
+        assert list(read(tmp_path / name).mod) == ["rna", "protein"]
+        result = run("integrate", tmp_path / name, "-o", tmp_path / "out.h5ad")
+        assert result.exit_code == 2 and "must end in .h5mu" in result.stderr
 
 
 def test_ctrl_c_ends_with_one_line_and_writes_nothing(cells, tmp_path):
@@ -210,6 +211,235 @@ def test_refusals_name_the_mistake_and_write_nothing(cells, tmp_path, monkeypatc
     assert message in result.stderr
     assert result.stdout == ""
     assert [p.name for p in tmp_path.iterdir()] == ["notes.h5ad"]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """RNA and proteins, some cells with one of them alone; columns of mdata.obs, of a modality, and nullable ones."""
+    names, pattern = load_demo().var_names[:200], ["both"] * 60 + ["rna"] * 20 + ["prot"] * 20
+    mdata = simulate_multiomics(100, modalities=("rna", "protein"), n_genes=200, gene_names=names)
+    rna, protein = mdata.mod["rna"].copy(), mdata.mod["protein"].copy()
+    rna.layers["raw_counts"] = rna.X.copy()
+    rna, protein = (
+        part[[p in ("both", name) for p in pattern]].copy() for part, name in ((rna, "rna"), (protein, "prot"))
+    )
+    mdata = MuData({"gex": rna, "ADT": protein}).copy()
+    mdata.obs["note"] = pd.array(["a", None] * 50, dtype="string")
+    mdata.uns["mine"], mdata.obsm["X_mine"] = {"a": np.arange(3)}, np.ones((100, 2))
+    path = tmp_path_factory.mktemp("several") / "cells.h5mu"
+    write(mdata, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def integrated(several):
+    """What ``integrate`` wrote of several modalities; the model, its output and its summary."""
+    model, out = several.with_name("model"), several.with_name("out.h5mu")
+    arguments = ["--batch", "batch", "--labels", "cell_type", "--max-epochs", 1, "--model", model, "--json"]
+    result = run("integrate", several, "-o", out, *arguments)
+    assert result.exit_code == 0, result.output
+    return model, out, json.loads(result.stdout)
+
+
+def test_integrate_takes_several_modalities_by_their_usual_names(several, integrated):
+    _, out, summary = integrated
+    assert summary["modalities"] == ["rna (gex)", "protein (ADT)"] and summary["cells"] == 100
+    before, after = read(several), read(out)
+    assert after.obsm["X_more"].shape == (100, summary["latent"]) and np.isfinite(after.obsm["X_more"]).all()
+    assert after.obs["more_confidence"].between(0, 1).all() and after.obs["more_prediction"].notna().all()
+    assert set(after.obs) == {*before.obs, "more_prediction", "more_confidence"}
+    pd.testing.assert_frame_equal(after.obs[list(before.obs)], before.obs)
+    assert list(after.uns) == ["mine"] and set(after.obsm) - {"gex", "ADT"} == {"X_mine", "X_more"}
+    for name, part in before.mod.items():
+        assert (after.mod[name].X != part.X).sum() == 0
+        pd.testing.assert_frame_equal(after.mod[name].obs, part.obs)
+        assert set(after.mod[name].layers) == set(part.layers)
+
+
+def test_integrate_takes_names_and_layers_that_are_given(several, tmp_path):
+    mdata = read(several)
+    renamed = MuData({"first": mdata.mod["gex"], "second": mdata.mod["ADT"]})
+    path = tmp_path / "cells.h5mu"
+    write(renamed, path)
+    arguments = ["integrate", path, "-o", path, "--batch", "batch", "--max-epochs", 1]
+    result = run(*arguments)
+    assert result.exit_code == 2 and "What are the modalities 'first', 'second'?" in result.stderr
+    named = ["--modality", "rna=first", "--modality", "protein=second", "--layer", "raw_counts"]
+    result = run(*arguments, *named)
+    assert result.exit_code == 0, result.output
+    assert read(path).obsm["X_more"].shape[0] == 100
+
+
+def test_map_embeds_and_annotates_new_cells(cells, mapped, tmp_path):
+    """As the API does, onto the query itself; nothing else of it changes."""
+    model, _ = mapped
+    query = read(cells)[1::2, 30:].copy()
+    query.obs["_scvi_batch"], query.obs["note"] = "mine", pd.array(["a"] + [None] * (query.n_obs - 1), dtype="string")
+    query.uns["mine"], path, link = np.arange(2), tmp_path / "query.h5ad", tmp_path / "link.h5ad"
+    write(query, path)
+    path.chmod(0o640)
+    link.symlink_to("query.h5ad")
+    result = run("map", link, "--model", model, "-o", link, "--json")
+    assert result.exit_code == 0, result.output
+    summary, after, loaded = json.loads(result.stdout), read(path), MoRE.load(model, adata=False)
+    assert np.allclose(after.obsm["X_more"], loaded.get_latent_representation(query, obsm_key=None), atol=1e-5)
+    assert np.allclose(after.obsm["X_more_map"], loaded.get_map_coordinates(query, obsm_key=None), atol=1e-4)
+    assert list(after.obs["more_prediction"]) == list(loaded.predict(query))
+    assert np.allclose(after.obs["more_confidence"], loaded.predict(query, soft=True).max(axis=1), atol=1e-5)
+    assert set(after.obs) == {*query.obs, "more_prediction", "more_confidence"}
+    assert "No novelty" in result.stderr and "--reference" in result.stderr and "share_novel" not in summary
+    assert summary["cells"] == query.n_obs == sum(summary["types"].values())
+    n = len(loaded.genes)
+    assert summary["genes"] == n - 30 and summary["share_of_genes"] == round((n - 30) / n, 4)
+    assert summary["share_unsure"] == round((after.obs["more_confidence"] < 0.5).mean(), 4)
+    pd.testing.assert_frame_equal(after.obs[list(query.obs)], read(link).obs[list(query.obs)])
+    assert set(after.obs["_scvi_batch"]) == {"mine"} and list(after.uns) == ["mine"] and (after.X != query.X).nnz == 0
+    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o640
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link.h5ad", "query.h5ad"]
+
+
+def test_map_says_what_is_new_with_the_cells_of_the_reference(cells, mapped, tmp_path):
+    model, reference = mapped
+    path = tmp_path / "query.h5ad"
+    read(cells)[::3].copy().write_h5ad(path)
+    result = run("map", path, "--model", model, "-o", path, "--reference", reference, "--json")
+    assert result.exit_code == 0, result.output
+    novelty = read(path).obs["more_novelty"]
+    assert novelty.between(0, 1).all() and novelty.nunique() > 5
+    assert json.loads(result.stdout)["share_novel"] == round((novelty > 0.8).mean(), 4)
+    people = run("map", path, "--model", model, "-o", tmp_path / "again.h5ad")
+    kind = read(path).obs["more_prediction"].iloc[0]
+    assert "share_of_genes" in people.stdout and kind in people.stdout and "{" not in people.stdout
+
+
+def test_map_reads_batch_and_values_where_it_is_told(cells, mapped, tmp_path):
+    """A batch column of another name, counts in a layer or in ``raw``: as if they were where the model looks."""
+    model, _ = mapped
+    query = read(cells)[::3].copy()
+    loaded = MoRE.load(model, adata=False)
+    z = loaded.get_latent_representation(query, obsm_key=None)
+    raw, own = query.copy(), query.obs.drop(columns="platform").assign(lane=query.obs["platform"])
+    query = anndata.AnnData(query.X.toarray() - 3.5, obs=own, var=query.var, layers={"counts": query.X})
+    query.raw = raw
+    for layer in ("counts", "raw"):
+        path = tmp_path / f"{layer}.h5ad"
+        write(query, path)
+        result = run("map", path, "--model", model, "-o", path, "--batch", "lane", "--layer", layer)
+        assert result.exit_code == 0, result.output
+        after = read(path)
+        assert np.allclose(after.obsm["X_more"], z, atol=1e-5)
+        assert "platform" not in after.obs and np.array_equal(after.X, query.X) and set(after.layers) == {"counts"}
+
+
+def test_map_takes_several_modalities_or_one_of_them(several, integrated, tmp_path):
+    model, _, _ = integrated
+    result = run("map", several, "--model", model, "-o", tmp_path / "query.h5mu", "--reference", several, "--json")
+    assert result.exit_code == 0, result.output
+    summary, after, mdata = json.loads(result.stdout), read(tmp_path / "query.h5mu"), read(several)
+    assert (summary["genes"], summary["antibodies"], summary["share_of_antibodies"]) == (200, 20, 1.0)
+    assert {"more_prediction", "more_confidence", "more_novelty"} <= set(after.obs) and "note" in after.obs
+    assert after.obsm["X_more"].shape[0] == 100 and list(after.uns) == ["mine"]
+    rna = mdata.mod["gex"].copy()
+    rna.obs["batch"] = (
+        mdata.obs["batch"].reindex(rna.obs_names).to_numpy() if "batch" in mdata.obs else rna.obs["batch"]
+    )
+    write(rna, tmp_path / "rna.h5ad")
+    result = run("map", tmp_path / "rna.h5ad", "--model", model, "-o", tmp_path / "rna.h5ad", "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert (summary["share_of_genes"], summary["share_of_antibodies"]) == (1.0, 0.0)
+    parts = {name: part.copy() for name, part in mdata.mod.items()}
+    for part in parts.values():
+        part.obs = part.obs.rename(columns={"batch": "lane"})[["lane"]]
+    write(MuData(parts), tmp_path / "lanes.h5mu")
+    for batch in ((), ("--batch", "lane")):
+        result = run("map", tmp_path / "lanes.h5mu", "--model", model, "-o", tmp_path / "lanes_out.h5mu", *batch)
+        assert result.exit_code == 0, result.output
+        same = np.allclose(read(tmp_path / "lanes_out.h5mu").obsm["X_more"], after.obsm["X_more"], atol=1e-5)
+        assert same == bool(batch)
+    assert "batch" not in read(tmp_path / "lanes_out.h5mu").obs
+
+
+def test_a_model_without_labels_only_embeds(cells, tmp_path):
+    adata, model = read(cells), tmp_path / "model"
+    MoRE.setup_anndata(adata, batch_key="platform")
+    trained = MoRE(adata, backbone=None)
+    trained.train(max_epochs=1, enable_progress_bar=False)
+    trained.save(model)
+    result = run("map", cells, "--model", model, "-o", tmp_path / "out.h5ad", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["wrote"] == ["obsm/X_more"] and "novelty" not in result.stderr
+    assert list(read(tmp_path / "out.h5ad").obs) == list(read(cells).obs)
+    result = run("map", cells, "--model", model, "-o", tmp_path / "out.h5ad", "--batch", "label", "--layer", "none")
+    assert result.exit_code == 2 and "there is no layer 'none'" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def mapped(cells):
+    """A folder with a model and a map, and the file that it was trained on."""
+    model, out = cells.with_name("mapped"), cells.with_name("reference.h5ad")
+    arguments = ["--batch", "platform", "--labels", "label", "--max-epochs", 1, "--backbone", "none", "--model", model]
+    result = run("integrate", cells, "-o", out, *arguments)
+    assert result.exit_code == 0, result.output
+    return model, out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.h5ad"], "nowhere.h5ad is not a file"),
+        (["{cells}", "--model", "nowhere"], "--model nowhere is not a folder. Give one that"),
+        (["{cells}", "--model", "{tmp}"], "model.json not found"),
+        (["{cells}", "-o", "{tmp}/out.h5mu"], "must end in .h5ad: {cells} holds cells of one modality"),
+        (["{cells}", "-o", "{tmp}/out.csv"], "must end in .h5ad, or in .h5mu"),
+        (["{cells}", "-o", "{tmp}/no/out.h5ad"], "does not exist. Create"),
+        (["{cells}", "--batch", "lane"], "--batch: obs has no column 'lane'; it has cell_type, platform"),
+        (["{cells}", "--batch", "lane", "--batch=label"], "with the columns 'platform'; give --batch once for each"),
+        (["{cells}", "--layer", "counts"], "--layer: there is no layer 'counts'; there are none"),
+        (["{cells}", "--reference", "nowhere.h5ad"], "nowhere.h5ad is not a file"),
+        (["{tmp}/notes.h5ad"], "cannot be read as .h5ad"),
+        (["{tmp}/empty.h5ad"], "empty.h5ad holds no cells"),
+        (["{tmp}/others.h5ad"], "genes"),
+    ],
+)
+def test_map_refuses_and_writes_nothing(cells, mapped, tmp_path, arguments, message):
+    (tmp_path / "notes.h5ad").write_text("not HDF5")
+    adata = read(cells)[:5].copy()
+    adata[:0].copy().write_h5ad(tmp_path / "empty.h5ad")
+    adata.var_names = [f"x{i}" for i in range(adata.n_vars)]
+    adata.write_h5ad(tmp_path / "others.h5ad")
+    there = sorted(path.name for path in tmp_path.iterdir())
+    given = [text.format(cells=cells, tmp=tmp_path) for text in arguments]
+    result = run("map", "--model", mapped[0], "-o", tmp_path / "out.h5ad", *given)  # the last of an option counts
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    assert message.format(cells=cells) in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "{tmp}/out.h5ad"], "must end in .h5mu: {several} holds cells of several modalities"),
+        (["--modality", "rna"], "--modality rna must be ROLE=NAME"),
+        (["--modality", "rna=expression"], "is not a modality of mdata"),
+        (["--modality", "gene=gex"], "roles are"),
+        (["--layer", "counts"], "no modality has a layer 'counts'; there are raw_counts"),
+        (["--batch", "lane"], "lane"),
+    ],
+)
+def test_several_modalities_are_refused_before_training(several, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setattr(MoRE, "train", lambda *_, **__: pytest.fail("trained"))
+    rest = [text.format(tmp=tmp_path) for text in arguments]
+    given = {"-o": tmp_path / "out.h5mu", **dict(zip(rest[::2], rest[1::2], strict=True))}
+    result = run("integrate", several, *(text for pair in given.items() for text in pair))
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    assert message.format(several=several) in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_modalities_are_for_files_of_several(cells, tmp_path):
+    result = run("integrate", cells, "-o", tmp_path / "out.h5ad", "--modality", "rna=X")
+    assert result.exit_code == 2 and "these cells have one" in result.stderr
 
 
 @pytest.fixture

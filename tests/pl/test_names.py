@@ -57,6 +57,20 @@ def history(names):
     return pl.history(type("Model", (), {"history": {f"loss_{name}_train": curve for name in names}}))
 
 
+class Mapped:
+    """A model with a map whose labels have these names, three landmarks each."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def get_map(self):
+        x, y = np.random.default_rng(1).normal(size=(2, 3 * len(self.names)))
+        return pd.DataFrame({"x": x, "y": y, "n_cells": 9, "label": self.names * 3})
+
+    def get_map_coordinates(self, adata, obsm_key):
+        return adata.obsm["X_umap"]
+
+
 PLOTS = {
     "compare": lambda n: pl.compare(cells(n), {n[0]: "X_umap", n[2]: "X_umap"}, [n[0], n[2]])[0, 0],
     "confusion": lambda n: pl.confusion(n, n[1:] + n[:1]),
@@ -65,6 +79,7 @@ PLOTS = {
     "history": history,
     "modality_weights": modality_weights,
     "per_type_f1": lambda n: pl.per_type_f1(pd.DataFrame({"n": 9, "f1": 0.5}, index=n)),
+    "query": lambda n: pl.query(Mapped(n), cells(n), n[2]),
     "regimes": lambda n: pl.regimes(frame(n), n[1], "S4"),
     "scores": lambda n: pl.scores(frame(n), n[1]),
     "sensitivity": lambda n: pl.sensitivity(pd.DataFrame([range(len(n))] * len(n), n, n), n[1], reference=n[2]),
@@ -73,7 +88,7 @@ PLOTS = {
 
 
 def test_every_plot_is_here():
-    assert set(PLOTS) == set(pl.__all__)
+    assert {*PLOTS, "strength"} == set(pl.__all__)  # which shows numbers alone
 
 
 @pytest.mark.parametrize("name", PLOTS)

@@ -42,6 +42,21 @@ def test_more_than_eight_categories_differ_by_marker(adata):
     assert len(look) == 12
 
 
+@pytest.mark.parametrize("draw", ["embedding", "compare"])
+def test_forty_categories_fit_beside_the_plot(adata, draw):
+    adata.obs["many"] = pd.Categorical([f"T cell of kind {i % 40}" for i in range(60)])
+    sizes = []
+    for color in ("cell_type", "many"):
+        if draw == "embedding":
+            ax = pl.embedding(adata, color=color)
+        else:
+            ax = pl.compare(adata, {"before": "X_other", "after": "X_umap"}, [color])[0, -1]
+        ax.figure.draw_without_rendering()
+        assert ax.figure.bbox.padded(2).count_contains(ax.get_legend().get_window_extent().corners()) == 4
+        sizes.append(np.array(ax.get_window_extent().size))
+    assert (sizes[1] > 0.75 * sizes[0]).all(), sizes
+
+
 def test_embedding_lists_what_there_is(adata):
     with pytest.raises(KeyError, match="X_other"):
         pl.embedding(adata, "X_tsne")

@@ -7,6 +7,14 @@ import scipy.sparse as sp
 
 
 @dataclass(frozen=True, eq=False)
+class Doubt:
+    """Draws of what is not known of cells because features are missing, the same for all of them."""
+
+    base: np.ndarray  # what may have to be added to the base, (draws, width) float32
+    wide: np.ndarray  # and to the wide input, (draws, n_wide) float32
+
+
+@dataclass(frozen=True, eq=False)
 class Arrays:
     """What module and annotator read of cells, of the registered ones or others."""
 
@@ -15,6 +23,7 @@ class Arrays:
     wide: np.ndarray  # wide input that the closed-form experts read, (cells, n_wide) float16
     batch: np.ndarray  # codes of batches, (cells,); negative: a batch that the model does not know
     domain: np.ndarray  # codes of batch × measured modalities, (cells,), a batch to the module; -1: not known
+    doubt: Doubt | None = None  # None: no feature is missing
 
     def __len__(self) -> int:
         return len(self.base)

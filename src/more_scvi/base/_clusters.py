@@ -30,12 +30,11 @@ from more_scvi.base._offsets import CLUSTER_PRIOR, typed_offsets
 from more_scvi.base._strength import Strength
 
 CELLS_PER_CLUSTER, MOST_CLUSTERS = 30, 100
-SHARPNESS = 0.1
-"""σ. Source: paper Korsunsky 2019."""
-DIVERSITY = 2.0
-"""θ at strength 1. Source: paper Korsunsky 2019."""
+"""Cells for every cluster, and clusters at most. Source: paper Korsunsky 2019."""
+SHARPNESS, DIVERSITY = 0.1, 2.0
+"""σ, and θ at strength 1. Source: paper Korsunsky 2019."""
 N_ROUNDS = 2
-"""How often clusters are found, batches being moved in between. Source: record tuning/clusters.md."""
+"""How often clusters are found, batches being moved in between. Source: plain value, not tuned."""
 N_STEPS, N_BLOCKS = 4, 20
 """Steps of clustering, and blocks of cells in each. Source: paper Korsunsky 2019."""
 MOST_CELLS = 20_000

@@ -10,6 +10,7 @@ import torch
 
 from more_scvi.base._arrays import MaskedTargets
 from more_scvi.base._linear import ModalityBase
+from more_scvi.base._missing import complete_frozen, completes
 from more_scvi.base._path import batch_means
 from more_scvi.data._measured import Measured
 from more_scvi.data._silent import count_features
@@ -37,20 +38,33 @@ def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> Non
     base.detected.copy_(torch.from_numpy((seen / max(len(batch), 1)).astype(np.float32)))
 
 
-def read_features(measured: Measured, base: ModalityBase, frozen: np.ndarray | None) -> Features:
-    """Features of all paths; ``frozen``: (rows, features) of the backbone, None where it does not read the modality."""
+def read_features(
+    measured: Measured, base: ModalityBase, frozen: np.ndarray | None, shift: np.ndarray | None = None
+) -> Features:
+    """Features of all paths, those that are missing taken as expected.
+
+    ``frozen``: (rows, features) of the backbone, None where it does not read the modality or knows nothing of what is
+    there; ``shift``: what they lack in the average cell for what is missing, None: nothing.
+    """
     direct, visible = base.direct, measured.visible
     # of features that are missing the totals lack the counts, too
-    share = 1.0 if visible is None else float(base.level.cpu().numpy()[visible].sum())
+    share = 1.0 if visible is None else max(float(base.level.cpu().numpy()[visible].sum()), 1e-12)
     blocks = (direct.normalise(x, visible, share) for _, x in measured.reader.chunks())
-    full, wide = zip(*((direct.transform(x, visible), direct.transform_wide(x, visible)) for x in blocks), strict=True)
-    paths = {"direct": np.concatenate(full)}
-    if frozen is not None:
+    whole = visible is not None and completes(base)
+    both = (
+        direct.complete(x, visible) if whole else (direct.transform(x, visible), direct.transform_wide(x, visible))
+        for x in blocks
+    )
+    full, wide = (np.concatenate(part) for part in zip(*both, strict=True))
+    paths = {"direct": full}
+    if visible is not None and measured.given is None and "frozen" in base.path_names:
+        paths["frozen"] = complete_frozen(base, frozen, shift, wide, visible)
+    elif frozen is not None:
         paths["frozen"] = np.asarray(frozen, np.float32)
     if measured.niche is not None:
-        both = [paths[name] for name in ("frozen", "direct") if name in paths]
-        paths["niche"] = niche_means(np.concatenate(both, 1), measured.niche)
-    return Features({name: paths[name] for name in base.path_names}, np.concatenate(wide))
+        own = [paths[name] for name in ("frozen", "direct") if name in paths]
+        paths["niche"] = niche_means(np.concatenate(own, 1), measured.niche)
+    return Features({name: paths[name] for name in base.path_names}, wide)
 
 
 def wide_view(base: ModalityBase, features: Features, own: np.ndarray, batch: np.ndarray) -> np.ndarray:

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from more_scvi.base._bridge import N_CANONICAL, Link, linked_coordinates
+from more_scvi.base._bridge import N_CANONICAL, Link, linked_coordinates, ridge
 from more_scvi.base._layout import Layout
+from more_scvi.base._missing import GUESS_PENALTY, N_GUESS
 from more_scvi.base._offsets import TYPE_PRIOR, typed_offsets
-from more_scvi.base._path import PathBase
+from more_scvi.base._path import PathBase, batch_means
 from more_scvi.base._strength import Strength
 from more_scvi.data._batches import batch_offsets
 from more_scvi.modalities._modality import get_modality
+from more_scvi.modalities._parts import array, fill
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class ModalityBase(nn.Module):
     targets: torch.Tensor
     composition: torch.Tensor
     wide_offset: torch.Tensor
+    frozen_mean: torch.Tensor
+    guess_mean: torch.Tensor
+    frozen_guess: torch.Tensor
     level: torch.Tensor
     detected: torch.Tensor
 
@@ -86,7 +91,7 @@ class ModalityBase(nn.Module):
         n_targets: int,
     ):
         super().__init__()
-        self.n_batch = n_batch
+        self.n_batch, self.n_covariates = n_batch, n_covariates
         modality = get_modality(sizes.name)
         self.centres_wide = modality.centres_wide
         self.direct: Any = modality.path(sizes.n_features, sizes.data_type, n_variable, n_components, n_wide)
@@ -117,6 +122,10 @@ class ModalityBase(nn.Module):
         self.register_buffer("level", torch.zeros(sizes.n_features))
         self.register_buffer("detected", torch.zeros(sizes.n_features))
         self.register_buffer("composition", torch.zeros(n_batch, self.width))
+        n_guess, n_frozen = min(N_GUESS, self.direct.n_wide), sizes.n_frozen if "frozen" in widths else 0
+        self.register_buffer("frozen_mean", torch.zeros(n_frozen))
+        self.register_buffer("guess_mean", torch.zeros(n_guess))
+        self.register_buffer("frozen_guess", torch.zeros(n_guess, n_frozen, dtype=torch.float16))
 
     @property
     def n_blocks(self) -> int:
@@ -149,6 +158,26 @@ class ModalityBase(nn.Module):
         """Linear map from a change of the last block of the frozen features to its part of the base, (width, axes)."""
         return self.shares[self.path_names.index("frozen")].sqrt() * self._path("frozen").last_map()
 
+    def fit_guess(self, wide: np.ndarray, frozen: np.ndarray, batch: np.ndarray) -> None:
+        """Fit what the wide input of the direct path says of the frozen features, within batches."""
+        x, y = wide[:, : len(self.guess_mean)], np.asarray(frozen, np.float32)
+        means = [batch_means(values, batch, self.n_batch) for values in (x, y)]
+        guess = ridge(x - means[0][batch], y - means[1][batch], GUESS_PENALTY)
+        fill(self, guess_mean=means[0].mean(0), frozen_mean=means[1].mean(0), frozen_guess=guess)
+
+    def guess_frozen(self, wide: np.ndarray) -> np.ndarray:
+        """Frozen features as the wide input lets expect them, (cells, features) float32."""
+        centred = wide[:, : len(self.guess_mean)] - array(self.guess_mean)
+        return array(self.frozen_mean) + centred @ array(self.frozen_guess).astype(np.float32)
+
+    def moved_by(self, changes: dict[str, np.ndarray]) -> np.ndarray:
+        """Change of the base that changes of the features of paths make, (rows, width) float32."""
+        rows = len(next(iter(changes.values())))
+        nothing = {name: np.zeros((rows, self._path(name).n_in), np.float32) for name in self.paths}
+        new, covariates = np.full(rows, -1), np.zeros((rows, self.n_covariates), np.float32)
+        changed = {name: changes.get(name, zero) for name, zero in nothing.items()}
+        return self.transform(changed, new, covariates) - self.transform(nothing, new, covariates)
+
     def fit_wide(self, wide: np.ndarray, batch: np.ndarray, types: np.ndarray, strength: Strength) -> None:
         """Fit the offsets that :meth:`centre_wide` subtracts, within types: codes, (cells,), -1 = unknown."""
         if self.centres_wide:  # nothing reads the others
@@ -169,7 +198,7 @@ class ModalityBase(nn.Module):
         """What centring each batch on its own mean moved it by, (batches, width)."""
         return self._join([self._path(name).offset_map() for name in self.paths])
 
-    def moved_by(self) -> np.ndarray:
+    def shift_in_all(self) -> np.ndarray:
         """What each batch was moved by in all, (batches, width)."""
         return self.own_means() + self.composition.cpu().numpy()
 

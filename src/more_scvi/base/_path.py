@@ -51,7 +51,7 @@ class PathBase(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, n_batch: int, n_covariates: int = 0, n_blocks: int = 1):
         super().__init__()
-        self.n_blocks = n_blocks
+        self.n_in, self.n_blocks = n_in, n_blocks
         self.register_buffer("offset", torch.zeros(n_batch, n_in))
         self.register_buffer("slope", torch.zeros(n_covariates, n_in))
         self.register_buffer("rotation", torch.eye(n_in // n_blocks, n_out))

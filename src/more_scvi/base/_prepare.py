@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,7 +19,8 @@ from more_scvi.backbones._cache import FeatureCache, compute_features, make_pane
 from more_scvi.base._arrays import Arrays, MaskedTargets, MaskedViews, scatter, scatter_rows
 from more_scvi.base._bridge import MIN_PAIRS
 from more_scvi.base._features import Features, fit_direct, gene_values, read_features, read_masked, wide_view
-from more_scvi.base._linear import LinearBase
+from more_scvi.base._linear import LinearBase, ModalityBase
+from more_scvi.base._missing import average_cells, doubts, seen_part
 from more_scvi.base._shared_space import SharedSpace, fit_shared_space
 from more_scvi.base._shares import covered, path_shares
 from more_scvi.data._genes import match_genes
@@ -64,8 +66,9 @@ class FrozenReader:
 
         ``panels``: bool (views, genes) that stay visible in further views; None: no views.
         """
-        if self.backbone is None or measured.modality not in self.modalities:
+        if not self.reads(measured):
             return None
+        assert self.backbone is not None
         with one_thread(self.is_small):
             return compute_features(
                 self.backbone,
@@ -76,6 +79,34 @@ class FrozenReader:
                 cache_dir=self.cache_dir,
                 device=device,
             )
+
+    def shift(self, measured: Measured, base: ModalityBase, device: str) -> np.ndarray | None:
+        """What features of the average cell lack for what is missing, (features,); None where nothing is.
+
+        Features that the user computed are taken as they are.
+        """
+        if measured.visible is None or measured.given is not None or not self.reads(measured):
+            return None
+        assert self.backbone is not None
+        average, means = average_cells(base), []
+        for part in (replace(measured, visible=None), measured):
+            options: dict[str, Any] = {
+                "normalised": measured.normalised,
+                "device": device,
+                "progress": False,
+                "dtype": "float32",
+            }
+            with one_thread(self.is_small):
+                cache = compute_features(self.backbone, seen_part(part, average), part.source_genes, **options)
+            means.append(cache.full.mean(0))
+        return means[0] - means[1]
+
+    def reads(self, measured: Measured) -> bool:
+        """Whether the backbone reads a modality, and knows any of what is there."""
+        if self.backbone is None or measured.modality not in self.modalities:
+            return False
+        vocabulary = None if measured.visible is None or measured.given is not None else self.backbone.vocabulary
+        return vocabulary is None or match_genes(measured.source_genes, vocabulary).n_matched > 0
 
     def identities(self, names: list[str]) -> list[str]:
         """One name per gene, the same for symbols and Ensembl ids that the backbone knows."""
@@ -124,6 +155,8 @@ def fit_base(
             coverage = max(covered(block, paths["direct"], batch, seed) for block in blocks)
         shares = path_shares(base.path_names, len(batch), frozen.overlaps[modality], coverage)
         base.fit(paths, batch, covariates, shares)
+        if "frozen" in paths:
+            base.fit_guess(features.wide, paths["frozen"], batch)
         out[modality] = features
     return out
 
@@ -190,7 +223,7 @@ def prepare(cells: CellSet, linear: LinearBase, features: Mapping[str, Features]
         own = base[rows, columns]
         wide[rows, layout.wide_columns(modality)] = wide_view(part, features[modality], own, cells.batch[rows])
         base[rows, columns] = part.shift(own, cells.batch[rows])
-    return Arrays(base, cells.present, wide, cells.batch, cells.domain)
+    return Arrays(base, cells.present, wide, cells.batch, cells.domain, doubts(cells, linear))
 
 
 def prepare_masked(

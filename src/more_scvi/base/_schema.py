@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -22,7 +22,7 @@ from more_scvi.data._checks import speak_of
 from more_scvi.data._columns import as_label_array, check_categories, check_genes, value_text
 from more_scvi.data._covariates import CovariateDesign
 from more_scvi.data._fields import RNA, features_key, read_links
-from more_scvi.data._genes import naming_hint
+from more_scvi.data._genes import GeneVocabulary, find_genes, naming_hint
 from more_scvi.data._matrix import check_matrix
 from more_scvi.data._measured import CellSet, Measured
 from more_scvi.data._objects import check_anndata
@@ -47,6 +47,7 @@ class Schema:
     covariates: CovariateDesign
     domains: list[tuple[str, tuple[str, ...]]]  # combinations of batch and measured modalities that occur
     patterns: np.ndarray  # bool (patterns, modalities): combinations of measured modalities that occur
+    vocabulary: GeneVocabulary | None = None  # table of genes that knows them under other names
 
     @classmethod
     def of(cls, registry: Mapping[str, Any]) -> Self:
@@ -160,7 +161,7 @@ class Schema:
                     " model = MoRE.load(dir, adata=False); model.get_latent_representation(mdata)."
                 )
             adata, wanted = cells.adatas[modality], self.features[modality]
-            missing = pd.Index(wanted).difference(adata.var_names.astype(str))
+            missing = wanted[self._find(adata, modality)(adata.var_names.astype(str))[0] < 0]
             if len(missing):
                 where = f"mdata[{name!r}]" if self.is_mudata else "adata"
                 raise ValueError(
@@ -226,7 +227,8 @@ class Schema:
         adata, rows, kind = cells.adatas[modality], cells.rows[modality], self.data_type(modality)
         where = "adata" if cells.obs is adata.obs else f"mdata[{self.names[modality]!r}]"
         entry = get_modality(modality)
-        order = speak_of(where, check_genes, adata.var_names, self.features[modality].tolist(), entry.features)
+        names = self.features[modality].tolist()
+        order = speak_of(where, check_genes, adata.var_names, names, entry.features, self._find(adata, modality))
         what = {"layer": self.layer(modality), "data_type": kind, "rules": entry.values}
         speak_of(where, check_matrix, adata, role=modality, query=True, **what)
         here = np.flatnonzero(rows >= 0)
@@ -246,6 +248,15 @@ class Schema:
             None if order is None or (order >= 0).all() else order >= 0,
         )
 
+    def _find(self, adata: AnnData, modality: str) -> Callable[[pd.Index], tuple[np.ndarray, Mapping[str, int]]]:
+        """Finds the features of a modality among names, those that are genes also under other ones."""
+        features, genes = self.features[modality], self.gene_names[modality]
+        if self.links[modality] is not None:
+            return lambda names: (names.get_indexer(features), {})
+        key = self.setup.get("gene_key")
+        column = adata.var[key].astype(str).tolist() if key is not None and key in adata.var else None
+        return lambda names: find_genes(names, column, features.tolist(), genes, self.vocabulary)
+
     def fingerprint(self, data: AnnData | MuData, given: Mapping[str, str]) -> str:
         """Digest of all that answers follow from: names, values, and the columns that are read.
 
@@ -260,6 +271,8 @@ class Schema:
                 _add_index(digest, pd.Index(cells.obs[key].astype(str)))
         for modality, adata in cells.adatas.items():
             _add_index(digest, adata.var_names)
+            if (names := self.setup.get("gene_key")) is not None and names in adata.var:
+                _add_index(digest, pd.Index(adata.var[names].astype(str)))
             digest.update(cells.rows[modality].tobytes())
             places = [key for key in (given.get(modality), self.setup.get("spatial_key")) if key in adata.obsm]
             for values in (_matrix(adata, self.layer(modality)), *(adata.obsm[key] for key in places)):

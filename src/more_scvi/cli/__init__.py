@@ -10,6 +10,7 @@ from ._demo import demo
 from ._doctor import doctor
 from ._evaluate import evaluate
 from ._integrate import integrate
+from ._map import map_query
 from ._shared import plainly
 
 __all__ = ["app"]
@@ -20,5 +21,5 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_show_locals=False,
 )
-for _command in (integrate, evaluate, demo, doctor):
-    app.command()(plainly(_command))
+for _command in (integrate, map_query, evaluate, demo, doctor):
+    app.command(_command.__name__.removesuffix("_query"))(plainly(_command))

@@ -60,7 +60,7 @@ def evaluate(
         chosen = _names("--methods", methods, QUICK_METHODS if quick else ())
         asked = _names("--protocols", protocols, ("S1",) if quick else ("S1", "S2a"))
         drawn = _numbers("--seeds", seeds, (0,) if quick else (0, 1, 2))
-        data, matrix = choose_layer(read(source, several=True), layer)
+        data, matrix = choose_layer(read(source), layer)
         options = {
             "--batch": batch,
             "--labels": labels,

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from more_scvi._files import atomic_path
+from more_scvi._files import atomic_path, check_writable
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    from more_scvi.model._more import MoRE
 
 P = ParamSpec("P")
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
@@ -63,15 +63,13 @@ def plainly(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def read(path: Path, several: bool = False) -> Any:
-    """An ``.h5ad`` file or zarr store or, with ``several`` modalities, also a MuData; or a refusal."""
-    kinds = ".h5ad, .h5mu or .zarr" if several else ".h5ad or .zarr"
+def read(path: Path) -> Any:
+    """An AnnData (``.h5ad``) or MuData (``.h5mu``), either also from a zarr store; or a refusal."""
     kind = path.suffix if path.suffix in (".h5mu", ".zarr") else ".h5ad"
     if not (path.is_dir() if kind == ".zarr" else path.is_file()):
-        raise FileNotFoundError(f"{path} is not a {'folder' if kind == '.zarr' else 'file'}. Give the path of {kinds}.")
-    mudata_ = kind == ".h5mu" or (kind == ".zarr" and (path / "mod").is_dir())
-    if mudata_ and not several:
-        raise ValueError(f"{path} holds several modalities. Use MoRE.setup_mudata in Python, or give {kinds} of one.")
+        a = "folder" if kind == ".zarr" else "file"
+        raise FileNotFoundError(f"{path} is not a {a}. Give the path of .h5ad, .h5mu or .zarr.")
+    several = kind == ".h5mu" or (kind == ".zarr" and (path / "mod").is_dir())
     try:
         import anndata
         import mudata
@@ -79,12 +77,11 @@ def read(path: Path, several: bool = False) -> Any:
         from more_scvi._compat import no_pull
 
         with no_pull():
-            package = mudata if mudata_ else anndata
-            return getattr(package, f"read_{kind[1:]}")(path)
+            return getattr(mudata if several else anndata, f"read_{kind[1:]}")(path)
     except (ImportError, MemoryError):  # zarr may not be installed
         raise
     except Exception as error:  # h5py and anndata raise many types
-        how = "mdata" if mudata_ else "adata"
+        how = "mdata" if several else "adata"
         raise ValueError(f"{path} cannot be read as {kind}: {error}. Write it with {how}.write_{kind[1:]}.") from error
 
 
@@ -97,22 +94,55 @@ def choose_layer(data: Any, layer: str | None) -> tuple[Any, str | None]:
     return data, layer
 
 
-def write(adata: AnnData, path: Path) -> None:
+def write(data: Any, path: Path) -> None:
     """Write the file whole or not at all. Nullable strings stay what they are."""
     import anndata
 
-    with atomic_path(path) as partial, anndata.settings.override(allow_write_nullable_strings=True):
-        adata.write_h5ad(partial)
+    from more_scvi._compat import no_pull
+
+    nullable = anndata.settings.override(allow_write_nullable_strings=True)
+    with atomic_path(path) as partial, nullable, no_pull():
+        getattr(data, f"write_{ending(data)[1:]}")(partial)
 
 
-def check_written(adata: AnnData) -> None:
-    """Raise if ``adata`` cannot be written, by writing one of its cells: before the work, not after it."""
-    with tempfile.TemporaryDirectory() as folder:
+def ending(data: Any) -> str:
+    """The ending of a file that holds these cells."""
+    return ".h5ad" if type(data).__name__ == "AnnData" else ".h5mu"
+
+
+def read_to_change(source: Path, output: Path) -> Any:
+    """Cells that will be written to ``output`` with something added; a refusal before the work, not after it."""
+    check_writable(output, f"--output {output}")
+    if output.suffix not in (".h5ad", ".h5mu"):
+        raise ValueError(f"--output {output} must end in .h5ad, or in .h5mu for cells of several modalities.")
+    data = read(source)
+    if output.suffix != ending(data):
+        kind = "one modality" if ending(data) == ".h5ad" else "several modalities"
+        raise ValueError(f"--output {output} must end in {ending(data)}: {source} holds cells of {kind}.")
+    if data.n_obs == 0:
+        raise ValueError(f"{source} holds no cells. Check the filter that came before.")
+    check_written(data)
+    return data
+
+
+def check_written(data: Any) -> None:
+    """Raise if ``data`` cannot be written, by writing one of its cells."""
+    from more_scvi._compat import no_pull
+
+    with tempfile.TemporaryDirectory() as folder, no_pull():
         try:
-            write(adata[:1].copy(), Path(folder) / "a.h5ad")
+            write(data[:1].copy(), Path(folder) / f"a{ending(data)}")
         except Exception as error:  # h5py and anndata raise many types
             said = " ".join([str(error), *getattr(error, "__notes__", [])])  # the notes name the entry
             raise ValueError(f"The file could not be written again: {said}. Mend or drop what is named.") from error
+
+
+def predictions(model: MoRE, data: Any = None) -> dict[str, Any]:
+    """Columns of ``obs``: predicted types and how sure they are. ``data``: None for the registered cells."""
+    import pandas as pd
+
+    soft = pd.DataFrame(model.predict(data, soft=True))
+    return {"more_prediction": pd.Categorical(soft.idxmax(axis=1)), "more_confidence": soft.max(axis=1).to_numpy()}
 
 
 def quiet() -> None:
@@ -128,6 +158,8 @@ def show(summary: dict[str, Any], as_json: bool) -> None:
         return
     grid = Table.grid(padding=(0, 2))
     for name, value in summary.items():
+        if isinstance(value, dict):
+            value = [f"{key} {number:,}" for key, number in value.items()]
         text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         grid.add_row(f"[bold]{escape(name)}[/bold]", escape(text))  # names and paths may hold brackets
     Console().print(grid)

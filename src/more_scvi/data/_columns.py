@@ -4,7 +4,8 @@ Values are compared as text throughout: ``1``, ``1.0`` and ``"1"`` are one batch
 values like any other.
 """
 
-from collections.abc import Hashable, Sequence
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import pandas as pd
 
 from ._arguments import check_unique, listing, nearest, warn
 from ._genes import naming_hint
+
+logger = logging.getLogger("more_scvi")
 
 LEAST_SHARE = 0.02
 """Share of the genes of a model that other data must hold."""
@@ -140,17 +143,26 @@ def _refuse_continuous(column: pd.Series, key: str) -> None:
             )
 
 
-def check_genes(names: Sequence[str], registered: Sequence[str], kind: str = "genes") -> np.ndarray | None:
+def check_genes(
+    names: Sequence[str],
+    registered: Sequence[str],
+    kind: str = "genes",
+    find: Callable[[pd.Index], tuple[np.ndarray, Mapping[str, int]]] | None = None,
+) -> np.ndarray | None:
     """Where each of the `registered` genes (or other `kind`) is in `names`, those of other data; None if nothing moves.
 
-    int64 (len(registered),), -1 where one is missing, which is said; further genes are left out. ValueError if fewer
-    than :data:`LEAST_SHARE` of them are there, or `names` repeat.
+    int64 (len(registered),), -1 where one is missing, which is said; further genes are left out. `find` knows genes
+    under other names, see :func:`find_genes`; those are said, too. ValueError if fewer than :data:`LEAST_SHARE` of them
+    are there, or `names` repeat.
     """
     given, wanted = pd.Index(names).astype(str), pd.Index(registered).astype(str)
     if given.equals(wanted):  # None spares the reader a choice of columns per block
         return None
     check_unique("adata.var_names", given, "Make them unique first: adata.var_names_make_unique().")
-    at = given.get_indexer(wanted)
+    at, said = (given.get_indexer(wanted), {}) if find is None else find(given)
+    if said:
+        how = ", ".join(f"{n} by {what}" for what, n in said.items())
+        logger.info("adata: %d of %d %s go by other names and were found: %s.", sum(said.values()), len(at), kind, how)
     missing = wanted[at < 0]
     if len(missing) > (1 - LEAST_SHARE) * len(wanted):
         hint = naming_hint(given, wanted) or nearest(missing[0], given)
@@ -163,7 +175,7 @@ def check_genes(names: Sequence[str], registered: Sequence[str], kind: str = "ge
         warn(
             f"adata lacks {len(missing)} of the {len(wanted)} {kind} the model was set up with ({listing(missing, 3)});"
             f" they are taken as missing, not as zero: {1 - len(missing) / len(wanted):.0%} are read."
-            f"{naming_hint(given, wanted) or nearest(missing[0], given)}"
+            f"{'' if said else naming_hint(given, wanted) or nearest(missing[0], given)}"
         )
     return at.astype(np.int64)
 

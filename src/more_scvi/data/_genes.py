@@ -3,13 +3,14 @@
 import gzip
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
+import pandas as pd
 
 from more_scvi._files import unzip_text
 
@@ -20,6 +21,7 @@ _RENAMED = (
     (r"^(GRCh3\d|hg\d+|GRCm3\d|mm\d+)_+", "", "carry the name of the genome"),
     (r"\.\d+$", "", "carry a version"),
 )
+_GENOME = re.compile(_RENAMED[0][0])
 _VERSIONED = re.compile(r"^(ENS[A-Z]*G\d{11})\.\d+$")
 
 
@@ -85,6 +87,9 @@ class GeneVocabulary:
                 for name, i in table.items():
                     folded.setdefault(name.casefold(), i)
             tables[species, "folded"] = folded
+            tables[species, "dotted"] = {
+                dotted: i for name, i in current.items() if (dotted := name.replace("-", ".")) not in current
+            }
         return tables
 
     def digest(self) -> str:
@@ -142,7 +147,7 @@ class GeneMatch:
         return self.n_matched / max(len(self.vocab_index), 1)
 
 
-def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
+def match_genes(names: Sequence[str], vocabulary: GeneVocabulary, *, spellings: bool = False) -> GeneMatch:
     """Match gene names to a vocabulary.
 
     All names are read as one species: the one with more exact hits (human on a tie). Per name, the first of these
@@ -157,6 +162,9 @@ def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
         Gene symbols or Ensembl gene ids, human or mouse; may be mixed.
     vocabulary
         The genes to match against.
+    spellings
+        Whether the name of a genome before a name is dropped (``GRCh38_CD3E``), and last ``HLA.DRA``, as R writes it,
+        is ``HLA-DRA``.
 
     Examples
     --------
@@ -166,7 +174,7 @@ def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
     """
     if isinstance(names, str):
         raise TypeError(f"match_genes: names must be a sequence of gene names, not the single string {names!r}.")
-    cleaned = [_VERSIONED.sub(r"\1", str(n).strip()) for n in names]
+    cleaned = clean_names(names, genome=spellings)
     tables = vocabulary._tables
 
     def n_exact(species: str) -> int:
@@ -176,7 +184,7 @@ def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
     species = max(SPECIES, key=n_exact)  # max keeps the first on a tie: human
     index = np.full(len(cleaned), -1, dtype=np.int64)
     taken: set[int] = set()
-    hits = dict.fromkeys(("symbol", "ensembl", "alias", "folded"), 0)
+    hits = dict.fromkeys(("symbol", "ensembl", "alias", "folded", *(("dotted",) if spellings else ())), 0)
     for rule in hits:
         table = tables[species, rule]
         for position, name in enumerate(cleaned):
@@ -185,13 +193,94 @@ def match_genes(names: Sequence[str], vocabulary: GeneVocabulary) -> GeneMatch:
                 index[position] = gene
                 taken.add(gene)
                 hits[rule] += 1
-    n_symbol, n_ensembl = hits["symbol"] + hits["alias"] + hits["folded"], hits["ensembl"]
+    n_symbol, n_ensembl = sum(hits.values()) - hits["ensembl"], hits["ensembl"]
     if not taken:
         return GeneMatch(index, "none", "unknown")
     id_type: Literal["symbol", "ensembl", "mixed"] = (
         "symbol" if not n_ensembl else "ensembl" if not n_symbol else "mixed"
     )
     return GeneMatch(index, id_type, "human" if species == "human" else "mouse")  # Literals; `species` is any str
+
+
+def clean_names(names: Iterable[str], genome: bool = True) -> list[str]:
+    """Names without spaces around them, the version of an Ensembl id and the name of a ``genome`` before them."""
+    bare = (str(name).strip() for name in names)
+    return [_VERSIONED.sub(r"\1", _GENOME.sub("", name) if genome else name) for name in bare]
+
+
+def find_genes(
+    names: Sequence[str],
+    column: Sequence[str] | None,
+    features: Sequence[str],
+    genes: Sequence[str],
+    vocabulary: GeneVocabulary | None,
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Where other data hold the genes of a model, under whatever names.
+
+    Each gene has one column: that of its own name, or the first that means it. Columns and genes that have found each
+    other take no part in what follows: the column of names, the gene table, other spellings of one name.
+
+    Parameters
+    ----------
+    names
+        Names of the columns of the data.
+    column
+        What they are called in the column of ``var`` that the model reads, None where there is none.
+    features, genes
+        Names of the model's features, and what these are called in that column.
+    vocabulary
+        The gene table; None: names are compared as they are written.
+
+    Returns
+    -------
+    Position of each feature among the names, int64, -1 = not found; and how many were found by which other name.
+
+    Examples
+    --------
+    >>> table = GeneVocabulary(("CD3E",), ("ENSG00000198851",))
+    >>> find_genes(["ENSG00000198851.7"], None, ["CD3E", "CD4"], ["CD3E", "CD4"], table)
+    (array([ 0, -1]), {'Ensembl id': 1})
+    """
+    at, said = pd.Index(names).get_indexer(pd.Index(features)).astype(np.int64), dict[str, int]()
+    if (at >= 0).all():
+        return at, said
+    free = np.ones(len(names), dtype=bool)
+    free[at[at >= 0]] = False
+
+    def take(ours: np.ndarray, theirs: np.ndarray, why: Callable[[int, int], str]) -> None:
+        """Join keys of features (-1: none) with those of columns."""
+        first: dict[Any, int] = {}
+        for position in np.flatnonzero(free & (theirs != -1)).tolist():
+            first.setdefault(theirs[position], position)
+        for feature in np.flatnonzero((at < 0) & (ours != -1)).tolist():
+            position = first.pop(ours[feature], -1)
+            if position >= 0:
+                at[feature], free[position] = position, False
+                reason = why(feature, position)
+                said[reason] = said.get(reason, 0) + 1
+
+    given = [list(names)] if column is None else [list(column), list(names)]
+    if vocabulary is not None:
+        own = match_genes(genes, vocabulary, spellings=True)
+        for some in given:
+            other = match_genes(some, vocabulary, spellings=True)
+
+            def why(feature: int, position: int, some: list[str] = some, other: GeneMatch = other) -> str:
+                ids = [_ENSEMBL.match(clean_names([name])[0]) is not None for name in (genes[feature], some[position])]
+                if ids[0] != ids[1]:
+                    return "Ensembl id" if ids[1] else "symbol"
+                return "another symbol" if own.species == other.species else f"{other.species} orthologue"
+
+            take(own.vocab_index, other.vocab_index, why)
+    for ours in (features, genes):
+        known = GeneVocabulary(tuple(clean_names(ours)), ("",) * len(ours), ignore_case=False)
+        for some in given:
+            take(
+                np.arange(len(ours)),
+                match_genes(some, known, spellings=True).vocab_index,
+                lambda *_: "another spelling",
+            )
+    return at, said
 
 
 def naming_hint(given: Sequence[str], wanted: Sequence[str]) -> str:

@@ -32,15 +32,15 @@ class Measured:
         if self.links is None and self.visible is None:
             return self.reader
         links = sp.identity(self.reader.shape[1], format="csr") if self.links is None else self.links
-        return GeneReader(self.reader, links if self.visible is None else links[:, self._shown])
+        return GeneReader(self.reader, links if self.visible is None else links[:, self.shown])
 
     @property
     def source_genes(self) -> list[str]:
         """Names of the columns of :attr:`source`: genes of which the data hold no feature are missing, not zero."""
-        return self.gene_names if self.visible is None else [self.gene_names[at] for at in self._shown]
+        return self.gene_names if self.visible is None else [self.gene_names[at] for at in self.shown]
 
     @property
-    def _shown(self) -> np.ndarray:
+    def shown(self) -> np.ndarray:
         """Positions of the genes of which the data hold a feature."""
         visible = np.asarray(self.visible, dtype=np.float32)
         return np.flatnonzero(visible if self.links is None else self.links.T @ visible)

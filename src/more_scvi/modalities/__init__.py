@@ -1,8 +1,9 @@
 """Modalities, one file each: legal values, direct path, links to genes, decoder, scale of imputation."""
 
 from ._antibodies import AntibodyMatch, match_antibodies
+from ._components import PrincipalComponents
 from ._modality import Decoder, LinearPath, Modality, get_modality, list_modalities, register_modality
-from ._parts import LowRankMap, PrincipalComponents
+from ._parts import LowRankMap
 from ._peaks import check_peak_genes, genes_of_peaks, peak_to_gene
 from .atac import AccessibilityDecoder, AccessibilityPath, Atac
 from .protein import Protein, ProteinDecoder, ProteinPath

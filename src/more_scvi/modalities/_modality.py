@@ -23,6 +23,11 @@ class LinearPath(Protocol):
     ``features`` lists the features that are used, the most informative first. ``n_components`` and ``n_wide`` are the
     widths of what :meth:`transform` and :meth:`transform_wide` return. ``visible`` is a boolean (features,) mask;
     hidden features are missing, not zero.
+
+    A path may have two more methods for data that lack features. ``complete(x, visible)`` returns both projections, as
+    :meth:`transform` and :meth:`transform_wide` do, with the others as expected of those that are there.
+    ``doubt(visible, n, rng)`` returns ``n`` draws of what may have to be added to these projections, which add up to
+    zero. Without them the other methods answer, and confidence does not fall with the features.
     """
 
     features: Tensor

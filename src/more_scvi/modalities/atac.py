@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from more_scvi.data._matrix import ValueRules
 from more_scvi.losses._masked import masked_bernoulli
+from more_scvi.modalities._missing import posterior, signal
 from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
 from more_scvi.modalities._parts import LowRankMap, array, fill, fix_signs, members, posterior_map
 from more_scvi.modalities._peaks import peak_to_gene
@@ -87,6 +88,8 @@ class AccessibilityPath(nn.Module):
     idf: Tensor
     mean: Tensor
     loadings: Tensor
+    variances: Tensor
+    noise: Tensor
 
     def __init__(self, n_features: int, n_variable: int = 25_000, n_components: int = 50, n_wide: int = 100):
         super().__init__()
@@ -101,6 +104,8 @@ class AccessibilityPath(nn.Module):
         self.register_buffer("idf", torch.ones(n_variable))
         self.register_buffer("mean", torch.zeros(n_variable))
         self.register_buffer("loadings", torch.zeros(n_variable, n_kept))
+        self.register_buffer("variances", torch.ones(n_kept))
+        self.register_buffer("noise", torch.ones(()))
 
     def normalise(self, x: sp.csr_matrix, visible: np.ndarray | None = None, share: float = 1.0) -> sp.csr_matrix:
         """Counts to term frequencies, csr (cells, features) float32, that add up to ``share`` over the visible peaks.
@@ -129,11 +134,16 @@ class AccessibilityPath(nn.Module):
         idf = np.log1p(n.sum() / np.maximum(detected[features], MIN_CELLS)) ** IDF_POWER
         fill(self, scale=CONTRAST * n_open / max(n.sum(), 1.0), features=features, idf=idf)
         v = self._singular_vectors(chunks)
-        std, depth = self._depth_correlation(chunks, v, n)
+        std, depth, total = self._depth_correlation(chunks, v, n)
         # what varies a ten-thousandth as much as the first component is rounding
         kept = np.flatnonzero((depth <= DEPTH_CORRELATION) & (std > 1e-4 * std.max()))[: self.loadings.shape[1]]
         self.loadings.zero_()  # fewer components may be kept than there are columns
         self.loadings[:, : len(kept)] = torch.from_numpy(v[:, kept])
+        noise = max((total - (std**2).sum()) / max(len(v) - len(std), 1), 1e-6)
+        variances = np.zeros(self.loadings.shape[1])
+        variances[: len(kept)] = std[kept] ** 2
+        # noise alone reaches the variance of the last candidates: few cells open a peak, and idf blows them up
+        fill(self, noise=noise, variances=signal(variances - std.min() ** 2, noise))
         fill(self, wide_scale=np.sqrt(WIDE_VARIANCE / max((std[kept[: self.n_wide]] ** 2).sum(), 1e-12)))
 
     def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
@@ -143,6 +153,32 @@ class AccessibilityPath(nn.Module):
     def transform_wide(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
         """Wide input of term frequencies: csr (cells, features) -> (cells, n_wide) float32."""
         return float(self.wide_scale) * self._project(x, array(self.loadings)[:, : self.n_wide], visible)
+
+    def complete(self, x: sp.csr_matrix, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both projections of term frequencies in which peaks that are not visible are taken as expected."""
+        t, seen = self._tf_idf(x), np.asarray(visible, bool)[array(self.features)]
+        (v, rest), noise = self._parted(seen), float(self.noise)
+        # what is seen, and beside it the part of the others that is expected of it
+        v = v + v @ posterior(v, array(self.variances), noise) @ rest / noise
+        return self._both(t[:, np.flatnonzero(seen)] @ v - array(self.mean)[seen] @ v)
+
+    def doubt(self, visible: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """What is not known of :meth:`complete`'s answer: ``n`` draws of what may have to be added to it."""
+        v, rest = self._parted(np.asarray(visible, bool)[array(self.features)])
+        noise = float(self.noise)
+        spread = rest @ posterior(v, array(self.variances), noise) @ rest + noise * rest
+        values, vectors = np.linalg.eigh(spread)
+        u = rng.normal(size=(n // 2, len(values))) * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
+        return self._both(np.concatenate([u, -u]))
+
+    def _parted(self, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Loadings of the peaks that are seen, and the products of those of the others, (components, components)."""
+        v = array(self.loadings).astype(np.float64)
+        return v[seen], v[~seen].T @ v[~seen]
+
+    def _both(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        u = np.asarray(u, np.float32)
+        return u[:, : self.n_components], float(self.wide_scale) * u[:, : self.n_wide]
 
     def _project(self, x: sp.csr_matrix, v: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
         t, mean = self._tf_idf(x), array(self.mean)
@@ -188,15 +224,20 @@ class AccessibilityPath(nn.Module):
         order = np.argsort(-values)[:n_candidates]
         return fix_signs(basis @ vectors[:, order].astype(np.float32))
 
-    def _depth_correlation(self, chunks: Chunks, v: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _depth_correlation(self, chunks: Chunks, v: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Standard deviation of the scores and their absolute correlation with log depth, within batches.
+
+        Last, the variance of all peaks together.
 
         Depth is the number of open peaks: it is what sparse counts say about the total, and still known here.
         """
         n_batch, k = len(n), v.shape[1]
         total, squares, products = np.zeros((n_batch, k + 1)), np.zeros(k + 1), np.zeros(k)
+        own = 0.0
         for x, batch in chunks():
-            z = np.column_stack([self._tf_idf(x) @ v, np.log1p(np.diff(x.indptr))]).astype(np.float64)
+            t = self._tf_idf(x)
+            own += float(np.square(t.data, dtype=np.float64).sum())
+            z = np.column_stack([t @ v, np.log1p(np.diff(x.indptr))]).astype(np.float64)
             total += members(batch, n_batch) @ z
             squares += (z**2).sum(0)
             products += z[:, -1] @ z[:, :-1]
@@ -205,7 +246,8 @@ class AccessibilityPath(nn.Module):
         variance = np.maximum(squares - (mean * total).sum(0), 0.0) / cells
         covariance = (products - mean[:, -1] @ total[:, :-1]) / cells
         std = np.sqrt(variance)
-        return std[:-1], np.abs(covariance) / np.maximum(std[:-1] * std[-1], 1e-12)
+        own = own / cells - float(np.square(array(self.mean), dtype=np.float64).sum())
+        return std[:-1], np.abs(covariance) / np.maximum(std[:-1] * std[-1], 1e-12), own
 
 
 class AccessibilityDecoder(nn.Module):

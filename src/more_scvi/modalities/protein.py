@@ -33,8 +33,9 @@ from more_scvi.data._fields import RNA
 from more_scvi.data._matrix import ValueRules
 from more_scvi.losses._masked import masked_negative_binomial_mixture
 from more_scvi.modalities._antibodies import match_antibodies
+from more_scvi.modalities._components import PrincipalComponents
 from more_scvi.modalities._modality import Decoder, LinearPath, Modality
-from more_scvi.modalities._parts import LowRankMap, PrincipalComponents, fill
+from more_scvi.modalities._parts import LowRankMap, fill
 
 logger = logging.getLogger("more_scvi")
 
@@ -47,6 +48,8 @@ class ProteinPath(PrincipalComponents):
     Centred log ratios add up to zero, so that a panel of ``p`` antibodies has ``p - 1`` components that vary; a panel
     of one antibody has none.
     """
+
+    totals = True
 
     def normalise(
         self, x: sp.csr_matrix | np.ndarray, visible: np.ndarray | None = None, share: float = 1.0

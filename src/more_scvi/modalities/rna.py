@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from more_scvi.data._fields import RNA
 from more_scvi.data._matrix import ValueRules
 from more_scvi.losses._masked import masked_gaussian, masked_negative_binomial
+from more_scvi.modalities._missing import N_FACTORS, FactorModel
 from more_scvi.modalities._modality import Chunks, Decoder, LinearPath, Modality
 from more_scvi.modalities._parts import ComponentTables, LowRankMap, array, fill, fix_signs, members, posterior_map
 
@@ -70,6 +71,7 @@ class DirectPath(ComponentTables):
     ):
         super().__init__(min(n_variable, n_genes), n_components, n_wide)
         self.n_genes, self.normalised = n_genes, normalised
+        self.factors = FactorModel(n_genes, min(N_FACTORS, self.n_wide))
 
     def normalise(self, x: sp.csr_matrix, visible: np.ndarray | None = None, share: float = 1.0) -> sp.csr_matrix:
         """Counts to log-normalised expression: csr (cells, genes); totals are of visible genes over their ``share``."""
@@ -95,6 +97,20 @@ class DirectPath(ComponentTables):
         plain -= moments.n.sum() * np.outer(mean, mean)  # centred here, so that blocks stay sparse
         narrow, wide = _leading_eigenvectors(scaled, self.n_components), _leading_eigenvectors(plain, self.n_wide)
         fill(self, features=genes, mean=mean, std=std, loadings=narrow, wide_loadings=wide)
+        self._fit_factors(chunks, moments, np.diag(plain) / moments.n.sum())
+
+    def _fit_factors(self, chunks: Chunks, moments: "BatchMoments", variance: np.ndarray) -> None:
+        """Fit the leading wide components as factors of all genes; ``variance``: of the variable genes."""
+        k = len(self.factors.variances)
+        v, genes = array(self.wide_loadings)[:, :k].astype(np.float64), array(self.features)
+        mean = moments.mean_std(np.arange(self.n_genes))[0]
+        cross, squares, n = np.zeros((self.n_genes, k)), np.zeros(k), moments.n.sum()
+        for x, _ in chunks():
+            scores = x[:, genes] @ v - mean[genes] @ v  # of mean zero over all cells
+            cross += x.T @ scores
+            squares += (scores**2).sum(0)
+        noise = (variance.sum() - squares.sum() / n) / max(len(genes) - k, 1)
+        self.factors.fit(mean, cross / np.maximum(squares, 1e-12), squares / n, noise)
 
     def transform(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
         """Project log-normalised expression: (cells, genes) -> (cells, components) float32."""
@@ -105,6 +121,24 @@ class DirectPath(ComponentTables):
         """Wide input of log-normalised expression: (cells, genes) -> (cells, n_wide) float32."""
         dense = x[:, array(self.features)].toarray() - array(self.mean)
         return self._project(dense, array(self.wide_loadings), visible)
+
+    def complete(self, x: sp.csr_matrix, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What :meth:`transform` and :meth:`transform_wide` give with the genes that are not visible as expected."""
+        genes, hidden = array(self.features), ~np.asarray(visible, bool)[array(self.features)]
+        dense = x[:, genes].toarray() - array(self.mean)
+        dense[:, hidden] = self.factors.expected(x, visible) @ self.factors.weights(genes[hidden]).T
+        return self._both(dense)
+
+    def doubt(self, visible: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """What is not known of :meth:`complete`'s answer: ``n`` draws of what may have to be added to it."""
+        genes, hidden = array(self.features), ~np.asarray(visible, bool)[array(self.features)]
+        dense = np.zeros((n, len(genes)), np.float32)
+        dense[:, hidden] = self.factors.draw(genes[hidden], visible, n, rng)
+        return self._both(dense)
+
+    def _both(self, dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        narrow = np.clip(dense / array(self.std), -CLIP, CLIP) @ array(self.loadings)
+        return narrow.astype(np.float32), (dense @ array(self.wide_loadings)).astype(np.float32)
 
     def _project(self, dense: np.ndarray, v: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
         if visible is None:

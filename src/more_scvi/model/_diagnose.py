@@ -163,7 +163,7 @@ def _uncorrected(module: MoREModule, arrays: Arrays, rows: np.ndarray) -> np.nda
     base, batch = arrays.base[rows].copy(), arrays.batch[rows]
     for at, name in enumerate(module.modalities):
         here = np.flatnonzero(arrays.present[rows, at])
-        base[here, module.layout.columns(name)] += batch_offsets(batch[here], module.base(name).moved_by())
+        base[here, module.layout.columns(name)] += batch_offsets(batch[here], module.base(name).shift_in_all())
     return base
 
 

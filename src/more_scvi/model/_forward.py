@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from more_scvi._threads import one_thread
-from more_scvi.base._arrays import Arrays
+from more_scvi.base._arrays import Arrays, Doubt
 from more_scvi.data._arguments import warn
 from more_scvi.module._module import MoREModule
 
@@ -54,15 +55,41 @@ def forward(
                 for array in (arrays.base, arrays.present, arrays.wide, arrays.domain)
             )
             out: dict[str, Any] = module.inference(base, present, domain)
-            out["log_probs"], out["present"] = None, present
-            if module.annotator is not None:
-                out["log_probs"] = module.annotate(out["z_labels"], *module.annotator.hear(wide, present), present)
+            out["log_probs"], out["present"] = _answer(module, out["z_labels"], wide, present), present
+            if arrays.doubt is not None and module.annotator is not None:
+                drawn = _draws(module, base, wide, present, domain, arrays.doubt)
+                out["log_probs"] = torch.logsumexp(drawn, 0) - math.log(len(drawn))
             out["log_groups"] = module.group(out["z_labels"], out["log_probs"])
             out["embedding"] = module.embed(out["z"], out["log_groups"], domain)
             parts.append(read(out).float().cpu().numpy())
     finally:
         module.train(was_training)
     return np.concatenate(parts)
+
+
+def _answer(module: MoREModule, z: torch.Tensor, wide: torch.Tensor, present: torch.Tensor) -> torch.Tensor | None:
+    """Log-probabilities of the answer, (cells, n_labels); None without labels."""
+    if module.annotator is None:
+        return None
+    return module.annotate(z, *module.annotator.hear(wide, present), present)
+
+
+def _draws(
+    module: MoREModule,
+    base: torch.Tensor,
+    wide: torch.Tensor,
+    present: torch.Tensor,
+    domain: torch.Tensor,
+    doubt: Doubt,
+) -> torch.Tensor:
+    """Answers for what cells may be beside what is expected of them, (draws, cells, n_labels)."""
+    widths = torch.tensor(module.layout.widths, device=base.device)
+    has = present.repeat_interleave(widths, 1).to(base.dtype)
+    answers = []
+    for more, further in zip(torch.from_numpy(doubt.base), torch.from_numpy(doubt.wide), strict=True):
+        out = module.inference(base + has * more.to(base.device), present, domain)
+        answers.append(_answer(module, out["z_labels"], wide.float() + further.to(wide.device), present))
+    return torch.stack([answer for answer in answers if answer is not None])
 
 
 def registered(model: MoRE, method: str) -> AnnData | MuData:

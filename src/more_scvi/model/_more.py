@@ -1,6 +1,7 @@
 """The model a user calls."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from more_scvi.data._checks import check_vocabulary
 from more_scvi.data._fields import RNA
 from more_scvi.data._genes import match_genes
 from more_scvi.modalities._modality import get_modality
+from more_scvi.model._coverage import get_gene_coverage
 from more_scvi.model._diagnose import diagnose
 from more_scvi.model._distill import distill, student_fidelity
 from more_scvi.model._imputers import impute
 from more_scvi.model._inside import ADAPTERS, make_inside
 from more_scvi.model._not_offered import guide_users_of_scvi
 from more_scvi.model._reader import Reader
+from more_scvi.model._reference_map import ReferenceMap, fit_map, get_map, get_map_coordinates
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
 from more_scvi.model._strength import strength_curve
@@ -131,6 +134,7 @@ class MoRE(SaveLoadMixin, SetupMixin):
     get_latent_representation = ask.get_latent_representation
     predict = ask.predict
     get_novelty = ask.get_novelty
+    get_gene_coverage = get_gene_coverage
     get_modality_weights = ask.get_modality_weights
     get_path_weights = ask.get_path_weights
     get_layer_weights = ask.get_layer_weights
@@ -140,6 +144,11 @@ class MoRE(SaveLoadMixin, SetupMixin):
     strength_curve = strength_curve
     distill = distill
     student_fidelity = student_fidelity
+    fit_map = fit_map
+    get_map = get_map
+    get_map_coordinates = get_map_coordinates
+
+    _map: ReferenceMap | None = None
 
     def __init__(
         self,
@@ -177,6 +186,8 @@ class MoRE(SaveLoadMixin, SetupMixin):
         self.schema = schema = Schema.of(self.registry_)
         frozen, soft, given = attach_backbone(arguments, schema, adata)
         self.backbone = frozen.backbone
+        if self.backbone is not None:
+            self.schema = schema = replace(schema, vocabulary=self.backbone.vocabulary)
         n_components = min(n_components, self.summary_stats.n_cells - 1)  # centred cells span no more axes
         with torch.random.fork_rng():  # another model that is built in between must not change a user's draws
             torch.manual_seed(self.seed)
@@ -219,6 +230,11 @@ class MoRE(SaveLoadMixin, SetupMixin):
     def history(self) -> History | None:
         """Curves of training by name, a table each; ``None`` before."""
         return None if self.history_ is None else History(self.history_)
+
+    @property
+    def has_map(self) -> bool:
+        """Whether queries can be placed on a map of the reference, see :meth:`fit_map`."""
+        return self._map is not None
 
     @property
     def modalities(self) -> list[str]:

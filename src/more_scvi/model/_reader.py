@@ -13,6 +13,7 @@ from more_scvi.base._features import Features, read_features
 from more_scvi.base._prepare import FrozenReader, prepare, without_silent
 from more_scvi.base._schema import Schema
 from more_scvi.data._measured import CellSet
+from more_scvi.model._coverage import say_coverage
 from more_scvi.model._inside import moved_streaming
 from more_scvi.module._module import MoREModule
 
@@ -51,10 +52,16 @@ class Reader:
 
     def features(self, cells: CellSet, caches: Mapping[str, FeatureCache | None]) -> dict[str, Features]:
         """Features of all paths."""
-        return {
-            name: read_features(measured, self.module.base(name), None if (c := caches[name]) is None else c.full)
-            for name, measured in cells.measured.items()
-        }
+        out, device = {}, str(next(self.module.parameters()).device)
+        for name, measured in cells.measured.items():
+            base, cache = self.module.base(name), caches[name]
+            shift = self.frozen.shift(measured, base, device)
+            out[name] = read_features(measured, base, None if cache is None else cache.full, shift)
+        return out
+
+    def measured(self, data: AnnData | MuData) -> CellSet:
+        """Cells of any data, of which features that were padded with zeros count as missing."""
+        return without_silent(self.cells(data), self.module.linear)
 
     def arrays(self, data: AnnData | MuData) -> Arrays:
         """Arrays of cells; those of the last data sets are kept."""
@@ -62,7 +69,8 @@ class Reader:
             raise RuntimeError("The model is not trained; call model.train() first.")
         key = self.key(data)
         if key not in self._kept:
-            cells = without_silent(self.cells(data), self.module.linear)  # padded with zeros is not measured
+            cells = self.measured(data)
+            say_coverage(cells, self.module.linear)
             device = next(self.module.parameters()).device
             features = self.features(cells, self.caches(cells, str(device)))
             arrays = prepare(cells, self.module.linear, features)

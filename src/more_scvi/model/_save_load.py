@@ -20,10 +20,11 @@ from more_scvi._compat import parse_device_args
 from more_scvi._files import check_regular, read_json
 from more_scvi._saved import check_folder, check_tensors, file_of, read_saved, unpack, write_saved
 from more_scvi.data._batches import batch_values
+from more_scvi.model._reference_map import ReferenceMap
 from more_scvi.model._setup import RESOLVED
 
 WEIGHTS, CARD, DATA, MUDATA = "adapters.safetensors", "model.json", "adata.h5ad", "mdata.h5mu"
-FORMAT = 3
+FORMAT = 4
 _REMEDY = "It was truncated, edited or not written by MoRE.save; give a folder as it was saved."
 _ADDED_ARGUMENTS = {
     **{"adapter": "output", "adapter_layers": 2, "adapter_rank": 8, "freeze_backbone": True},
@@ -76,6 +77,7 @@ class SaveLoadMixin(BaseModelClass):
         if save_anndata and self.adata is None:
             raise ValueError("save_anndata=True, but the model was loaded without data; save without it.")
         state = {k: v.detach().cpu().contiguous() for k, v in self.module.state_dict().items()}
+        state |= {} if self._map is None else self._map.tensors()
         files: dict[str, bytes | Callable[[Path], None]] = {WEIGHTS: save(state)}
         if save_anndata and self.schema.is_mudata:
             files[MUDATA] = lambda path: self.adata.write_h5mu(path, **anndata_write_kwargs)
@@ -160,7 +162,7 @@ class SaveLoadMixin(BaseModelClass):
                 f"{path} makes no model ({error}); it was edited, or what it names is not here."
             ) from error
         model._check_backbone(card["backbone_fingerprint"], path.parent)
-        _fill(model.module, tensors, path)
+        model._fill(tensors, path)
         if adata is not False:  # last, so that a damaged folder leaves the AnnData as it was
             model._attach(adata)
         model.is_trained_ = card["is_trained"]
@@ -217,7 +219,15 @@ class SaveLoadMixin(BaseModelClass):
             If the file is missing, damaged, or of a model with other sizes.
         """
         path, prefix = _card_path(dir_path, prefix)
-        _fill(self.module, _read(path, prefix, None)[1], path)
+        self._fill(_read(path, prefix, None)[1], path)
+
+    def _fill(self, tensors: dict[str, torch.Tensor], path: Path) -> None:
+        """Load strictly; classes without cells have weights of minus infinity."""
+        remedy, file = f"It and {path.name} must come from one save.", path.with_name(WEIGHTS)
+        found = ReferenceMap.take(tensors, self.module.n_latent, len(self.labels), file, remedy)
+        check_tensors(tensors, self.module.state_dict(), file, remedy, finite=False)
+        self.module.load_state_dict(tensors)
+        self._map = found
 
     def _check_backbone(self, expected: str | None, folder: Path) -> None:
         found = None if self.backbone is None else self.backbone.fingerprint()
@@ -312,10 +322,3 @@ def _read(path: Path, prefix: str, class_name: str | None) -> tuple[dict[str, An
     """Card and tensors of one save."""
     card, files = read_saved(path, lambda path: _read_card(path, class_name), (WEIGHTS,), _REMEDY, prefix)
     return card, unpack(files[WEIGHTS], path.with_name(WEIGHTS), _REMEDY)
-
-
-def _fill(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Load strictly; classes without cells have weights of minus infinity."""
-    remedy = f"It and {path.name} must come from one save."
-    check_tensors(tensors, module.state_dict(), path.with_name(WEIGHTS), remedy, finite=False)
-    module.load_state_dict(tensors)

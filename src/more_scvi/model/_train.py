@@ -125,6 +125,7 @@ def train(
             arguments = _trainer_arguments(trainer_kwargs, self, done, early_stopping, bool(len(sets[1])))
             runner = TrainRunner(self, plan, loader, max_epochs, accelerator, devices, benchmark=False, **arguments)
             self.module.train()  # scvi-tools leaves a trained module in eval mode and Lightning keeps it
+            self._map = None  # of the embedding that was
             self.is_trained_, self.history_ = False, None  # else scvi-tools adds to the old curves; _joined does
             stopped: BaseException | None = None
             try:
@@ -150,13 +151,13 @@ def train(
 def _restoring(model: MoRE) -> Iterator[None]:
     """Put everything back as it was if training fails."""
     state = {name: tensor.detach().clone() for name, tensor in model.module.state_dict().items()}
-    before = model.is_trained_, model.history_
+    before = model.is_trained_, model.history_, model._map
     try:
         yield
     except BaseException:
         model.module.load_state_dict(state)
         model.module.eval()
-        model.is_trained_, model.history_ = before
+        model.is_trained_, model.history_, model._map = before
         model.reader.forget()
         raise
 

@@ -7,7 +7,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from ._labels import MISSING, legend_beside, new_axes, shown, style
+from ._labels import MISSING, columns_width, legend_beside, new_axes, shown, style
 
 DOTS: dict[str, Any] = {"linewidths": 0, "rasterized": True}  # one vector object per cell makes files huge
 
@@ -66,8 +66,10 @@ def embedding(
         raise KeyError(f"adata.obsm has no {basis!r}; it has {sorted(adata.obsm)}.")
     if color is not None and color not in adata.obs:
         raise KeyError(f"adata.obs has no column {color!r}; it has {sorted(adata.obs.columns)}.")
-    ax = ax or new_axes(4, 4, _names(adata, color) if legend else ())
+    names = legend_names(adata, color) if legend else []
+    ax = ax or new_axes(4 + columns_width(names), 4, names)
     xy = np.asarray(adata.obsm[basis])[:, :2]
+    legend = legend and len(xy) > 0
     # one order for all categories, so that none hides another, and always the same
     order = np.random.default_rng(0).permutation(len(xy))
     x, y = xy[order].T
@@ -89,7 +91,7 @@ def embedding(
     return ax
 
 
-def _names(adata: AnnData, *columns: str | None) -> list[str]:
+def legend_names(adata: AnnData, *columns: str | None) -> list[str]:
     """What the legends of these columns say."""
     obs = adata.obs[[name for name in columns if name is not None]].select_dtypes(exclude="number")
     return [text for name in obs for text in shown(obs[name].unique())]
@@ -149,8 +151,10 @@ def compare(
     """
     shape = (len(color), len(bases))
     if axes is None:
-        longest = max(map(len, _names(adata, *color)), default=0)
-        size = (3.4 * shape[1] + max(1.6, 0.7 + 0.075 * longest), 3.2 * shape[0])
+        names = [legend_names(adata, column) for column in color]
+        longest = max((len(name) for of in names for name in of), default=0)
+        beside = max(1.6, 0.7 + 0.075 * longest) + max(map(columns_width, names), default=0)
+        size = (3.4 * shape[1] + beside, 3.2 * shape[0])
         _, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
     axes = np.asarray(axes)
     if axes.shape != shape:

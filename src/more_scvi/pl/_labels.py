@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
@@ -17,6 +18,12 @@ MISSING = "#D3D3D3"
 NEAR, DISTANCES, ANGLES = 16, (8, 16, 26, 38, 52, 70), (0, 180, 90, 270, 45, 135, 315, 225)
 """Where a label may stand: points from what it names, in the order of preference; beyond ``NEAR`` with a line."""
 OFFSETS = [(far * np.cos(angle), far * np.sin(angle)) for far in DISTANCES for angle in np.radians(ANGLES)]
+
+LEGEND_ROWS = 18
+"""Entries that a legend has below each other before a further column begins."""
+
+MANY = 20
+"""Labels in a plot that are so many that they are written smaller."""
 
 LONGEST = 32
 """Characters of a name in a figure; of longer ones the middle is left out."""
@@ -54,6 +61,16 @@ def new_axes(width: float, height: float, *beside: Sequence[str], below: Sequenc
     return plt.subplots(figsize=size, layout="constrained")[1]
 
 
+def columns_width(names: Sequence[str]) -> float:
+    """Inches that the second and further columns of a legend of these names need."""
+    return (legend_columns(len(names)) - 1) * (0.5 + 0.075 * max(map(len, names), default=0))
+
+
+def legend_columns(n: int) -> int:
+    """Columns of a legend with ``n`` entries."""
+    return max(1, -(-n // LEGEND_ROWS))
+
+
 def tidy(ax: Axes, *sides: str, grid: str | None = None) -> None:
     """Axes without these sides of their frame, with a light grid along ``grid`` behind what is drawn."""
     ax.spines[list(sides)].set_visible(False)
@@ -64,22 +81,27 @@ def tidy(ax: Axes, *sides: str, grid: str | None = None) -> None:
 
 def legend_beside(ax: Axes, **kwargs: Any) -> None:
     """Legend to the right of the plot."""
-    ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), **kwargs)
+    n = len(kwargs.get("handles") or ax.get_legend_handles_labels()[0])
+    kwargs |= {"frameon": False, "fontsize": "small", "ncols": legend_columns(n)}
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), **kwargs)
 
 
 def label_points(
     ax: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str], colors: Sequence[str]
 ) -> list[Annotation]:
-    """Write each text beside its point: the nearest of 48 places that is free; far ones get a thin line."""
+    """Write each text beside its point: the nearest of 48 places that is free; far ones get a thin line.
+
+    Many texts are written smaller.
+    """
     ax.figure.canvas.figure.draw_without_rendering()  # settles the layout, which decides what overlaps
     pixels = ax.transData.transform(np.column_stack([x, y]))
     scale = ax.figure.dpi / 72
     taken = [Bbox.from_bounds(px - 5 * scale, py - 5 * scale, 10 * scale, 10 * scale) for px, py in pixels]
-    labels = []
+    labels, font = [], "small" if len(texts) <= MANY else "x-small"
     for i, (text, color) in enumerate(zip(texts, colors, strict=True)):
         tried = []
         for offset in OFFSETS:
-            label = _write(ax, (x[i], y[i]), text, color, offset)
+            label = _write(ax, (x[i], y[i]), text, color, offset, font)
             box = label.get_window_extent()  # only a text that is on a figure has a size
             label.remove()
             hidden = sum(box.overlaps(other) for j, other in enumerate(taken) if j != i)
@@ -87,17 +109,20 @@ def label_points(
             if tried[-1][0] == 0:
                 break
         _, offset, box = min(tried, key=lambda place: place[0])
-        labels.append(_write(ax, (x[i], y[i]), text, color, offset))
+        labels.append(_write(ax, (x[i], y[i]), text, color, offset, font))
         taken.append(box)
     return labels
 
 
-def _write(ax: Axes, at: tuple[float, float], text: str, color: str, offset: tuple[float, float]) -> Annotation:
+def _write(
+    ax: Axes, at: tuple[float, float], text: str, color: str, offset: tuple[float, float], font: str
+) -> Annotation:
     """A label on the side of the point that ``offset`` (points) leads to."""
     right, up = (0 if abs(value) < 1 else int(np.sign(value)) for value in offset)
     line = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkB": 4}
     return ax.annotate(
-        text, at, xytext=offset, textcoords="offset points", fontsize="small", color=color,
+        text, at, xytext=offset, textcoords="offset points", fontsize=font, color=color,
         ha={1: "left", 0: "center", -1: "right"}[right], va={1: "bottom", 0: "center", -1: "top"}[up],
         arrowprops=line if np.hypot(*offset) > NEAR else None,
+        path_effects=[withStroke(linewidth=2, foreground="white")],  # what is drawn may lie below it
     )  # fmt: skip

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from more_scvi._spread import SpreadStep
+from more_scvi.base._missing import N_DRAWS, WIDENED
+from more_scvi.modalities._missing import posterior
 
 SIZES = ("n_genes", "n_variable", "n_components", "n_latent", "n_batch", "n_labels", "n_hidden", "normalised")
 """Arguments of the network, in their order."""
@@ -123,6 +125,21 @@ class LinearFront(nn.Module):
             offset=(mean @ scaled).astype(np.float32),
             centres=(self.batch_mean.numpy()[:, seen] @ used).astype(np.float32),
         )
+
+    def doubt(self, index: np.ndarray) -> np.ndarray:
+        """Draws of what missing genes may add to the guess beside what is expected of them, (draws, n_latent) float32.
+
+        They add up to zero and are the same for all cells; without missing genes there is none. ``index`` as in
+        :meth:`visible_map`.
+        """
+        hidden = ~np.isin(self.variable.numpy(), index)
+        if not hidden.any():
+            return np.zeros((0, self.weight.shape[1]), np.float32)
+        u, noise, rng = self.loadings.numpy().astype(np.float64), float(self.noise), np.random.default_rng(0)
+        root = np.linalg.cholesky(posterior(u[~hidden], self.variances.numpy(), noise))
+        x = rng.normal(size=(N_DRAWS // 2, len(root))) @ root.T @ u[hidden].T
+        x = WIDENED * (x + np.sqrt(noise) * rng.normal(size=x.shape)) @ self.weight.numpy()[hidden]
+        return np.concatenate([x, -x]).astype(np.float32)
 
     def project(self, x: sp.csr_matrix, there: VisibleMap) -> np.ndarray:
         """Linear guess before centring: csr (cells, columns of the data) -> (cells, n_latent) float32."""

@@ -245,7 +245,7 @@ class Student:
         if silent is not None:
             say_silent(silent, "genes")
             index = np.where(silent, -1, index)
-        there = front.visible_map(index)
+        there, doubt = front.visible_map(index), torch.from_numpy(front.doubt(index))
         raw = np.empty((adata.n_obs, self.n_latent), np.float32)
         codes = batch_codes(adata.obs, self._card["batch_key"], self.batches)
         needed = np.zeros(adata.n_obs, dtype=bool)
@@ -261,17 +261,19 @@ class Student:
         with torch.inference_mode():
             for start in range(0, len(chosen), size):
                 rows = chosen[start : start + size]
-                out, logits = self.network(torch.from_numpy(raw[rows]), torch.from_numpy(np.maximum(codes[rows], -1)))
+                h, batch = torch.from_numpy(raw[rows]), torch.from_numpy(np.maximum(codes[rows], -1))
+                out, logits = self.network(h, batch)
                 z[start : start + size] = out.numpy()
                 if logits is not None:
-                    p[start : start + size] = logits.softmax(1).numpy()
+                    drawn = [self.network(h + more, batch)[1].softmax(1) for more in doubt] or [logits.softmax(1)]
+                    p[start : start + size] = torch.stack(drawn).mean(0).numpy()
         return z, p
 
     def _match(self, adata: AnnData) -> np.ndarray:
         """Position of each column of the data among the student's genes, -1 where it is not one."""
         key = self._card["gene_key"]
         names = adata.var_names if key is None or key not in adata.var else adata.var[key].astype(str)
-        index = match_genes(list(map(str, names)), self._vocabulary).vocab_index
+        index = match_genes(list(map(str, names)), self._vocabulary, spellings=True).vocab_index
         share = float(np.isin(self.network.front.variable.numpy(), index).mean())
         if share < LEAST_GENES:
             raise ValueError(
