@@ -49,7 +49,7 @@ def mixing(z, adata, key, within=None):
 
 @pytest.fixture(scope="module")
 def platforms():
-    return simulate_batches(400, 200, batch_sd=0.3, markers=0.2, seed=0)
+    return simulate_batches(500, 200, batch_sd=0.3, markers=0.2, seed=0)
 
 
 @pytest.fixture(scope="module")
