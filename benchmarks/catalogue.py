@@ -62,7 +62,7 @@ def family(protocol: str) -> str:
     head, _, rest = protocol.partition("-")
     if head == "S1":
         return "S1-n" if rest else "S1"
-    return head if head in ("S3", "S4", "S5", "S5b") else protocol
+    return head if head in ("S3", "S4", "S5", "S5b", "S8", "S8m", "S9") else protocol
 
 
 def _members(value: Any) -> Any:

@@ -3,14 +3,12 @@
     python benchmarks/cost.py methods [--dataset bm_vangalen]   # seconds and memory, MoRE against scVI + scANVI
     python benchmarks/cost.py speed [--dataset pbmc_4batch]     # how much of feature extraction is matrix products
     python benchmarks/cost.py peaks [--cells 10000]             # memory and time on 120,000 simulated peaks
-    python benchmarks/cost.py neighbours                        # training beside two busy processes; only printed
 
 Each method runs in a fresh process, one after the other. Its seconds count from after the loading of the data; its
 memory is the peak of the whole process. Writes ``cost.md``, ``speed.md`` and ``atac_memory.md`` into ``results/``.
 """
 
 import resource
-import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -104,31 +102,10 @@ def peaks(args: Namespace) -> None:
     write(args.results / "atac_memory.md", "Many peaks", made_by(), text)
 
 
-def neighbours(args: Namespace) -> None:
-    from more_scvi import MoRE
-    from more_scvi.data import load_demo
-
-    MoRE.setup_anndata(adata := load_demo(), batch_key="platform", labels_key="cell_type")
-
-    def best() -> float:
-        seconds = []
-        for _ in range(5):
-            model, since = MoRE(adata), time.process_time()
-            model.train(max_epochs=30, accelerator="cpu", enable_progress_bar=False)
-            seconds.append(time.process_time() - since)
-        return min(seconds)
-
-    alone, busy = best(), [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
-    beside = best()
-    for process in busy:
-        process.kill()
-    print(f"CPU seconds: alone {alone:.2f}, beside two busy processes {beside:.2f}, {beside / alone:.2f} times as many")
-
-
 def main() -> None:
-    what = {one.__name__: one for one in (methods, speed, peaks, neighbours)}
+    what = {one.__name__: one for one in (methods, speed, peaks)}
     options = {"dataset": "bm_vangalen", "methods": list(METHODS), "cells": 4096, "peaks": 120_000}
-    args = arguments(__doc__, {"what": what}, data=not {"peaks", "neighbours"} & set(sys.argv), **options)
+    args = arguments(__doc__, {"what": what}, data="peaks" not in sys.argv, **options)
     what[args.what](args)
 
 

@@ -40,8 +40,9 @@ from more_scvi.pl._table import natural
 DOCS = RESULTS.parents[1] / "docs"
 NOTICE = "<!-- Written by benchmarks/report.py from benchmarks/results; do not edit. -->\n\n"
 BEST = {"*best peer of each row*": "rivals", "*best that integrates*": "integrating"}
-ORDINARY = {kind: Group(kind=kind, elsewhere=("S5", "S5b")) for kind in ("rna", "multi", "spatial")}
-"""All rows of a kind of data but those of rare types, which have a figure of their own."""
+ELSEWHERE = ("S5", "S5b", "S7", "S8", "S8m", "S9", "S10")
+ORDINARY = {kind: Group(kind=kind, elsewhere=ELSEWHERE) for kind in ("rna", "multi", "spatial")}
+"""All rows of a kind of data but those of rare types and queries, which have figures of their own."""
 COSTS = (
     ("seconds", "CPU s", "mean", 1, 1), ("memory", "memory (MB)", "max", 2**20, 0), ("trained", "trained", "mean", 1, 0)
 )  # fmt: skip

@@ -23,7 +23,8 @@ from unittest.mock import patch
 import pandas as pd
 from frame import HERE, arguments, made_by, markdown, write
 
-COLUMNS = ("own", "LR", "CiLISI", "structure")
+COLUMNS = ("own", "LR", "transfer", "NMI", "connectivity", "CiLISI", "structure", "right_1", "right_2", "right_half")
+COLUMNS += ("right_reversed", "ECE", "old", "new_type", "drift")  # those that the protocols have
 
 
 def asked(argv: Sequence[str] | None = None) -> tuple[dict[str, dict], Namespace]:
@@ -82,7 +83,8 @@ def tables(records: list[dict], variants: Sequence[str]) -> str:
     shown = [column for column in (*COLUMNS, "seconds") if column in set(results.table["metric"])]
 
     def means(of: Callable[[pd.Series], float]) -> str:
-        rows = [{"variant": v} | {c: f"{of(results.values(v, c)):.4f}" for c in shown} for v in variants]
+        found = pd.DataFrame({c: [of(results.values(v, c)) for v in variants] for c in shown}).dropna(axis=1, how="all")
+        rows = [{"variant": v} | {c: f"{found[c][i]:.4f}" for c in found} for i, v in enumerate(variants)]
         return markdown(rows).replace("nan", "–")
 
     def difference(name: str, column: str) -> str:
@@ -96,7 +98,7 @@ def tables(records: list[dict], variants: Sequence[str]) -> str:
     parts = ["Mean over sets and protocols:", means(lambda of: of.mean())]
     if changed := [{"variant": name} | {c: difference(name, c) for c in shown} for name in variants[1:]]:
         parts += [f"Difference to `{first}`, on splits that both have:", markdown(changed)]
-    for key in results.values(first, "LR").index:
+    for key in dict.fromkeys(key for column in shown for key in results.values(first, column).index):
         parts += [f"{', '.join(key)}:", means(lambda of, key=key: of.get(key, float("nan")))]
     return "\n\n".join(parts)
 

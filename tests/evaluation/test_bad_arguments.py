@@ -41,7 +41,7 @@ CASES = {
         ({"labels": [None] * 60}, ["None of the 60 cells has a label"]),
         ({"batches": np.where(B == "x", None, "y")}, ["batches: 30 of 60 cells"]),
         ({"protocol": None}, ["protocol None", "S2a"]),
-        ({"protocol": "S9"}, ["'S9'", "S1-<cells>"]),
+        ({"protocol": "S11"}, ["'S11'", "S1-<cells>"]),
         ({"protocol": "S4-0"}, ["'S4-0'"]),
         ({"protocol": "S1-61"}, ["61 of 60 cells", "from 4 to 60"]),
         ({"seed": -1}, ["seed=-1", "0 or more"]),

@@ -4,7 +4,7 @@ import pytest
 from scipy.sparse import csc_array, csr_matrix
 
 from more_scvi.data import simulate_multiomics
-from more_scvi.evaluation import Result, evaluate, get_method, make_splits, make_tasks, run_task
+from more_scvi.evaluation import Result, evaluate, get_method, make_splits, make_tasks, prepare, run, run_task
 from more_scvi.evaluation._evaluate import score_task
 from more_scvi.evaluation._splits import order_of
 
@@ -183,3 +183,54 @@ def renamed(adata):
     other = adata.copy()
     other.obs = other.obs.rename(columns={"cell_type": "type"})
     return other
+
+
+def test_without_any_label_an_embedding_is_scored_and_nothing_is_given_away(prepared):
+    task = next(make_tasks(prepared, "S7"))
+    assert set(task.given().obs["cell_type"]) == {"Unknown"}
+    for name in ("pca", "more-free"):
+        base = {} if name == "pca" else {"base": "more", "model_kwargs": {"backbone": None}}
+        result, record = run_task(
+            task, get_method(name, **base, **({"train_kwargs": {"max_epochs": 2}} if base else {}))
+        )
+        table = evaluate({name: result.z}, task.split, prepared.obs["cell_type"], prepared.obs["batch"])
+        for metric in ("transfer", "CiLISI", "NMI", "connectivity"):
+            assert table.loc[name, metric] == pytest.approx(record["scores"][metric], abs=1e-4)
+        assert not {"own", "LR", "kNN"} & {key for key, value in record["scores"].items() if value is not None}
+        assert result.prediction is None
+    free = run(prepared, batch_key="batch", labels_key="cell_type", protocols=["S7"], seeds=[0], progress=False,
+               methods=["lr_hvg", "lda", "scanvi", "pca", "LEAK:lda"])  # fmt: skip
+    assert set(free["method"]) == {"pca", "LEAK:lda"}  # the others have nothing to learn from
+
+
+def test_the_same_cells_are_scored_in_every_company(prepared):
+    scores = {}
+    for protocol in ("S8-all", "S8-1", "S8-2", "S8m-all", "S8m-1"):
+        task = next(make_tasks(prepared, protocol))
+        scores[protocol] = run_task(task, get_method("lr_hvg"))[1]["scores"]
+        right = score_task(task, Result(None, task.labels))[0]
+        assert {value for key, value in right.items() if key.startswith("right_") and value is not None} == {1.0}
+    assert [key for key in scores["S8-1"] if key.startswith("right")] == ["right_1"]
+    assert {"right_1", "right_2", "right_half", "right_reversed"} <= set(scores["S8m-all"])
+    assert scores["S8m-1"]["right_1"] == scores["S8m-all"]["right_1"]  # a mapped cell is looked at by itself
+    task = next(make_tasks(prepared, "S8-all"))
+    said = np.where(np.isin(task.labels, pd.Series(task.labels[task.hidden]).mode()[:1]), task.labels, "wrong")
+    assert score_task(task, Result(None, said))[0]["right_1"] == 1
+    assert score_task(task, Result(None, said))[0]["right_2"] < 1
+
+
+def test_a_query_has_the_genes_it_is_given_and_peers_learn_on_these(prepared):
+    task = next(make_tasks(prepared, "S9-50", seed=1))
+    assert task.query.n_vars == 60
+    assert task.data.n_vars == 120
+    assert list(task.query.var_names) != list(next(make_tasks(prepared, "S9-50", seed=2)).query.var_names)
+    result, record = run_task(task, get_method("lr_hvg"))
+    assert record["scores"]["genes"] == 0.5
+    cut = prepare(prepared[:, task.query.var_names].copy())
+    again, _ = run_task(next(make_tasks(cut, "S2b")), get_method("lr_hvg"))
+    np.testing.assert_array_equal(result.prediction, again.prediction)
+    sure = result.probability.max(axis=1).to_numpy()[task.hidden]
+    right = (result.prediction == task.labels)[task.hidden]
+    by_hand = sum(abs((right - sure)[np.digitize(sure, np.arange(0.1, 1, 0.1)) == i].sum()) for i in range(10))
+    assert record["scores"]["ECE"] == pytest.approx(by_hand / right.size, abs=1e-4)
+    assert record["scores"]["confidence"] == pytest.approx(sure.mean(), abs=1e-4)

@@ -12,16 +12,19 @@ SMALL = {
     "more-small": {"base": "more", "model_kwargs": {"backbone": None}, "train_kwargs": {"max_epochs": 2}},
     "scvi-small": {"base": "scvi", "minibatches": 4},
     "scanvi-small": {"base": "scanvi", "minibatches": 4, "epochs": 1},
+    "scarches-small": {"base": "scarches", "minibatches": 4, "epochs": 1},
+    "concord-small": {"base": "concord", "n_epochs": 1},
 }
 LINEAR = ["pca_raw", "pca", "lr_hvg", "lda", "random", "shuffled", "onehot-LR", "blocks", "lr_features"]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("scvi-small", "scanvi-small")]
-CASES = [*LINEAR, "harmony", "scanorama", "more-small", *SLOW]
-MAPPING = ["pca_raw", "pca", "lr_hvg", "lda", "random", "shuffled", "onehot-LR", "more-small", *SLOW]
+CASES = [*LINEAR, "lda_uncentred", "harmony", "scanorama", "concord-small", "more-small", *SLOW]
+MAPPING = ["pca_raw", "pca", "lr_hvg", "lda", "lda_uncentred", "random", "shuffled", "onehot-LR", "symphony"]
+MAPPING += ["more-small", *SLOW, pytest.param("scarches-small", marks=pytest.mark.slow)]
+NEEDED = {"harmony": "harmonypy", "symphony": "harmonypy", "scanorama": "scanorama", "concord-small": "concord"}
 
 
 def method_of(name):
-    needed = {"harmony": "harmonypy", "scanorama": "scanorama"}.get(name)
-    if needed:
+    if needed := NEEDED.get(name):
         pytest.importorskip(needed, reason=f"{needed} is not installed")
     return get_method(name, **SMALL.get(name, {}))
 

@@ -283,7 +283,7 @@ BAD = {
     "no such layer": (bad(lambda a: {"layer": "raw"}), KeyError, "has no layer 'raw'; it has none"),
     "counts in raw": (bad(_raw), KeyError, r"has no layer 'raw'; it has none\. .*adata = adata.raw.to_adata\(\)"),
     "no such method": (bad(lambda a: {"methods": ["scvii"]}), KeyError, "'scvii' is unknown"),
-    "no such protocol": (bad(lambda a: {"protocols": ["S7"]}), ValueError, "'S7' is unknown; use one of S1"),
+    "no such protocol": (bad(lambda a: {"protocols": ["S11"]}), ValueError, "'S11' is unknown; use one of S1"),
     "no such embedding": (bad(lambda a: {"methods": ["obsm:X_a"]}), KeyError, "obsm has no array 'X_a'; it has none"),
     "one batch": (bad(lambda a: _set(a, batch="x") | {"protocols": ["S2a"]}), ValueError, "there is only one"),
     "no modality": (bad(lambda a: {"protocols": ["S6-prot"]}), ValueError, "these data have rna"),

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from more_scvi.evaluation import Split, inner_split, make_splits
+from more_scvi.evaluation._splits import composed
 
 LABELS = np.array(list("aaabbbcccddd") * 20)
 BATCHES = np.repeat(["x", "y", "z"], [120, 80, 40])
 
 
-EVERY = ["S1", "S1-60", "S2a", "S2b", "S3", "S4-3", "S5-2", "S5b-2.5", "S6-prot"]
+EVERY = ["S1", "S1-60", "S2a", "S2b", "S3", "S4-3", "S5-2", "S5b-2.5", "S6-prot", "S7", "S8-1", "S8-all"]
+EVERY += ["S8m-half", "S8m-reversed", "S9-50", "S9-antibodies", "S10"]
 
 
 @pytest.mark.parametrize("protocol", EVERY)
@@ -84,6 +86,59 @@ def test_s3_hides_a_type_everywhere_and_half_of_the_rest():
         assert 0.35 < split.hidden[~novel].mean() < 0.65
 
 
+def test_s7_hides_every_label_and_leaves_nothing_to_choose_on():
+    (split,) = make_splits(LABELS, BATCHES, "S7")
+    assert split.hidden.all()
+    assert split.kept is None is split.absent
+    with pytest.raises(ValueError, match="S7_r0_s0 hides every label, so nothing visible is left"):
+        inner_split(split, LABELS, BATCHES)
+
+
+@pytest.mark.parametrize("kind", ["S8", "S8m"])
+def test_s8_cuts_the_query_and_leaves_the_other_batches_whole(kind):
+    labels = np.repeat(list("aaaabbbccd"), 24)
+    labels[:8] = "e"  # occurs nowhere else
+    batches = np.tile(["x", "y"], 120)
+    batches[:8] = "x"
+    left = {}
+    for how in ("all", "1", "2", "half", "reversed"):
+        split = make_splits(labels, batches, f"{kind}-{how}")[0]
+        query = split.held_out == batches
+        assert split.kept[~query].all()
+        assert not split.hidden[~query].any()
+        assert np.array_equal(split.hidden, query & split.kept)
+        assert (split.absent is None) if kind == "S8" else np.array_equal(split.absent, split.hidden)
+        left[how] = dict(zip(*np.unique(labels[split.hidden], return_counts=True), strict=True))
+    assert left["all"] == {"a": 44, "b": 36, "c": 24, "d": 12, "e": 8}
+    assert left["1"] == {"a": 44}
+    assert left["2"] == {"a": 44, "b": 36}
+    assert left["half"] == {"a": 44, "c": 24}
+    assert left["reversed"] == {"a": 13, "b": 16, "c": 24}  # 24 ** 2 / n; "d" has too few cells
+
+
+def test_a_composition_is_of_the_same_cells_wherever_it_is_asked():
+    for how in ("1", "2", "half", "reversed"):
+        joint, mapped = (make_splits(LABELS, BATCHES, f"{kind}-{how}")[0] for kind in ("S8", "S8m"))
+        assert np.array_equal(joint.hidden, mapped.absent)
+        assert np.array_equal(joint.hidden, composed(LABELS, BATCHES == "x", np.ones(240, bool), how))
+
+
+def test_s10_adds_batches_with_few_labels_and_one_type_that_the_reference_lacks():
+    labels, batches = np.tile(list("abcd"), 250), np.repeat(["w", "x", "y", "z"], [400, 280, 200, 120])
+    splits = make_splits(labels, batches, "S10", seed=1)
+    assert {split.held_out for split in splits} == set("abcd")
+    for split in splits:
+        new, joining = labels == split.held_out, np.isin(batches, ["y", "z"])
+        assert np.array_equal(split.absent, split.kept & joining)
+        assert set(batches[new & split.kept]) == {"y"}
+        visible = split.kept & ~split.hidden
+        assert (visible & new).sum() == 20
+        for batch, n in (("y", 20), ("z", 15)):
+            found = np.unique(labels[visible & (batches == batch) & ~new], return_counts=True)[1]
+            assert found.tolist() == [n] * 3
+        assert 0.4 < visible[~joining & split.kept].mean() < 0.6
+
+
 def test_types_are_rotated_over_the_range_of_abundances():
     labels = np.repeat(list("abcdefg"), [300, 200, 100, 60, 40, 25, 5])
     held_out = [s.held_out for s in make_splits(labels, np.ones(730), "S3", max_rotations=3)]
@@ -120,7 +175,11 @@ def test_cells_without_a_label_are_hidden_in_every_split(protocol):
 
 
 @pytest.mark.parametrize(
-    "protocol", ["S9", "S4", "S4-0", "S4-x", "S1-", "S2a-1", "S5", "S5-0", "S5-0.0", "S6", "", "s1"]
+    "protocol",
+    [
+        *("S11", "S4", "S4-0", "S4-x", "S1-", "S2a-1", "S5", "S5-0", "S5-0.0", "S6", "", "s1"),
+        *("S7-1", "S8", "S8-0", "S8m-x", "S9", "S9-0", "S9-100", "S10-1"),
+    ],
 )
 def test_unknown_protocols_are_refused_with_the_known_ones(protocol):
     with pytest.raises(ValueError, match="is unknown; use one of S1, S1-<cells>, S2a"):
@@ -132,7 +191,7 @@ def test_refusals_say_what_is_legal():
         make_splits(LABELS, BATCHES, "S1-999")
     with pytest.raises(ValueError, match="needs two others; the labels are a, b. Use S1 or S4"):
         make_splits(["a", "b"] * 20, ["x"] * 40, "S3")
-    for protocol in ("S2a", "S2b", "S6-prot"):
+    for protocol in ("S2a", "S2b", "S6-prot", "S8-1", "S9-50", "S10"):
         with pytest.raises(ValueError, match="only one"):
             make_splits(LABELS, ["x"] * len(LABELS), protocol)
     with pytest.raises(ValueError, match=r"labels \(240,\) and batches \(239,\) must be .* equally long"):

@@ -153,6 +153,18 @@ def test_a_saved_model_keeps_keys_and_strengths(crossed, samples, tmp_path):
         crossed.adata.obs["sample"] = changed
 
 
+def test_a_reference_grows_by_combinations(crossed, samples):
+    query = samples[samples.obs["sample"] == "batch0"].copy()
+    query.obs["sample"] = "batch9"
+    model = more.MoRE.load_query_data(query, crossed)
+    assert [*model.batches] == [*crossed.batches, "p / batch9"]
+    assert len(model.get_latent_representation(obsm_key=None)) == query.n_obs
+    with pytest.raises(ValueError, match="ask the reference itself"):
+        model.strength_curve()
+    with pytest.raises(KeyError, match="batch_key='sample' is not a column"):
+        more.MoRE.load_query_data(ad.AnnData(query.X, query.obs[["project"]], query.var), crossed)
+
+
 def test_what_reads_batches_reads_all_columns(crossed, samples):
     student = crossed.distill(max_steps=20, progress=False)
     assert list(student.batches) == list(crossed.batches) and student.fidelity["macro_f1_teacher"] > 0.5

@@ -5,9 +5,10 @@ from ._compare import Comparison, compare, summarise
 from ._data import prepare
 from ._datasets import DATASETS, load_dataset
 from ._evaluate import evaluate, run_task
+from ._inner import inner_split
 from ._prefilter import prefilter
 from ._runner import run, run_benchmark
-from ._splits import PROTOCOLS, Split, inner_split, make_splits
+from ._splits import PROTOCOLS, Split, make_splits
 from ._store import load_results, load_splits, tidy
 from ._tasks import Task, make_tasks
 from ._tuning import tune

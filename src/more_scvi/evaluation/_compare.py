@@ -14,7 +14,7 @@ from ._splits import drawn
 
 TIE = 0.005
 """Smaller differences count as a tie."""
-LOWER_IS_BETTER = ("FOSCTTM",)
+LOWER_IS_BETTER = ("FOSCTTM", "ECE", "drift", "grow_seconds")
 ROW = ["dataset", "protocol"]
 SPLIT = [*ROW, "draw", "rotation"]
 MIN_ROWS, MIN_SOURCES, DRAWS = 6, 3, 10_000  # of 5 rows no two-sided signed-rank test gives p < 0.05

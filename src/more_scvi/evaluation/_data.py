@@ -280,6 +280,16 @@ def project(query: Data, data: Data) -> Data:
     return query
 
 
+def share_genes(data: AnnData, query: AnnData) -> tuple[AnnData, AnnData]:
+    """Data and query as they are, or where the query lacks genes, bare and prepared on the genes that both have."""
+    if data.n_vars == query.n_vars:
+        return data, query
+    genes = data.var_names.isin(query.var_names)
+    cut = prepare(AnnData(data.X[:, genes], obs=data.obs, var=data.var.loc[genes, []]))
+    order = query.var_names.get_indexer(cut.var_names)
+    return cut, project(AnnData(query.X[:, order], obs=query.obs, var=cut.var[[]].copy()), cut)
+
+
 def _prepare_rna(adata: AnnData, batches: NDArray, n_genes: int, n_pcs: int) -> None:
     watch = Stopwatch()
     with watch("normalise"):

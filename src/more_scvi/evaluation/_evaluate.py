@@ -25,6 +25,7 @@ from more_scvi.metrics._annotation import (
     scorable,
 )
 from more_scvi.metrics._check import check_matrix
+from more_scvi.metrics._integration import connectivity, graph_scores, neighbours, transfer
 from more_scvi.metrics._matching import foscttm, imputation, recall_at
 from more_scvi.metrics._mixing import cilisi
 from more_scvi.metrics._novelty import knn_novelty, neighbour_novelty, novelty_auroc, purity
@@ -33,14 +34,15 @@ from more_scvi.metrics._structure import effective_dimension, structure
 
 from ._data import BATCH_KEY, LABELS_KEY, UNLABELED, dense, modalities, present
 from ._fingerprint import method_fingerprint, settings
+from ._query_scores import query_scores
 from ._splits import Split, labelled, order_of
 from ._store import commit, split_digest, versions
 from ._tasks import Task
 from .methods._method import Given, Method, Result, get_method
 
 Scores = dict[str, float | None]
-METRICS = ("own", "LR", "kNN", "CiLISI", "structure", "dimension")
-"""Figures of every embedding with labels, in the order of columns."""
+METRICS = ("own", "LR", "kNN", "transfer", "CiLISI", "connectivity", "structure", "dimension")
+"""Figures of every embedding with labels, in the order of columns (``transfer``: without any label)."""
 
 
 def evaluate(
@@ -106,7 +108,7 @@ def evaluate(
     order = order_of(split)
     known = labelled(labels, unlabeled_category)[order]
     y, b, hidden = y[order], b[order], split.hidden[order] | ~known
-    if hidden.all():
+    if hidden.all() and split.protocol != "S7":
         raise ValueError(f"Split {split.name} leaves no visible label. Are labels the true ones, before split.hide?")
     points: dict[str, Any] = {}
     predictions = {} if predictions is None else predictions
@@ -186,6 +188,7 @@ def run_task(
         None if cache_dir is None else Path(cache_dir),
         task.given_query(),
         task.counterparts(),
+        task.rounds,
     )
     with _memory() as memory:
         result = method(given)
@@ -219,6 +222,8 @@ def score_task(task: Task, result: Result, with_scib: bool = False) -> tuple[Sco
 
     Labels by the own classifier, a linear probe and neighbours, the type that is held out, the embedding.
     """
+    if task.unlabelled:
+        return {"n_scored": int(task.cells.sum()), **_unlabelled(task, result, with_scib)}, {}
     y, target, on = task.labels, task.target, scorable(task.labels, task.hidden, task.scored)
     predictions, probabilities = _annotate(result, y, task.hidden)
     scores: Scores = {"own": None, "LR": None, "kNN": None, "n_scored": int(on.sum())}
@@ -235,11 +240,21 @@ def score_task(task: Task, result: Result, with_scib: bool = False) -> tuple[Sco
             scores["purity"] = purity(result.z, target)
     if result.z is not None:
         scores |= _embedding(task, np.asarray(result.z), with_scib)
+    scores |= query_scores(task, result, predictions, probabilities, on)
     if task.full is not None:
         scores |= _hidden_modalities(task, result)
     named: list[str] = [name for name in ("own", "LR") if name in predictions]
     types = {name: per_type_f1(y[on], predictions[name][on])[["n", "f1"]].round(4).to_dict("index") for name in named}
     return scores, types
+
+
+def _unlabelled(task: Task, result: Result, with_scib: bool) -> Scores:
+    """Of an embedding that saw no label: what neighbours in other batches say of a cell, clusters, connected types."""
+    if result.z is None:
+        return {}
+    keep, z = task.cells, np.asarray(result.z)
+    z, y, b = z[keep], task.labels[keep], task.batches[keep]
+    return {"transfer": transfer(z, y, b), **_embedding(task, result.z, with_scib), **graph_scores(z, y)}
 
 
 def _novel(task: Task, result: Result, probabilities: dict[str, pd.DataFrame], target: NDArray[np.bool_]) -> Scores:
@@ -262,6 +277,7 @@ def _embedding(task: Task, z: NDArray, with_scib: bool) -> Scores:
     of_view = {name: structure(z[of], view, y[of], b[of]) for name, (view, of) in views.items()}
     scores: Scores = {
         "CiLISI": cilisi(z, y, task.groups[keep]),
+        "connectivity": connectivity(neighbours(z)[0], y) if len(z) > 2 else None,
         "dimension": effective_dimension(z, y, b),
         "structure": float(np.mean(list(of_view.values()))) if of_view else None,
     }

@@ -25,6 +25,7 @@ METHODS = PACKAGE / "evaluation" / "methods"
 JUDGING = ("evaluation", "cli", "pl", "report", "metrics", "diagnosis", "student")
 """Parts of the package that judge and show a model, and do not change what it answers."""
 DISTRIBUTIONS = {"scvi": "scvi-tools", "sklearn": "scikit-learn", "harmonypy": "harmonypy", "scanorama": "scanorama"}
+DISTRIBUTIONS |= {"concord": "concord-sc"}
 """Libraries whose version may change what a method answers: module → distribution."""
 
 

@@ -73,8 +73,8 @@ def run(
     protocols
         What is hidden, see :func:`~more_scvi.evaluation.make_splits`.
     seeds
-        Seeds of splits and methods. Where a split has no randomness (``S2a``, ``S2b``, ``S6``), methods without any
-        run for the first seed only.
+        Seeds of splits and methods. Where a split has no randomness (``S2a``, ``S2b``, ``S6`` to ``S8``), methods
+        without any run for the first seed only.
     results_dir
         Folder for results: a JSON file each, with versions, commit, settings, seconds, memory and parameters, and all
         of them as ``<dataset>.csv``; ``None`` keeps none.
@@ -223,7 +223,8 @@ def run_data(
         of_split = []
         for method in methods:
             path = result_path(results_dir, split, method.name)
-            if done_as(path, method) or not method.suits(data, split.absent is not None):
+            fits = method.suits(data, split.absent is not None) and method.answers(split.protocol)
+            if done_as(path, method) or not fits:
                 continue
             others = path.parent.parent.glob(f"{same}/{path.name}") if same else ()
             first = not same or split.seed == seeds[0]

@@ -1,7 +1,7 @@
 """Which labels and which cells a method may see: seeded, serialisable splits.
 
-In every protocol but ``S2b`` the expression of the hidden cells stays available, so a joint embedding may use it; their
-labels may not reach training, tuning or feature selection.
+Unless a batch is mapped (``S2b``, ``S8m``, ``S9``) or added later (``S10``), the expression of the hidden cells is
+available, so a joint embedding may use it; their labels may not reach training, tuning or feature selection.
 
 ==============  =================================================================================================
 protocol        what is hidden
@@ -15,6 +15,14 @@ protocol        what is hidden
 ``S5-p``        one type (rotated) is down-sampled to ``p`` % of the cells, then the labels of a random half
 ``S5b-p``       the same, and the type is left in one batch only: it must not be mixed away
 ``S6-name``     the labels and the modality ``name`` of one batch (rotated)
+``S7``          every label: integration without labels, which are used for scoring only
+``S8-how``      all labels of one batch (rotated) whose composition is changed: cut to its ``1``, ``2``, … most frequent
+                types or to every second one (``half``), or with its proportions ``reversed``; ``all`` is as it is
+``S8m-how``     the same batch is absent from training and mapped afterwards
+``S9-p``        as ``S2b``, and the query has ``p`` % of the genes, at random; ``S9-antibodies``: it has a panel, the
+                genes whose proteins common antibody panels measure
+``S10``         the labels of a random half of a reference; further batches join it one after the other, each with 20
+                labels per type, one of them with a type (rotated) that occurs nowhere else
 ==============  =================================================================================================
 
 Batches rotate from the largest to smaller ones, types over the range of abundances, ``max_rotations`` at most.
@@ -31,14 +39,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from more_scvi.data._arguments import check_integer, check_type
+from more_scvi.data._arguments import check_type
+from more_scvi.metrics._annotation import MIN_SCORED
 from more_scvi.metrics._check import check_mask
 
 MIN_TYPE = 20
 """Types with fewer cells are not rotated over: a figure for them would be noise."""
 
 _FIELDS, _MASKS = ("dataset", "protocol", "seed", "rotation", "held_out"), ("hidden", "absent", "kept")
-PROTOCOLS = ("S1", "S1-<cells>", "S2a", "S2b", "S3", "S4-<labels>", "S5-<percent>", "S5b-<percent>", "S6-<modality>")
+PROTOCOLS = (
+    *("S1", "S1-<cells>", "S2a", "S2b", "S3", "S4-<labels>", "S5-<percent>", "S5b-<percent>", "S6-<modality>", "S7"),
+    *("S8-<composition>", "S8m-<composition>", "S9-<percent>", "S9-antibodies", "S10"),
+)
+
+
+MAPPED, MOST_ROUNDS = ("S2b", "S8m", "S9"), 3
+COMPOSITIONS = ("1", "2", "half", "reversed")
+"""Changes of a query's composition that ``S8-all`` is scored on, cell by cell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +75,12 @@ class Split:
     hidden
         Boolean mask ``(n_cells,)``, true where the label is hidden.
     held_out
-        Name of the batch (``S2a``, ``S2b``, ``S6``) or type (``S3``, ``S5``, ``S5b``), else ``None``.
+        Name of the batch (``S2a``, ``S2b``, ``S6``, ``S8``, ``S9``) or type (``S3``, ``S5``, ``S5b``, ``S10``), else
+        ``None``.
     absent
-        Mask of the cells that may not be trained on (``S2b``), else ``None``.
+        Mask of the cells that may not be trained on (``S2b``, ``S8m``, ``S9``, ``S10``), else ``None``.
     kept
-        Mask of the cells that take part (``S1-n``, ``S5``, ``S5b``); ``None``: all.
+        Mask of the cells that take part (``S1-n``, ``S5``, ``S8``, ``S10``); ``None``: all.
 
     Examples
     --------
@@ -140,8 +158,8 @@ def make_splits(
     protocol
         One of the table above, with its number, e.g. ``"S4-10"``.
     seed
-        Seed of the random draw. ``S2a``, ``S2b`` and ``S6`` have none: their splits are the same for every seed, kept
-        for the methods.
+        Seed of the random draw. ``S2a``, ``S2b`` and ``S6`` to ``S8`` have none: their splits are the same for every
+        seed, kept for the methods.
     max_rotations
         Most batches or types that are held out in turn.
     dataset
@@ -179,8 +197,8 @@ def make_splits(
         raise ValueError(f"None of the {y.size} cells has a label; labels are hidden and scored, so some are needed.")
     if not isinstance(protocol, str):
         raise ValueError(f"protocol {protocol!r} is a {type(protocol).__name__}; use one of {', '.join(PROTOCOLS)}.")
-    kind, _, rest = protocol.partition("-")
-    draw, suffix = _DRAWS.get(kind, (None, ""))
+    rest = protocol.partition("-")[2]
+    draw, suffix = _DRAWS.get(kind_of(protocol), (None, ""))
     if draw is None or protocol.endswith("-") or not re.fullmatch(suffix, rest):
         raise ValueError(f"protocol {protocol!r} is unknown; use one of {', '.join(PROTOCOLS)}.")
     base = Split(dataset, protocol, seed, 0, ~has_label)
@@ -201,13 +219,66 @@ def _half(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
 
 
 def _batch(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
-    names = _largest_first(b)
+    names = largest_first(b)
     if names.size < 2:
         only = str(names[0])
         raise ValueError(f"{split.protocol} holds out a batch, but there is only one ({only!r}). Use S1, S3 or S4.")
     largest = [name for name in names if name in b[known]][:most]
-    absent = split.protocol == "S2b"
+    absent = kind_of(split.protocol) in MAPPED
     return [replace(split, hidden=b == n, held_out=str(n), absent=(b == n) if absent else None) for n in largest]
+
+
+def _unlabelled(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
+    return [replace(split, hidden=np.ones(y.size, dtype=bool))]
+
+
+def _composed(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
+    made = []
+    for one in _batch(split, y, b, known, rest, most):
+        kept = (b != one.held_out) | composed(y, b == one.held_out, known, rest)
+        cut = one.absent if one.absent is None else one.absent & kept
+        made.append(replace(one, hidden=one.hidden & kept, absent=cut, kept=kept))
+    return made
+
+
+def composed(labels: NDArray, query: NDArray[np.bool_], known: NDArray[np.bool_], how: str) -> NDArray[np.bool_]:
+    """Cells that a query of another composition holds: the same ones wherever it is asked.
+
+    ``how`` is one of :data:`COMPOSITIONS`, another number of types, or ``"all"``. Types count that also occur outside
+    of the query. ``"reversed"`` makes a type's share proportional to one over its number of cells, 5 cells at least;
+    types with fewer than :data:`MIN_TYPE` cells are left out.
+    """
+    if how == "all":
+        return query
+    here = query & known & np.isin(labels, labels[known & ~query])
+    names = largest_first(labels[here], MIN_TYPE if how == "reversed" else 1)
+    if how != "reversed":
+        return here & np.isin(labels, names[::2] if how == "half" else names[: int(how)])
+    kept, rng = np.zeros_like(query), np.random.default_rng(0)
+    for name in names:
+        cells, least = np.flatnonzero(here & (labels == name)), int((here & (labels == names[-1])).sum())
+        kept[rng.permutation(cells)[: max(MIN_SCORED, round(least**2 / cells.size))]] = True
+    return kept
+
+
+def _rounds(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
+    names = largest_first(b)
+    if names.size < 2:
+        raise ValueError(f"S10 adds batches to a reference, but there is only one ({str(names[0])!r}). Use S1 or S7.")
+    joining = np.isin(b, names[names.size // 2 :][:MOST_ROUNDS])
+    sizes = pd.crosstab(y[joining & known], b[joining & known])
+    large = joining & known & np.isin(y, sizes.index[sizes.max(axis=1) >= 2 * MIN_TYPE])
+    out = []
+    for name in _spread(y[large], 1, most):
+        member, rng = (y == name) & known, np.random.default_rng(split.seed)
+        kept = ~member | (b == sizes.loc[name].idxmax())  # the one batch where the type occurs
+        hidden = random_half(y.size, rng) | joining
+        for batch in np.unique(b[joining]):
+            for of in np.unique(y[known & (b == batch)]):
+                cells = np.flatnonzero(known & kept & (b == batch) & (y == of))
+                hidden[rng.permutation(cells)[: min(MIN_TYPE, cells.size // 2)]] = False
+        out.append(replace(split, hidden=hidden & kept, held_out=str(name), absent=joining & kept, kept=kept))
+    return out
 
 
 def _type(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most: int) -> list[Split]:
@@ -236,7 +307,7 @@ def _rare(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
         n = max(4, round(share / (1 - share) * int((~member).sum())))  # the type's share of what remains, not of all
         available = np.flatnonzero(member)
         if single:
-            available = np.flatnonzero(member & (b == _largest_first(b[member])[0]))
+            available = np.flatnonzero(member & (b == largest_first(b[member])[0]))
         if available.size < n:
             continue
         rows = rng.permutation(available)[:n]
@@ -247,6 +318,7 @@ def _rare(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
 
 
 _NUMBER, _PERCENT = r"[1-9]\d*", r"(?!0+(\.0*)?$)\d{1,2}(\.\d+)?"
+_HOW = rf"all|half|reversed|{_NUMBER}"
 _DRAWS: dict[str, tuple[Callable[..., list[Split]], str]] = {
     "S1": (_half, rf"({_NUMBER})?"),
     "S2a": (_batch, ""),
@@ -256,85 +328,30 @@ _DRAWS: dict[str, tuple[Callable[..., list[Split]], str]] = {
     "S5": (_rare, _PERCENT),
     "S5b": (_rare, _PERCENT),
     "S6": (_batch, ".+"),
+    "S7": (_unlabelled, ""),
+    "S8": (_composed, _HOW),
+    "S8m": (_composed, _HOW),
+    "S9": (_batch, f"{_PERCENT}|antibodies"),
+    "S10": (_rounds, ""),
 }
 """Kind of protocol → what draws its splits, and what may follow after the dash."""
 
 
-def inner_split(split: Split, labels: ArrayLike, batches: ArrayLike, seed: int = 0) -> tuple[Split, NDArray[np.bool_]]:
-    """Split the *visible* cells of ``split`` once more, to choose settings on your own data without the hidden labels.
-
-    The inner cells of one split may be hidden, and so reported, in another seed or rotation: choose on data that you
-    do not report where there are any, else let :func:`~more_scvi.evaluation.tune` plan all splits together.
-
-    ``S2a`` hides one further batch (``seed`` picks which, among the batches with visible labels, largest first); the
-    other protocols hide a random half of the visible cells.
-
-    Parameters
-    ----------
-    split
-        The outer split.
-    labels, batches
-        Cell types and batches, ``(n_cells,)``. Labels of cells hidden in ``split`` are never looked at.
-    seed
-        Seed of the inner draw.
-
-    Returns
-    -------
-    inner
-        A split that hides what ``split`` hides and the inner cells; train with this one.
-    scored
-        Boolean mask ``(n_cells,)`` of the inner cells, the only ones to score annotation on. Metrics over all cells
-        (mixing, structure) must be restricted to ``~split.hidden``.
-
-    Raises
-    ------
-    ValueError
-        If ``S2a`` leaves fewer than two batches with visible labels: use a random half instead, by giving a split
-        whose protocol is ``"S1"``.
-
-    Examples
-    --------
-    >>> outer = make_splits(list("aabbaabb"), list("xxxxyyyy"), "S1")[0]
-    >>> inner, scored = inner_split(outer, list("aabbaabb"), list("xxxxyyyy"))
-    >>> bool((scored & outer.hidden).any()), int(scored.sum())
-    (False, 2)
-    """
-    check_type("split", split, Split, "one that make_splits returned")
-    check_integer("seed", seed, 0)
-    b = np.asarray(batches).astype(str)
-    if b.shape != split.hidden.shape or np.shape(labels) != split.hidden.shape:
-        raise ValueError(f"Split {split.name} covers {split.hidden.size} cells; give as many labels and batches.")
-    return split_visible(split, b, seed, ~split.hidden)
-
-
-def split_visible(
-    split: Split, batches: NDArray[np.str_], seed: int, free: NDArray[np.bool_]
-) -> tuple[Split, NDArray[np.bool_]]:
-    """:func:`inner_split` that scores ``free`` cells only: visible ones that no other split scores."""
-    inner = np.zeros_like(free)
-    held_out = split.held_out
-    if split.protocol == "S2a":
-        if np.unique(batches[~split.hidden]).size < 2:
-            only = str(batches[~split.hidden][0])
-            raise ValueError(f"{split.name}: only batch {only!r} has visible labels; no second one can be hidden.")
-        names = _largest_first(batches[free])
-        name = names[seed % names.size]
-        inner = ~split.hidden & (batches == name)
-        held_out = f"{split.held_out}+{name}"
-    else:
-        half = random_half(int(free.sum()), np.random.default_rng([seed, split.seed]))
-        inner[np.flatnonzero(free)[half]] = True
-    return replace(split, hidden=split.hidden | inner, held_out=held_out), inner & free
+def kind_of(protocol: str) -> str:
+    """Protocol without its number."""
+    return protocol.partition("-")[0]
 
 
 def drawn(protocol: str) -> bool:
     """Whether the splits of a protocol differ between seeds."""
-    return protocol in ("S6-half", "S6-third") or protocol.split("-")[0] in ("S1", "S3", "S4", "S5", "S5b")
+    if protocol == "S9-antibodies":
+        return False
+    return protocol in ("S6-half", "S6-third") or kind_of(protocol) in ("S1", "S3", "S4", "S5", "S5b", "S9", "S10")
 
 
 def about_type(split: Split) -> bool:
-    """Whether the split is about one type, which it names."""
-    return split.protocol.split("-")[0] in ("S3", "S5", "S5b")
+    """Whether the split is about one type, which it names and which its scores are of."""
+    return kind_of(split.protocol) in ("S3", "S5", "S5b")
 
 
 def order_of(split: Split) -> NDArray[np.intp]:
@@ -357,7 +374,7 @@ def random_half(n: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     return mask
 
 
-def _largest_first(values: NDArray, least: int = 1) -> NDArray:
+def largest_first(values: NDArray, least: int = 1) -> NDArray:
     """Values that occur ``least`` times or more, the most frequent first."""
     names, sizes = np.unique(values, return_counts=True)
     return names[np.argsort(-sizes, kind="stable")][: np.count_nonzero(sizes >= least)]  # equal sizes: by name
@@ -365,5 +382,5 @@ def _largest_first(values: NDArray, least: int = 1) -> NDArray:
 
 def _spread(types: NDArray, least: int, most: int) -> NDArray:
     """At most ``most`` of the types with ``least`` cells or more, evenly over the range of abundances."""
-    names = _largest_first(types, least)
+    names = largest_first(types, least)
     return names[np.unique(np.linspace(0, names.size - 1, min(most, names.size)).round().astype(int))]

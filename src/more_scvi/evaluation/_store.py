@@ -29,7 +29,7 @@ from ._splits import Split
 
 PACKAGES = (
     *("more-scvi", "scvi-tools", "torch", "scanpy", "anndata", "mudata", "scikit-learn", "numpy", "harmonypy"),
-    *("scanorama", "scib-metrics"),
+    *("scanorama", "scib-metrics", "concord-sc"),
 )
 KEYS = ("dataset", "protocol", "seed", "rotation", "held_out", "method")
 

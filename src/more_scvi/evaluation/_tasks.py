@@ -23,6 +23,7 @@ from typing import Any, Self
 
 import anndata
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from more_scvi.data._arguments import check_type
 from more_scvi.data._fields import RNA
 from more_scvi.metrics._check import check_mask
+from more_scvi.modalities._antibodies import _guess_species, _table
 
 from ._data import (
     ATAC,
@@ -47,7 +49,7 @@ from ._data import (
     project,
     subset,
 )
-from ._splits import Split, about_type, labelled, make_splits, order_of
+from ._splits import Split, about_type, kind_of, labelled, largest_first, make_splits, order_of
 
 
 @dataclass(eq=False)
@@ -71,7 +73,7 @@ class Task:
     cells
         Cells that mixing and structure are scored on: those with a label.
     query
-        Cells to map afterwards (``S2b``).
+        Cells to map afterwards (``S2b``), or to add to a reference (``S10``).
     full
         The same cells with no modality hidden, to score imputation and matching against.
     transfer
@@ -92,6 +94,17 @@ class Task:
     transfer: bool = False
     whole: Data | None = None
 
+    @property
+    def rounds(self) -> tuple[str, ...]:
+        """Batches of the query in the order in which they are added (``S10``)."""
+        added = self.query is not None and kind_of(self.split.protocol) == "S10"
+        return tuple(map(str, largest_first(batches_of(self.query)))) if added and self.query is not None else ()
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether no label is visible (``S7``)."""
+        return bool(self.hidden.all())
+
     @cached_property
     def labels(self) -> NDArray:
         """True labels ``(n_cells,)``."""
@@ -109,7 +122,8 @@ class Task:
     def prepare(self) -> Self:
         """Compute the shared features once, those of the query by way of the trained cells; returns itself."""
         prepare(self.data)
-        if self.query is not None and "view" not in modalities(self.query)[RNA].obsm:
+        same = self.query is not None and list(self.query.var_names) == list(self.data.var_names)
+        if same and "view" not in self.query.obsm:
             project(self.query, self.data)
         return self
 
@@ -119,8 +133,10 @@ class Task:
         return give_labels(self.data, labels[: self.data.n_obs])
 
     def given_query(self) -> Data | None:
-        """The cells to map, without labels."""
-        return None if self.query is None else _without_labels(self.query)
+        """The cells to map; labels are hidden, but for those that come with a batch that is added (``S10``)."""
+        if self.query is None:
+            return None
+        return give_labels(self.query, np.where(self.hidden, UNLABELED, self.labels)[self.data.n_obs :])
 
     def counterparts(self) -> MuData | None:
         """Nothing hidden but all labels: shown to a method after training, one modality at a time."""
@@ -207,13 +223,33 @@ def _labels_only(data: Data, split: Split, hidden: NDArray[np.bool_], known: NDA
 
 def _mapped(data: Data, split: Split, known: NDArray[np.bool_]) -> Task:
     if isinstance(data, MuData):
-        raise ValueError("S2b maps RNA; of a MuData give mdata.mod['rna'] with batches and labels in its obs, or S2a.")
+        raise ValueError(
+            f"{split.protocol} maps RNA; of a MuData give mdata.mod['rna'] with batches and labels in its obs, or S2a."
+        )
     assert split.absent is not None
-    trained, query = subset(data, ~split.absent), subset(data, split.absent)
-    order = order_of(split)
+    order, taken = order_of(split), True if split.kept is None else split.kept
+    trained, query = subset(data, taken & ~split.absent), subset(data, taken & split.absent)
     whole = prepare(anndata.concat([trained, query]))
+    if kind_of(split.protocol) == "S9":
+        query = AnnData(query.X[:, genes := query_genes(split, data.var_names)], query.obs, query.var[genes])
     hidden, known = split.hidden[order], known[order]
     return Task(split, trained, hidden, hidden & known, batches_of(data)[order], known, query=query, whole=whole)
+
+
+def query_genes(split: Split, names: pd.Index) -> NDArray[np.bool_]:
+    """Which genes the query of ``S9`` has: a share of them at random, or those that an antibody panel measures."""
+    share = split.protocol.partition("-")[2]
+    if share == "antibodies":
+        panel = [gene for genes in _table()[_guess_species(list(names))].values() for gene in genes]
+        if not (measured := np.asarray(names.isin(panel))).any():
+            raise ValueError(
+                f"S9-antibodies: none of the genes ({names[0]!r}, …) codes for the protein of an antibody."
+            )
+        return measured
+    rng = np.random.default_rng([split.seed, round(float(share) * 1000)])
+    measured = np.zeros(names.size, dtype=bool)
+    measured[rng.permutation(names.size)[: max(1, round(float(share) / 100 * names.size))]] = True
+    return measured
 
 
 def _hidden_modality(mdata: Data, split: Split, known: NDArray[np.bool_]) -> Task:

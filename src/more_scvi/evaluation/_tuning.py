@@ -14,7 +14,8 @@ from more_scvi.evaluation.methods._method import Method
 from ._data import BATCH_KEY, LABELS_KEY, Data, batches_of, standardise
 from ._datasets import DATASETS, load_dataset
 from ._evaluate import METRICS, run_task
-from ._splits import MIN_TYPE, Split, make_splits, split_visible
+from ._inner import split_visible
+from ._splits import MIN_TYPE, Split, make_splits, order_of
 from ._tasks import make_tasks
 
 logger = logging.getLogger(__name__)
@@ -98,8 +99,8 @@ def tune(
         for outer in outers:
             inner, scored = _inner(outer, batches, elsewhere)
             task = next(make_tasks(data, outer.protocol, known=known, splits=[inner]))
-            kept = slice(None) if inner.kept is None else inner.kept
-            task.scored, task.cells = scored[kept], ~outer.hidden[kept]
+            order = order_of(inner)
+            task.scored, task.cells = scored[order], ~outer.hidden[order]
             for method in methods:
                 _, record = run_task(task, method, cache_dir)
                 row = {"dataset": dataset, "protocol": outer.protocol, "split": outer.name, "method": method.name}

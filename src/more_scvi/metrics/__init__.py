@@ -18,6 +18,8 @@ metric                        question                                          
 :func:`purity`                is a type kept apart from the others?                             Gaussian noise: about
                                                                                                 its share
 :func:`cilisi`                do batches mix where they share a type?                           Gaussian noise: ~1
+:func:`transfer`              do a cell's neighbours in other batches share its type?           Gaussian noise: ~0
+:func:`graph_scores`          do clusters follow the types, is a type one piece?                one-hot: 1
 :func:`structure`             is what a type looks like inside one batch still there?           one-hot, noise: ~0
 :func:`effective_dimension`   how many directions does a type still use?                        one-hot: ~0
 :func:`sc_graph`              do types lie to each other as within the batches?                 one-hot: 0, noise: ~0
@@ -44,6 +46,7 @@ from ._annotation import (
     scorable,
 )
 from ._fidelity import fidelity, knn_overlap
+from ._integration import graph_scores, transfer
 from ._matching import foscttm, imputation, recall_at
 from ._mixing import cilisi
 from ._novelty import knn_novelty, neighbour_novelty, novelty_auroc, purity
@@ -53,7 +56,7 @@ from ._structure import effective_dimension, structure
 
 __all__ = [
     "MIN_SCORED", "average_precision", "balanced_accuracy", "benchmarker", "cilisi", "confusion",
-    "effective_dimension", "fidelity", "foscttm", "imputation", "knn_novelty", "knn_overlap", "knn_predict",
-    "knn_probe", "linear_probe", "macro_f1", "neighbour_novelty", "novelty_auroc", "per_type_f1",
-    "probe_probabilities", "purity", "recall_at", "sc_graph", "scib", "scorable", "structure",
+    "effective_dimension", "fidelity", "foscttm", "graph_scores", "imputation", "knn_novelty", "knn_overlap",
+    "knn_predict", "knn_probe", "linear_probe", "macro_f1", "neighbour_novelty", "novelty_auroc", "per_type_f1",
+    "probe_probabilities", "purity", "recall_at", "sc_graph", "scib", "scorable", "structure", "transfer",
 ]  # fmt: skip

@@ -70,6 +70,10 @@ def strength_curve(
     values = [check_number("a strength", value, 0.0) for value in np.atleast_1d(np.asarray(strengths, object))]
     if key is not None:
         check_option("key", key, keys)
+    if self.schema.is_query:
+        raise ValueError(
+            "strength_curve trains anew, which a reference with a query does not; ask the reference itself."
+        )
     if len(self.batches) < 2:
         raise ValueError("strength_curve compares batches, and there is one; name them with batch_key at setup.")
     evidence, rows = evidence_of(self, data)

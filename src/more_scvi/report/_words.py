@@ -16,6 +16,7 @@ METRICS = {
     "own": ("F1 own", "macro-F1 of the hidden labels by the method's own classifier; rare types count as common ones"),
     "LR": ("F1 probe", "the same by a logistic regression on the embedding, fitted on the visible labels"),
     "kNN": ("F1 15-NN", "the same by the 15 nearest cells with a visible label"),
+    "transfer": ("transfer", "macro-F1 by the 15 nearest cells of other batches, mean over batches"),
     "CiLISI": ("CiLISI", "are batches mixed within each type? 1 is as mixed as by chance, 0 is apart"),
     "structure": ("structure", "are distances within a type and batch those of the data? 1 is unchanged, 0 is lost"),
     "novelty_own": ("novelty own", "AUROC: is the classifier unsure of the type without labels? 0.5 is chance"),
@@ -34,6 +35,7 @@ METRICS = {
     "kBET": ("kBET", "share of neighbourhoods whose batches are those of the type"),
     "NMI": ("NMI", "do Leiden clusters of the hidden cells match their types?"),
     "ARI": ("ARI", "the same by pairs of cells"),
+    "connectivity": ("connectivity", "share of a type's cells in one piece of the neighbour graph"),
     "isolated_F1": ("isolated F1", "are types that few batches have found as a cluster?"),
     "cLISI": ("cLISI", "do neighbours have the same type?"),
     "scGraph": ("scGraph", "are distances between types those within batches? Favours PCA: an alarm, not a target"),
@@ -54,6 +56,11 @@ def protocol_words(protocol: str) -> str:
         "S5": f"{half}; one type, in turn, is thinned to {tail} % of the cells",
         "S5b": f"{half}; one type, in turn, is thinned to {tail} % of the cells and left in one batch only",
         "S6": f"the labels and the modality {tail} of one batch, in turn",
+        "S7": "every label: integration without labels",
+        "S8": f"all labels of one batch, in turn, whose composition is changed ({tail})",
+        "S8m": f"one whole batch, in turn, mapped afterwards with its composition changed ({tail})",
+        "S9": f"one whole batch, in turn, mapped afterwards by some of the genes ({tail})",
+        "S10": f"{half} of a reference, which batches join in rounds, one with a type it lacks",
     }
     return sentences.get(head, protocol)
 

@@ -17,7 +17,7 @@ so it cannot leak. Only one that declares ``sees_hidden`` is given all labels; :
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -26,7 +26,7 @@ import pandas as pd
 from mudata import MuData
 from numpy.typing import NDArray
 
-from more_scvi.evaluation._data import Data, modalities
+from more_scvi.evaluation._data import Data, modalities, share_genes
 
 
 @dataclass
@@ -44,7 +44,11 @@ class Given:
         Folder for label-free work that splits share; ``None``: keep nothing.
     query
         Cells of a batch that must not be trained on (``S2b``), without labels. Only methods that declare
-        ``maps_queries`` are given one; they return the cells of ``data`` followed by those of ``query``.
+        ``maps_queries`` are given one; they return the cells of ``data`` followed by those of ``query``. It has the
+        genes of ``data``, fewer only for methods that declare ``any_genes``: the others are given the shared ones.
+    rounds
+        Batches of ``query`` in the order in which they join the reference ``data`` (``S10``), some labels of theirs
+        among them; for methods that declare ``grows``, which return the cells in the same order.
     counterparts
         The same cells with no modality hidden and no label at all (``S6``): may be looked at after training only, to
         embed what was hidden.
@@ -55,6 +59,7 @@ class Given:
     cache_dir: Path | None = None
     query: Data | None = None
     counterparts: MuData | None = None
+    rounds: tuple[str, ...] = ()
 
 
 @dataclass
@@ -83,6 +88,9 @@ class Result:
         What a reader of the table must know, e.g. the length of training; JSON-serialisable.
     novelty
         Novelty ``(n_cells,)``, high for cells unlike anything labelled; ``None``: one minus the largest probability.
+    before
+        What a method that ``grows`` said of the reference's cells before anything was added: embedding ``(n_reference,
+        n_latent)`` and predicted labels ``(n_reference,)``.
     model
         The trained model, for reports; never stored.
     """
@@ -97,6 +105,7 @@ class Result:
     unimodal: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     novelty: NDArray[np.float64] | None = None
+    before: tuple[NDArray, NDArray] | None = None
     model: Any = None
 
 
@@ -125,6 +134,12 @@ class Method(ABC):
     """Whether it is given all labels: ceilings and controls."""
     maps_queries: ClassVar[bool] = False
     """Whether it can embed cells that were not trained on (``S2b``)."""
+    any_genes: ClassVar[bool] = False
+    """Whether it maps a query that lacks genes by itself (``S9``); else it is trained on the genes that both have."""
+    grows: ClassVar[bool] = False
+    """Whether it can add batches with labels to a reference (``S10``)."""
+    needs_labels: ClassVar[bool] = False
+    """Whether it cannot run without labels (``S7``)."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Modalities without which it cannot run."""
     whole: ClassVar[bool | tuple[str, ...]] = False
@@ -142,7 +157,15 @@ class Method(ABC):
 
     def __call__(self, given: Given) -> Result:
         """Run with the options of this variant."""
+        if given.query is not None and not self.any_genes:
+            data, query = share_genes(given.data, given.query)
+            given = replace(given, data=data, query=query)
         return self.run(given, **self.options)
+
+    def answers(self, protocol: str) -> bool:
+        """Whether the method can answer a protocol: without labels (``S7``), with a reference that grows (``S10``)."""
+        blind = protocol == "S7" and self.needs_labels and not self.sees_hidden
+        return not blind and (protocol != "S10" or self.grows)
 
     def suits(self, data: Data, has_query: bool = False) -> bool:
         """Whether the method can run on data with these modalities (and with cells to map)."""

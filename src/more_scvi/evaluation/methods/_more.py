@@ -37,6 +37,7 @@ from more_scvi.model._more import MoRE as Model
 from more_scvi.pretraining._finetune import finetune
 
 from ._method import Given, Method, Result, register_method
+from ._rounds import in_order, rounds_of
 from ._shared import centre as centre_batches
 from ._shared import labels_of, rna, with_query
 
@@ -51,7 +52,7 @@ class MoRE(Method):
 
     name = "more"
     seeded = True
-    maps_queries = True
+    maps_queries = any_genes = grows = True
 
     def run(
         self,
@@ -71,6 +72,7 @@ class MoRE(Method):
         """
         used = tuple(names or modalities(given.data))
         keys: dict[str, Any] = {"batch_key": BATCH_KEY, **(setup_kwargs or {})}
+        labelled = labelled and bool((given.data.obs[LABELS_KEY] != UNLABELED).any())
         if labelled:
             keys |= {"labels_key": LABELS_KEY, "unlabeled_category": UNLABELED}
         watch = Stopwatch()
@@ -84,15 +86,22 @@ class MoRE(Method):
             model = Model(data, **{"seed": given.seed, "backbone": name, **(model_kwargs or {})})
         with watch("training"):
             model.train(**{"enable_progress_bar": False, **(train_kwargs or {})})
-        parts = [None] if given.query is None else [None, _of_rna(given.query, spatial, keys)]  # None: the data
-        prediction = probability = None
+        parts = [] if given.query is None else [_of_rna(part, spatial, keys) for part in rounds_of(given)]
+        prediction = probability = before = None
+        if given.rounds:
+            before = model.get_latent_representation(obsm_key=None), np.asarray(model.predict())
+            with watch("growing"):
+                for part in parts:
+                    model = Model.load_query_data(part, model)
         with watch("embedding"):
-            z = np.concatenate([model.get_latent_representation(part, obsm_key=None) for part in parts])
+            every = [data if given.rounds else None, *parts]  # None: what the model was trained on
+            z = in_order(given, [model.get_latent_representation(part, obsm_key=None) for part in every])
             if labelled:
-                probability = pd.concat([pd.DataFrame(model.predict(part, soft=True)) for part in parts])
+                frames = [pd.DataFrame(model.predict(part, soft=True)) for part in every]
+                probability = pd.DataFrame(in_order(given, frames), columns=frames[0].columns)
                 prediction = probability.idxmax(axis=1).to_numpy()
         novelty = model.get_novelty().to_numpy() if labelled and given.query is None else None
-        result = Result(z, prediction, probability, novelty=novelty, model=model, notes=notes)
+        result = Result(z, prediction, probability, novelty=novelty, before=before, model=model, notes=notes)
         self._hidden_modalities(given, data, used, result, watch)
         result.seconds, result.wall_seconds = watch.cpu, watch.wall
         total = model.parameter_counts().loc["total"]
