@@ -133,7 +133,7 @@ def _check(
     batches = [] if checked is None else checked if isinstance(checked, list) else [checked]
     if labels_key is not None and labels_key in batches:
         raise ValueError(
-            f"batch_key and labels_key are both {labels_key!r}; aligning batches would remove the labels. Give other"
+            f"batch_key and labels_key are both {labels_key!r}; aligning batches would remove the labels. Give two"
             " columns."
         )
     named = {
