@@ -160,9 +160,8 @@ class Schema:
             return cells_of(data, data.obs)
         here = self.modalities_of(data)
         setup = self.setup
-        keys = [*batch_keys(setup["batch_key"]), setup.get("section_key")]
-        keys += [*self.covariates.levels, *self.covariates.moments]
-        keys = [key for key in keys if key is not None]
+        found = [*batch_keys(setup["batch_key"]), setup.get("section_key")]
+        keys = [key for key in [*found, *self.covariates.levels, *self.covariates.moments] if key is not None]
         label = setup["labels_key"] if len(self.labels) else None
         return read_cells(
             data,

@@ -122,9 +122,9 @@ class Task:
     def prepare(self) -> Self:
         """Compute the shared features once, those of the query by way of the trained cells; returns itself."""
         prepare(self.data)
-        same = self.query is not None and list(self.query.var_names) == list(self.data.var_names)
-        if same and "view" not in self.query.obsm:
-            project(self.query, self.data)
+        query = self.query
+        if query is not None and list(query.var_names) == list(self.data.var_names) and "view" not in query.obsm:
+            project(query, self.data)
         return self
 
     def given(self, sees_hidden: bool = False) -> Data:

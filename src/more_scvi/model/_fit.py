@@ -185,5 +185,5 @@ def _fit_spread(module: MoREModule, arrays: Arrays, labels: np.ndarray, visible:
     types = z[:, -1].astype(np.int64)
     types[visible] = labels[visible]  # a known label counts for more than a prediction
     device = module.spread.scale.device
-    parts = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (z[:, :-1], types, arrays.domain))
-    module.spread.fit(*parts, part=module.domain_strength.part)
+    x, group, domain = (torch.from_numpy(np.ascontiguousarray(v)).to(device) for v in (z[:, :-1], types, arrays.domain))
+    module.spread.fit(x, group, domain, part=module.domain_strength.part)

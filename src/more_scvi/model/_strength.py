@@ -90,7 +90,7 @@ def strength_curve(
         for value in values:
             other = _untrained(self, value if key is None else own | {key: value}, folder)
             other.train(**(_training(self) | train_kwargs))
-            z = other.get_latent_representation(indices=rows, obsm_key=None)
+            z = other.get_latent_representation(indices=rows.tolist(), obsm_key=None)
             kept = structure(z, evidence.direct, groups, evidence.domains)
             table.append({"strength": value, "mixing": cilisi(z, groups, batches, n), "structure": kept})
     return pd.DataFrame(table, columns=["strength", "mixing", "structure"])
