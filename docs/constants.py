@@ -34,6 +34,7 @@ SPECIAL = {
     "Tissue": ("base._shares.NICHE_SHARE", "data._spatial", "module._module.CLOSED_GATE"),
     "Training inside the backbone": ("module._inside", "train._plan.TUNING"),
     "Other data": ("data._silent", "base._missing", "modalities._missing", "modalities._components"),
+    "Queries that are added to a reference": ("annotate._statistics", "model._new_batches"),
     "Student": ("student",),
     "Map of the reference": ("model._reference_map",),
 }

@@ -62,6 +62,7 @@ class SpreadStep(nn.Module):
     def forward(self, z: Tensor, probabilities: Tensor, batch: Tensor) -> Tensor:
         """(cells, n_latent), (cells, n_labels), (cells,) -> (cells, n_latent); new batches (code < 0) do not move."""
         known = batch.clamp_min(0)  # any index will do for new batches, which are put back below
+        moves = (batch >= 0) & (self.scale != 1.0).any(1)[known]  # exactly, whatever probabilities add up to
         centre = torch.einsum("nt,ntd->nd", probabilities, self.centre[known])
         scale = (probabilities * self.scale[known]).sum(1, keepdim=True)
-        return torch.where((batch >= 0)[:, None], z - (1.0 - scale) * (z - centre), z)
+        return torch.where(moves[:, None], z - (1.0 - scale) * (z - centre), z)

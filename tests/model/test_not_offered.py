@@ -31,6 +31,8 @@ def call(model, method):
         pytest.skip("shares its table with setup_anndata")
     if method == "setup_anndata":
         return lambda **more: MoRE.setup_anndata(simulate_batches(30), batch_key="batch", **more)
+    if method == "load_query_data":
+        return lambda **more: MoRE.load_query_data(simulate_batches(80), model, **more)
     if method == "__init__":
         return lambda **more: MoRE(model.adata, backbone=None, **more)
     if method == "train":

@@ -22,6 +22,7 @@ from more_scvi.annotate._completion import fit_experts
 from more_scvi.annotate._experts import WideClassifier
 from more_scvi.annotate._niche import niche_helps
 from more_scvi.annotate._self_training import needs_self_training, self_train
+from more_scvi.annotate._statistics import NewTypes
 from more_scvi.base._arrays import Arrays
 from more_scvi.base._layout import Layout
 
@@ -72,16 +73,26 @@ class Annotator(nn.Module):
         bool (patterns, modalities): combinations of measured modalities that occur.
     niche
         Columns of the niche in the base of the first modality, None: the data are not spatial.
+    n_new
+        Types that came with queries.
     """
 
     def __init__(
-        self, layout: Layout, n_latent: int, n_labels: int, n_wide: int, patterns: np.ndarray, niche: slice | None
+        self,
+        layout: Layout,
+        n_latent: int,
+        n_labels: int,
+        n_wide: int,
+        patterns: np.ndarray,
+        niche: slice | None,
+        n_new: int = 0,
     ):
         super().__init__()
         self.layout, self.n_labels, self.niche = layout, n_labels, niche
         self.experts = WideClassifier(n_wide, n_labels, patterns) if n_wide else None
         self.probe = ProbeClassifier(n_latent, n_labels) if len(layout.modalities) > 1 else None
         self.gaussian = GaussianClassifier(n_latent, n_labels, patterns)
+        self.types = NewTypes(n_latent, n_labels, n_new)
 
     def teach(self, arrays: Arrays, visible: np.ndarray, cells: np.ndarray, seed: int) -> Lessons:
         """Solve what is solved before training, anew.
@@ -138,6 +149,8 @@ class Annotator(nn.Module):
         if self.probe is not None:
             self.probe.fit(z, labels)
         self.gaussian.fit(z, labels, present)
+        self.types.reference.reset()
+        self.types.reference.add(z, labels)
 
     def forward(self, head: Tensor, z: Tensor, guess: Tensor, share: Tensor, present: Tensor) -> Tensor:
         """Log-probabilities of the answer, (cells, n_labels).

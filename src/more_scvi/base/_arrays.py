@@ -24,6 +24,7 @@ class Arrays:
     batch: np.ndarray  # codes of batches, (cells,); negative: a batch that the model does not know
     domain: np.ndarray  # codes of batch × measured modalities, (cells,), a batch to the module; -1: not known
     doubt: Doubt | None = None  # None: no feature is missing
+    placed: np.ndarray | None = None  # (cells, n_latent): where other modalities put cells before refinement, or NaN
 
     def __len__(self) -> int:
         return len(self.base)

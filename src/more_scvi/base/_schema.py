@@ -14,8 +14,8 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
-from more_scvi.data._arguments import listing
-from more_scvi.data._batches import batch_codes
+from more_scvi.data._arguments import check_type, listing
+from more_scvi.data._batches import as_new, batch_codes
 from more_scvi.data._cells import Cells, cells_of, read_cells
 from more_scvi.data._checks import speak_of
 from more_scvi.data._columns import as_label_array, check_categories, check_genes, value_text
@@ -29,6 +29,7 @@ from more_scvi.data._rows import RowReader
 from more_scvi.data._spatial import niche_weights
 from more_scvi.modalities._modality import get_modality
 
+NEW_TO_QUERY = "Their cells count as not labelled; to learn new labels, add the data with MoRE.load_query_data."
 NEW_LABELS = "Their cells count as not labelled; to learn new labels, set the data up again and make a new model."
 
 
@@ -73,6 +74,17 @@ class Schema:
         )
 
     @property
+    def is_query(self) -> bool:
+        """Whether batches were added to a reference (:meth:`more_scvi.model.MoRE.load_query_data`)."""
+        return "reference" in self.setup
+
+    @property
+    def n_trained(self) -> dict[str, int]:
+        """How many of the batches, labels and domains, the first ones, the reference was trained on."""
+        all_of = {"batches": len(self.batches), "labels": len(self.labels), "domains": len(self.domains)}
+        return all_of | {name: int(n) for name, n in self.setup.get("reference", {}).items() if name in all_of}
+
+    @property
     def is_mudata(self) -> bool:
         """Whether a MuData was set up."""
         return "modalities" in self.setup
@@ -81,6 +93,11 @@ class Schema:
     def names(self) -> dict[str, str]:
         """Modality → its name in a MuData."""
         return dict(self.setup["modalities"]) if self.is_mudata else {RNA: RNA}
+
+    @property
+    def further(self) -> dict[str, dict[str, Any]]:
+        """Modality that came with a query → its name in a MuData, features and type of values."""
+        return self.setup.get("further", {})
 
     @cached_property
     def spatial(self) -> str | None:
@@ -93,7 +110,32 @@ class Schema:
 
     def layer(self, modality: str) -> str | None:
         """Layer with the values; None: ``X``."""
+        if modality in self.further:
+            return None
         return self.setup["layers"][modality] if self.is_mudata else self.setup["layer"]
+
+    def setup_of(self, data: AnnData | MuData) -> dict[str, Any]:
+        """Arguments of setup that are others for data which lack a modality, or the column with labels."""
+        cells, key = self.cells(data), self.setup["labels_key"]
+        out: dict[str, Any] = {}
+        if key is not None and len(self.labels) and key not in cells.obs:
+            out["labels_key"] = None
+        if self.is_mudata:
+            here = [name for name in cells.adatas if name in self.modalities]
+            out |= {what: {name: self.setup[what][name] for name in here} for what in ("modalities", "layers")}
+        return out
+
+    def modalities_of(self, mdata: Any) -> dict[str, str]:
+        """Modality → name in a MuData, of those that the model knows and the MuData has; at least one."""
+        check_type("mdata", mdata, MuData, "a mudata.MuData")
+        known = self.names | {modality: entry["name"] for modality, entry in self.further.items()}
+        here = {modality: name for modality, name in known.items() if name in mdata.mod}
+        if not here:
+            raise ValueError(
+                f"mdata has the modalities {list(mdata.mod)}; the model knows {list(known.values())}. At least one"
+                " of them is needed, under the name it had at setup."
+            )
+        return here
 
     # ---- reading
     def cells(self, data: AnnData | MuData) -> Cells:
@@ -104,12 +146,7 @@ class Schema:
                 known = ", ".join(self.names.values())
                 raise TypeError(f"The model has no RNA modality; give a MuData with one of {known}, not an AnnData.")
             return cells_of(data, data.obs)
-        here = {modality: name for modality, name in self.names.items() if name in data.mod}
-        if not here:
-            raise ValueError(
-                f"mdata has the modalities {list(data.mod)}; the model knows {list(self.names.values())}. At least one"
-                " of them is needed, under the name it had at setup."
-            )
+        here = self.modalities_of(data)
         setup = self.setup
         keys = [setup["batch_key"], setup.get("section_key"), *self.covariates.levels, *self.covariates.moments]
         keys = [key for key in keys if key is not None]
@@ -130,16 +167,31 @@ class Schema:
         """
         cells = self.cells(data)
         present = np.zeros((len(cells), len(self.modalities)), dtype=bool)
-        for modality in cells.adatas:
+        own = [name for name in cells.adatas if name in self.modalities]
+        for modality in own:
             present[:, self.modalities.index(modality)] = cells.rows[modality] >= 0
-        batch = batch_codes(cells.obs, self.setup["batch_key"], self.batches)
-        measured = {name: self._measured(cells, name, given.get(name)) for name in cells.adatas}
+        codes = batch_codes(cells.obs, self.setup["batch_key"], self.batches)
+        batch, domain = as_new(codes, self.n_trained["batches"]), self.domain_codes(codes, present)
+        measured = {name: self._measured(cells, name, given.get(name)) for name in own}
+        further = {name: self._further(cells, name) for name in cells.adatas if name not in own}
         covariates = self.covariates.transform(cells.obs)
-        return CellSet(cells.names, measured, present, batch, self.domain_codes(batch, present), covariates)
+        return CellSet(cells.names, measured, present, batch, domain, covariates, further)
 
     def check_complete(self, data: AnnData | MuData) -> None:
-        """Refuse data for training that lack a modality or features that were there at setup."""
+        """Refuse data for training that lack a modality or features that were there at setup.
+
+        What is trained for a query needs a part of the features only.
+        """
         cells = self.cells(data)
+        own = {name: adata for name, adata in cells.adatas.items() if name in self.modalities}
+        for modality, adata in own.items() if self.is_query else ():
+            where = f"mdata[{self.names[modality]!r}]" if self.is_mudata else "adata"
+            kind = get_modality(modality).features
+            with warnings.catch_warnings(action="ignore"):  # said when they are read
+                names = self.features[modality].tolist()
+                speak_of(where, check_genes, adata.var_names, names, kind, self.finder(adata, modality))
+        if self.is_query:
+            return
         for modality in self.modalities:
             name = self.names[modality]
             if modality not in cells.adatas:
@@ -148,7 +200,7 @@ class Schema:
                     " model = MoRE.load(dir, adata=False); model.get_latent_representation(mdata)."
                 )
             adata, wanted = cells.adatas[modality], self.features[modality]
-            missing = wanted[self._find(adata, modality)(adata.var_names.astype(str))[0] < 0]
+            missing = wanted[self.finder(adata, modality)(adata.var_names.astype(str))[0] < 0]
             if len(missing):
                 where = f"mdata[{name!r}]" if self.is_mudata else "adata"
                 raise ValueError(
@@ -197,7 +249,8 @@ class Schema:
         values = as_label_array(obs[key], mark)
         if say:
             where = "mdata" if self.is_mudata else "adata"
-            speak_of(where, check_categories, values, [*self.labels, value_text(mark)], key, NEW_LABELS)
+            advice = NEW_TO_QUERY if self.is_query else NEW_LABELS
+            speak_of(where, check_categories, values, [*self.labels, value_text(mark)], key, advice)
         return pd.Index(self.labels).get_indexer(values)
 
     def domain_codes(self, batch: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -215,12 +268,10 @@ class Schema:
         where = "adata" if cells.obs is adata.obs else f"mdata[{self.names[modality]!r}]"
         entry = get_modality(modality)
         names = self.features[modality].tolist()
-        order = speak_of(where, check_genes, adata.var_names, names, entry.features, self._find(adata, modality))
+        order = speak_of(where, check_genes, adata.var_names, names, entry.features, self.finder(adata, modality))
         what = {"layer": self.layer(modality), "data_type": kind, "rules": entry.values}
         speak_of(where, check_matrix, adata, role=modality, query=True, **what)
-        here = np.flatnonzero(rows >= 0)
-        owner = np.empty(len(here), dtype=np.int64)
-        owner[np.argsort(np.argsort(rows[here]))] = here
+        owner = _owners(rows)
         return Measured(
             modality,
             RowReader(adata, self.layer(modality), order),
@@ -235,7 +286,17 @@ class Schema:
             None if order is None or (order >= 0).all() else order >= 0,
         )
 
-    def _find(self, adata: AnnData, modality: str) -> Callable[[pd.Index], tuple[np.ndarray, Mapping[str, int]]]:
+    def _further(self, cells: Cells, modality: str) -> Measured:
+        """As :meth:`_measured`, of a modality that came with a query."""
+        entry, adata, kind = self.further[modality], cells.adatas[modality], get_modality(modality)
+        where, features = f"mdata[{entry['name']!r}]", list(entry["features"])
+        order = speak_of(where, check_genes, adata.var_names, features, kind.features)
+        speak_of(where, check_matrix, adata, role=modality, query=True, data_type=entry["data_type"], rules=kind.values)
+        visible = None if order is None or (order >= 0).all() else order >= 0
+        owner, normalised = _owners(cells.rows[modality]), entry["data_type"] != "counts"
+        return Measured(modality, RowReader(adata, None, order), owner, normalised, [], visible=visible)
+
+    def finder(self, adata: AnnData, modality: str) -> Callable[[pd.Index], tuple[np.ndarray, Mapping[str, int]]]:
         """Finds the features of a modality among names, those that are genes also under other ones."""
         features, genes = self.features[modality], self.gene_names[modality]
         if self.links[modality] is not None:
@@ -265,6 +326,14 @@ class Schema:
             for values in (_matrix(adata, self.layer(modality)), *(adata.obsm[key] for key in places)):
                 _add_values(digest, values)
         return digest.hexdigest()
+
+
+def _owners(rows: np.ndarray) -> np.ndarray:
+    """Cell of each row that a modality holds, in the order of the rows; ``rows``: row of each cell, -1 = none."""
+    here = np.flatnonzero(rows >= 0)
+    owner = np.empty(len(here), dtype=np.int64)
+    owner[np.argsort(np.argsort(rows[here]))] = here
+    return owner
 
 
 def obsm_features(adata: AnnData, key: str) -> np.ndarray:

@@ -27,6 +27,14 @@ def batch_codes(obs: pd.DataFrame, key: str | None, known: Sequence[Any] | np.nd
     return codes
 
 
+def as_new(codes: np.ndarray, n_known: int) -> np.ndarray:
+    """Codes, int64 (cells,), in which batches from `n_known` on are new, too: each has a negative code of its own."""
+    new = (codes < 0) | (codes >= n_known)
+    out = codes.copy()
+    out[new] = -1 - np.unique(codes[new], return_inverse=True)[1]
+    return out
+
+
 def batch_offsets(batch: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Offset of each cell's batch, (cells, columns); of new ones (negative codes) the mean of ``reference``."""
     # not their own mean: what is said of a cell must not depend on which others came along

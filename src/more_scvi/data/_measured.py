@@ -1,6 +1,6 @@
 """One modality of some cells, as the stages read it: nothing after this sees an AnnData."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,7 @@ class CellSet:
     batch: np.ndarray  # codes, see :class:`more_scvi.base.Arrays`
     domain: np.ndarray
     covariates: np.ndarray  # design, (cells, columns) float32
+    further: dict[str, Measured] = field(default_factory=dict)  # modalities that came with queries
 
     def __len__(self) -> int:
         return len(self.names)

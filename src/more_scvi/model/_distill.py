@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike
 
 from more_scvi.data._arguments import check_indices, check_integer, check_number
+from more_scvi.data._batches import batch_codes
 from more_scvi.data._columns import as_batch_array
 from more_scvi.data._fields import RNA
 from more_scvi.data._measured import CellSet
@@ -105,6 +107,9 @@ def distill(
     )
     data = registered(self, "distill")
     cells = self.reader.cells(data)
+    if self.schema.is_query:  # the student centres batches itself, also those that the teacher centres as new ones
+        codes = batch_codes(self.schema.cells(data).obs, self.schema.setup["batch_key"], self.batches)
+        cells = replace(cells, batch=codes)
     measured = cells.measured[RNA]
     rng = np.random.default_rng(settings.seed)
     usable = np.isin(measured.cells, check_indices(indices, len(cells)))

@@ -8,10 +8,19 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
+from more_scvi.annotate._annotator import Lessons
 from more_scvi.base._arrays import Arrays, MaskedViews
 from more_scvi.base._clusters import DIVERSITY, shared_clusters
 from more_scvi.base._offsets import CLUSTER_PRIOR, TYPE_PRIOR
-from more_scvi.base._prepare import fit_base, fit_space, gene_panels, join_bases, prepare, prepare_masked
+from more_scvi.base._prepare import (
+    fit_base,
+    fit_space,
+    gene_panels,
+    join_bases,
+    prepare,
+    prepare_masked,
+    without_silent,
+)
 from more_scvi.model._forward import forward
 from more_scvi.model._imputers import fit_imputers
 from more_scvi.model._inside import inside_arrays, moved
@@ -41,6 +50,8 @@ def make_training_set(
         Torch device of the backbone.
     """
     module, cells = reader.module, reader.cells(data)
+    if reader.schema.is_query:
+        return _query_set(reader, data, train_cells, device)
     new = not bool(module.linear.fitted)
     panels = {name: gene_panels(m, n_views, seed) for name, m in cells.measured.items()} if n_views else None
     caches = reader.caches(cells, device, panels)
@@ -97,6 +108,24 @@ def find_clusters(module: MoREModule, arrays: Arrays, seed: int) -> np.ndarray:
     return shared_clusters(z, arrays.domain, [arrays.domain], [DIVERSITY], seed)
 
 
+def _query_set(reader: Reader, data: AnnData | MuData, train_cells: np.ndarray, device: str) -> TrainingSet:
+    """As :func:`make_training_set` for a query: what was fitted on the reference in closed form stays as it is."""
+    module, cells = reader.module, without_silent(reader.cells(data), reader.module.linear)
+    features = reader.features(cells, reader.caches(cells, device))
+    arrays, lessons, inside = prepare(cells, module.linear, features), None, None
+    if module.annotator is not None:
+        labels = reader.schema.label_codes(data)
+        labels = np.where(labels < module.n_labels, labels, -1)  # the trained head knows no new types
+        visible = np.full(len(cells), -1)
+        visible[train_cells] = labels[train_cells]
+        guess, share = module.annotator.say(arrays)
+        lessons = Lessons(labels, visible, guess, share, True)
+    if module.inside is not None:
+        assert reader.frozen.backbone is not None
+        inside = inside_arrays(cells, features, module, reader.frozen.backbone, reader.depth, device)
+    return TrainingSet(arrays, lessons, None, inside)
+
+
 def at_equal_composition(
     module: MoREModule, arrays: Arrays, masked: MaskedViews | None, types: np.ndarray, prior: int
 ) -> tuple[Arrays, MaskedViews | None]:
@@ -123,6 +152,9 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
     """
     module = reader.module
     arrays = moved(cells.arrays, module, cells.inside)
+    if reader.schema.is_query:  # the cells that these were solved on are not here
+        reader.remember(reader.key(data), arrays)
+        return
     if module.annotator is not None and cells.lessons is not None:
         labels = cells.lessons.labels
         visible = train_cells[labels[train_cells] >= 0]

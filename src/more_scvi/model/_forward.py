@@ -37,12 +37,15 @@ def forward(
     read: Callable[[Outputs], torch.Tensor],
     rows: np.ndarray | None = None,
     size: int = BLOCK,
+    new_types: bool | None = None,
 ) -> np.ndarray:
     """Pass rows through the module and collect ``read(outputs)``.
 
     The module is in evaluation mode meanwhile and as before afterwards. ``read`` takes what
     :meth:`more_scvi.module.MoREModule.inference` returns, with ``log_probs`` (of the answer; None without labels),
     ``embedding`` and ``present``, and returns one row per cell. ``rows``: in order; None: all; ``size`` per block.
+    ``new_types``: whether types that came with queries are among the answers; None: for cells of other batches than
+    those the reference was trained on.
     """
     rows = np.arange(len(arrays)) if rows is None else rows
     device, was_training, parts = next(module.parameters()).device, module.training, []
@@ -54,13 +57,23 @@ def forward(
                 torch.from_numpy(array[at]).to(device)
                 for array in (arrays.base, arrays.present, arrays.wide, arrays.domain)
             )
-            out: dict[str, Any] = module.inference(base, present, domain)
+            placed = None if arrays.placed is None else torch.from_numpy(arrays.placed[at]).to(device)
+            out: dict[str, Any] = module.inference(base, present, domain, placed=placed)
             out["log_probs"], out["present"] = _answer(module, out["z_labels"], wide, present), present
             if arrays.doubt is not None and module.annotator is not None:
                 drawn = _draws(module, base, wide, present, domain, arrays.doubt)
                 out["log_probs"] = torch.logsumexp(drawn, 0) - math.log(len(drawn))
+            if module.annotator is not None and placed is not None and module.annotator.types.open.any():
+                alone = ~placed.isnan().any(1)  # heads and experts know no cells measured like these
+                out["log_probs"][alone] = module.annotator.types.say(out["z_labels"][alone])
             out["log_groups"] = module.group(out["z_labels"], out["log_probs"])
             out["embedding"] = module.embed(out["z"], out["log_groups"], domain)
+            if module.annotator is not None:  # last: the embedding of old cells must not depend on new types
+                others = torch.from_numpy(
+                    np.full(len(at), new_types) if new_types is not None else arrays.batch[at] < 0
+                )
+                types = module.annotator.types
+                out["log_probs"] = types.widen(out["log_probs"], out["z_labels"], others.to(device))
             parts.append(read(out).float().cpu().numpy())
     finally:
         module.train(was_training)

@@ -83,6 +83,7 @@ def predict(
     indices: Sequence[int] | Sequence[bool] | slice | None = None,
     soft: bool = False,
     batch_size: int | None = None,
+    new_types: bool | None = None,
 ) -> np.ndarray | pd.DataFrame:
     """Labels of cells, also of those whose label is visible.
 
@@ -92,6 +93,9 @@ def predict(
         As in :meth:`get_latent_representation`.
     soft
         Return class probabilities instead of labels.
+    new_types
+        Whether cells may be of types that came with queries (:meth:`load_query_data`); ``None``: those of other
+        batches than the ones that the reference was trained on.
 
     Returns
     -------
@@ -113,7 +117,7 @@ def predict(
             "predict needs labels, but the model was set up without any; call "
             "MoRE.setup_anndata(adata, labels_key=...) with at least one known label, and train."
         )
-    p = run(self, adata, indices, batch_size, lambda out: out["log_probs"].exp())
+    p = run(self, adata, indices, batch_size, lambda out: out["log_probs"].exp(), new_types=new_types)
     if not soft:
         return self.labels[p.argmax(1)]
     names = (registered(self, "predict") if adata is None else adata).obs_names
@@ -195,6 +199,7 @@ def run(
     batch_size: int | None,
     read: Callable[[Outputs], torch.Tensor],
     modality: str | None = None,
+    new_types: bool | None = None,
 ) -> np.ndarray:
     """Pass the chosen cells through the module and collect ``read(outputs)``, one row per cell.
 
@@ -205,7 +210,7 @@ def run(
     arrays = model.reader.arrays(registered(model, "this question") if data is None else data)
     chosen = check_indices(indices, len(arrays))
     if modality is None:
-        return forward(model.module, arrays, read, chosen, size)
+        return forward(model.module, arrays, read, chosen, size, new_types)
     at = model.module.layout.at(modality)
     only = np.zeros_like(arrays.present)
     only[:, at] = arrays.present[:, at]
@@ -228,12 +233,13 @@ def get_novelty(self: MoRE, adata: AnnData | MuData | None = None) -> pd.Series:
     ----------
     adata
         Other data, whose cells are compared with the labelled ones of the registered data; ``None``: the registered
-        cells.
+        cells. A model without the cells of its reference (of :meth:`load_query_data`, or loaded without data) compares
+        with the mean and spread of each type instead.
 
     Returns
     -------
-    Score per cell, 0 to 1: about 0.5 is usual, 1 means that no neighbour has a label. Only its order within a data
-    set has a meaning; look at the cells with the highest values. Nothing is written.
+    Score per cell, 0 to 1: about 0.5 is usual, 1 means that no neighbour has a label (or no type is near). Only its
+    order within a data set has a meaning; look at the cells with the highest values. Nothing is written.
 
     Raises
     ------
@@ -255,6 +261,8 @@ def get_novelty(self: MoRE, adata: AnnData | MuData | None = None) -> pd.Series:
             "get_novelty compares cells with labelled ones, but the model was set up without labels; call "
             "MoRE.setup_anndata(adata, labels_key=...) with at least one known label, and train."
         )
+    if self.schema.is_query or (self.adata is None and adata is not None):
+        return _novelty_by_sums(self, registered(self, "get_novelty") if adata is None else adata)
     known = registered(self, "get_novelty")
     labels = self.schema.label_codes(known)
     visible = labels >= 0
@@ -277,6 +285,19 @@ def get_novelty(self: MoRE, adata: AnnData | MuData | None = None) -> pd.Series:
         visible = np.concatenate([np.zeros(len(more), bool), visible])
     score = (neighbour_novelty(z, visible, group) + neighbour_novelty(base, visible, group)) / 2
     return pd.Series(score[: data.n_obs], index=data.obs_names, name="novelty")
+
+
+def _novelty_by_sums(model: MoRE, data: AnnData | MuData) -> pd.Series:
+    """Novelty without the reference's cells: d / (d + n_latent), d the squared distance to the nearest type."""
+    check_trained(model)
+    types = model.module.annotator.types  # type: ignore[union-attr]  # the caller has seen that there are labels
+    if not types.open.any():
+        raise ValueError(
+            "get_novelty: no cell of the reference has a label; give labels to some cells and train again."
+        )
+    z = forward(model.module, model.reader.arrays(data), lambda out: out["z_labels"])
+    distance = types.distances(torch.from_numpy(z)).min(1).values.numpy()
+    return pd.Series(distance / (distance + z.shape[1]), index=data.obs_names, name="novelty")
 
 
 def _embed(model: MoRE, arrays: Arrays) -> np.ndarray:

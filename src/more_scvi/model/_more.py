@@ -26,11 +26,13 @@ from more_scvi.model._distill import distill, student_fidelity
 from more_scvi.model._imputers import impute
 from more_scvi.model._inside import ADAPTERS, make_inside
 from more_scvi.model._not_offered import guide_users_of_scvi
+from more_scvi.model._query import QueryMixin
 from more_scvi.model._reader import Reader
 from more_scvi.model._reference_map import ReferenceMap, fit_map, get_map, get_map_coordinates
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
 from more_scvi.model._train import History, train
+from more_scvi.module._further import FurtherModality
 from more_scvi.module._module import MoREModule
 from more_scvi.train._plan import MoRETrainingPlan
 
@@ -45,7 +47,7 @@ Source: plain value, not tuned."""
 
 
 @guide_users_of_scvi
-class MoRE(SaveLoadMixin, SetupMixin):
+class MoRE(QueryMixin, SaveLoadMixin, SetupMixin):
     """One embedding for cells of several batches and modalities: a frozen pre-trained transformer and light adapters.
 
     The frozen backbone reads every cell once; its features are cached. A linear view of the data themselves (PCA of
@@ -180,13 +182,15 @@ class MoRE(SaveLoadMixin, SetupMixin):
         self.backbone = frozen.backbone
         if self.backbone is not None:
             self.schema = schema = replace(schema, vocabulary=self.backbone.vocabulary)
+        trained = schema.n_trained
         n_components = min(n_components, self.summary_stats.n_cells - 1)  # centred cells span no more axes
         with torch.random.fork_rng():  # another model that is built in between must not change a user's draws
             torch.manual_seed(self.seed)
             self.module = MoREModule(
                 [_sizes(schema, frozen, name, n_components) for name in schema.modalities],
-                n_batch=len(schema.batches),
-                n_labels=len(schema.labels),
+                n_batch=trained["batches"],
+                n_labels=trained["labels"],
+                n_new_labels=len(schema.labels) - trained["labels"],
                 n_domains=len(schema.domains),
                 patterns=schema.patterns,
                 n_covariates=schema.covariates.n_columns,
@@ -197,6 +201,13 @@ class MoRE(SaveLoadMixin, SetupMixin):
                 if self.backbone is not None and self.backbone.token_width:
                     self.module.add_soft_tokens(name, self.backbone.read_tokens, self.backbone.token_width)
             self.module.inside = make_inside(frozen, arguments)
+        for name, entry in schema.further.items():
+            own = ModalitySizes(name, len(entry["features"]), data_type=entry["data_type"])
+            widths = self.module.n_latent, arguments["n_variable"], max(arguments["n_components"], 1)
+            self.module.further[name] = FurtherModality(own, *widths)
+        if schema.is_query and not schema.setup["reference"]["unfrozen"]:
+            for name, parameter in self.module.named_parameters():
+                parameter.requires_grad_(name.startswith("refinement."))
         self.reader = Reader(schema, frozen, self.module, given)
         sizes = ", ".join(
             f"{len(schema.features[name])} {get_modality(name).features} ({overlap:.0%} known to the backbone)"

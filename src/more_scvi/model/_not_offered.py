@@ -41,9 +41,6 @@ _STEPS = {
         "scanpy.tl.rank_genes_groups on the normalised counts, grouped by model.predict()"
     ),
     "get_region_factors": "use the share of cells in which a peak is open, or scvi.model.PEAKVI",
-    "load_query_data prepare_query_anndata prepare_query_mudata": (
-        "give the query itself: model.get_latent_representation(query), model.predict(query); nothing is trained"
-    ),
     "minify_adata minify_mudata": (
         "model.save(dir) keeps no cells, MoRE.load(dir) needs none; model.distill() makes a small copy"
     ),
@@ -54,6 +51,8 @@ NOT_OFFERED = {name: step for names, step in _STEPS.items() for name in names.sp
 _BUILT_IN = "MoRE has no such layers; its sizes are n_latent, n_bottleneck and n_components"
 _LIKELIHOOD = "the likelihood follows from the data, counts or log-normalised values"
 _ONE_POINT = "a cell is one point, the same at every call"
+
+_FROZEN = "all that the reference learned stays frozen; unfrozen=True trains all of it"
 
 IGNORED = {
     "setup_anndata": {"size_factor_key": "cells are scaled to their own total count"},
@@ -68,6 +67,13 @@ IGNORED = {
         "n_samples_per_label": "minibatches are drawn evenly from the batches",
     },
     "get_latent_representation": dict.fromkeys(("give_mean", "mc_samples", "use_posterior_mean"), _ONE_POINT),
+    "load_query_data": {
+        **dict.fromkeys(
+            ("freeze_dropout", "freeze_expression", "freeze_decoder_first_layer", "freeze_batchnorm_encoder"), _FROZEN
+        ),
+        **dict.fromkeys(("freeze_batchnorm_decoder", "freeze_classifier"), _FROZEN),
+        "transfer_batch": "batches that the reference lacks are always added",
+    },
     "predict": dict.fromkeys(("give_mean", "mc_samples", "use_posterior_mean"), _ONE_POINT),
 }
 """Method → argument of scvi-tools' models that changes nothing here, and why."""
@@ -79,6 +85,10 @@ REFUSED = {
     },
     "__init__": {"dropout_rate": "it is called dropout here"},
     "train": {"lr": "give plan_kwargs={'lr': ...}", "use_gpu=False": "give accelerator='cpu'"},
+    "load_query_data": {
+        "registry": "the query is registered as the reference's cells were; leave the argument out",
+        "datamodule": "give the query as AnnData or MuData",
+    },
     "get_latent_representation": {"return_dist": _ONE_POINT + "; leave the argument out"},
 }
 """Method → argument (or argument=value) of scvi-tools' models that cannot be ignored, and the next step."""

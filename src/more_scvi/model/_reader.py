@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from anndata import AnnData
@@ -15,6 +17,7 @@ from more_scvi.base._schema import Schema
 from more_scvi.data._measured import CellSet
 from more_scvi.model._coverage import say_coverage
 from more_scvi.model._inside import moved_streaming
+from more_scvi.module._further import FurtherModality
 from more_scvi.module._module import MoREModule
 
 N_KEPT = 2
@@ -74,9 +77,20 @@ class Reader:
             device = next(self.module.parameters()).device
             features = self.features(cells, self.caches(cells, str(device)))
             arrays = prepare(cells, self.module.linear, features)
-            self.remember(key, moved_streaming(arrays, cells, features, self.module, self.frozen.backbone))
+            arrays = moved_streaming(arrays, cells, features, self.module, self.frozen.backbone)
+            self.remember(key, self._with_further(arrays, cells))
         self.remember(key, self._kept[key])  # what was asked for last is dropped last
         return self._kept[key]
+
+    def _with_further(self, arrays: Arrays, cells: CellSet) -> Arrays:
+        """Arrays in which cells without a modality of the reference are placed by one that came with a query."""
+        placed = np.full((len(arrays), self.module.n_latent), np.nan, np.float32)
+        for name, measured in cells.further.items():
+            rows = np.flatnonzero(~arrays.present[measured.cells].any(1))
+            part = cast(FurtherModality, self.module.further[name])
+            if len(rows):
+                placed[measured.cells[rows]] = part.pairs.predict(part.read(measured)[rows])
+        return arrays if np.isnan(placed).all() else replace(arrays, placed=placed)
 
     def key(self, data: AnnData | MuData) -> str:
         """Digest of the data, and of what adapters inside the backbone have learned."""

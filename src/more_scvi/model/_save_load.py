@@ -1,6 +1,7 @@
 """Saving and loading: adapters as safetensors beside a JSON card; never a pickle, never the backbone."""
 
 import inspect
+import logging
 import os
 from collections.abc import Callable
 from importlib.metadata import version
@@ -22,6 +23,8 @@ from more_scvi._saved import check_folder, check_tensors, file_of, read_saved, u
 from more_scvi.data._columns import as_batch_array
 from more_scvi.model._reference_map import ReferenceMap
 from more_scvi.model._setup import RESOLVED
+
+logger = logging.getLogger("more_scvi")
 
 WEIGHTS, CARD, DATA, MUDATA = "adapters.safetensors", "model.json", "adata.h5ad", "mdata.h5mu"
 FORMAT = 4
@@ -81,6 +84,10 @@ class SaveLoadMixin(BaseModelClass):
         elif save_anndata:
             files[DATA] = lambda path: self.adata.write_h5ad(path, **anndata_write_kwargs)
         write_saved(card, _plain(self._card()), files, (WEIGHTS, DATA, MUDATA), prefix)
+        megabytes = (len(files[WEIGHTS]) + card.stat().st_size) / 1e6  # type: ignore[arg-type]
+        logger.info(
+            "%s: %.1f MB, %s.", card.parent, megabytes, "beside the data" if save_anndata else "without any cell"
+        )
 
     def _card(self) -> dict[str, Any]:
         history = {} if self.history_ is None else self.history_
@@ -194,6 +201,7 @@ class SaveLoadMixin(BaseModelClass):
             )
         self.schema.label_codes(adata, say=True)
         args = {k: v for k, v in self.schema.setup.items() if k not in RESOLVED}
+        args |= self.schema.setup_of(adata)
         setup = self.setup_mudata if self.schema.is_mudata else self.setup_anndata
         setup(adata, source_registry=self.registry_, **args)
         self._adata, self._adata_manager = adata, self._get_most_recent_anndata_manager(adata, required=True)

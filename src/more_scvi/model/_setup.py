@@ -36,7 +36,7 @@ logger = logging.getLogger("more_scvi")
 COLUMNS = ("batch_key", "labels_key", "unlabeled_category", "categorical_covariate_keys", "continuous_covariate_keys")
 """Setup arguments that name columns of cells, and what they hold."""
 
-RESOLVED = ("covariate_design", "domains", "patterns", "data_types", "n_coordinates")
+RESOLVED = ("covariate_design", "domains", "patterns", "data_types", "n_coordinates", "reference", "further")
 """Setup arguments that setup itself adds; they are carried over when other data are set up like the first."""
 
 

@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from scvi.train import SaveCheckpoint, TrainRunner
 
 from more_scvi._compat import SimpleLogger, parse_device_args
 from more_scvi._threads import one_thread
-from more_scvi.data._arguments import check_integer, check_mapping, listing, nearest
+from more_scvi.data._arguments import check_integer, check_mapping, listing, nearest, warn
 from more_scvi.model._fit import finish, make_training_set
 from more_scvi.model._forward import registered
+from more_scvi.model._new_batches import count_labelled, fit_new_batches
 from more_scvi.module._objective import needs_views
 from more_scvi.train._callbacks import RestoringCheckpoint
 from more_scvi.train._data import CellDataModule
@@ -26,6 +28,9 @@ from more_scvi.train._split import default_epochs, split_cells
 
 if TYPE_CHECKING:
     from more_scvi.model._more import MoRE
+
+SILENT = ("enable_progress_bar", "progress_bar_refresh_rate", "enable_model_summary", "logger", "simple_progress_bar")
+"""Arguments of the trainer that say how much is shown."""
 
 
 def train(
@@ -84,6 +89,9 @@ def train(
 
     Notes
     -----
+    Of a query that was added to a reference (:meth:`load_query_data`) only the refinement of its new batches is fitted,
+    in ``max_epochs`` steps on all cells (100 by default), and kept if it helps cells that are held out.
+
     Labels and linear base are read anew: what was labelled since the last training is learned from. Small networks are
     trained on one thread, which is as fast and does not suffer from other processes on the same cores.
 
@@ -110,11 +118,17 @@ def train(
     _, _, device = parse_device_args(accelerator=accelerator, devices=devices, return_device="torch")
     if str(device) == "cpu" and isinstance(devices, int) and devices > (os.cpu_count() or 1):
         raise ValueError(f"devices={devices}, but this machine has {os.cpu_count()} cores; give at most as many, or 1.")
-    views = self.init_arguments["n_views"] if needs_views(plan.loss_kwargs["weights"], self.module.has_groups) else 0
+    if self.schema.is_query and not self.schema.setup["reference"]["unfrozen"]:
+        _train_new_batches(self, sets, max_epochs, plan_kwargs, trainer_kwargs)
+        return
+    reads = needs_views(plan.loss_kwargs["weights"], self.module.has_groups) and not self.schema.is_query
+    views = self.init_arguments["n_views"] if reads else 0
     earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}  # scvi-tools loses some of them
     with _restoring(self), torch.random.fork_rng(), _quiet():
         torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))  # another round, other draws
         small = self.reader.frozen.is_small
+        if self.schema.is_query:
+            count_labelled(self, -1)  # where they are now
         with one_thread(small):
             cells = make_training_set(self.reader, data, sets[0], views, self.seed, str(device))
         with one_thread(small or not self.module.passes_backbone):
@@ -143,8 +157,32 @@ def train(
             self.module.eval()
             self.is_trained_ = True
             done()
+            if self.schema.is_query:
+                count_labelled(self)
     if stopped is not None:
         raise stopped
+
+
+def _train_new_batches(
+    model: MoRE,
+    sets: tuple[np.ndarray, np.ndarray, np.ndarray],
+    max_epochs: int | None,
+    plan_kwargs: dict[str, Any],
+    trainer_kwargs: dict[str, Any],
+) -> None:
+    """Learn what the new batches of a query need; nothing of it goes through Lightning."""
+    unused = [name for name in trainer_kwargs if name not in SILENT] + [k for k in plan_kwargs if k not in ("lr",)]
+    if unused:
+        warn(
+            f"train fits the new batches of the query in closed steps and ignores {listing(unused)};"
+            " MoRE.load_query_data(..., unfrozen=True) trains all with them."
+        )
+    with _restoring(model), torch.random.fork_rng(), one_thread():
+        torch.manual_seed(model.seed)
+        given = {"n_epochs": max_epochs, "lr": plan_kwargs.get("lr")}
+        curves = fit_new_batches(model, sets, **{k: v for k, v in given.items() if v is not None})
+        model.history_ = _joined(model.history_ or {}, curves)
+        model.is_trained_ = True
 
 
 @contextmanager

@@ -69,6 +69,8 @@ class MoREModule(BaseModuleClass):
         Steps and rank of the refinement.
     fusion
         ``"attention"``, ``"concatenation"`` or ``"mean"``, see :class:`more_scvi.module.Fusion`.
+    n_new_labels
+        Labels that came with queries, beside ``n_labels``.
     """
 
     kept: Tensor
@@ -93,6 +95,7 @@ class MoREModule(BaseModuleClass):
         n_refinement_steps: int = 2,
         refinement_rank: int = 8,
         fusion: str = "attention",
+        n_new_labels: int = 0,
     ):
         super().__init__()
         n_domains = n_batch if n_domains is None else n_domains
@@ -112,6 +115,7 @@ class MoREModule(BaseModuleClass):
             }
         )
         self.soft_tokens = torch.nn.ModuleDict()
+        self.further = torch.nn.ModuleDict()  # modalities that came with queries
         self.inside: Inside | None = None  # moves the frozen columns of a modality's base
         self.fusion = Fusion(list(layout.widths), self.n_latent, kind=fusion)
         self.refinement = Refinement(self.n_latent, n_domains, n_refinement_steps, refinement_rank)
@@ -119,7 +123,7 @@ class MoREModule(BaseModuleClass):
         self.annotator = self.spread = None
         if n_labels:
             niche, n_seen = self.base(layout.modalities[0]).niche_columns, self.linear.n_wide if n_wide else 0
-            self.annotator = Annotator(layout, self.n_latent, n_labels, n_seen, patterns, niche)
+            self.annotator = Annotator(layout, self.n_latent, n_labels, n_seen, patterns, niche, n_new_labels)
         self.clusters: GaussianClassifier | None = None  # of cells, where there are no labels
         if n_domains > 1 and n_refinement_steps:
             self.spread = SpreadStep(self.n_latent, n_domains, n_labels or MOST_CLUSTERS)
@@ -197,7 +201,12 @@ class MoREModule(BaseModuleClass):
         return self.fusion(self.embeddings(base), base, present)
 
     def inference(
-        self, base: Tensor, present: Tensor, domain: Tensor, cached: dict[str, Tensor] | None = None
+        self,
+        base: Tensor,
+        present: Tensor,
+        domain: Tensor,
+        cached: dict[str, Tensor] | None = None,
+        placed: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Embedding of a minibatch.
 
@@ -207,6 +216,8 @@ class MoREModule(BaseModuleClass):
             (cells, width), bool (cells, modalities), (cells,).
         cached
             What :class:`more_scvi.module.Inside` takes, to move the base first; None: the base is as it shall be.
+        placed
+            Embedding before refinement, (cells, n_latent), that takes the place of the adapters'; NaN: it does not.
 
         Returns
         -------
@@ -219,6 +230,8 @@ class MoREModule(BaseModuleClass):
             base = self.inside.shift(self.base(name), base, present[:, at], columns.start, cached)
         embeddings = self.embeddings(base)
         adapted = self.fusion(embeddings, base, present)
+        if placed is not None:
+            adapted = torch.where(placed.isnan(), adapted, placed)
         offset, sizes = self.refinement(adapted, domain)
         return {
             "base": base,
