@@ -60,6 +60,18 @@ def test_genes_that_no_backbone_knows_are_told_the_way_on(tmp_path):
     assert anndata.read_h5ad(tmp_path / "out.h5ad").obsm["X_more"].shape[0] == 120
 
 
+def test_several_columns_may_name_the_batch(tmp_path):
+    cells, model = tmp_path / "cells.h5ad", tmp_path / "model"
+    adata = simulate_batches(120, 60, 3, 2)
+    adata.obs["lane"] = ["left", "right"] * 60
+    adata.write_h5ad(cells)
+    arguments = ["--batch", "batch", "--batch", "lane", "--backbone", "none", "--max-epochs", 1]
+    result = run("integrate", cells, "-o", tmp_path / "out.h5ad", "--model", model, *arguments)
+    assert result.exit_code == 0, result.output
+    batches = [f"{batch} / {lane}" for batch in ("batch0", "batch1") for lane in ("left", "right")]
+    assert list(MoRE.load(model, adata=False).batches) == batches
+
+
 def test_integrate_changes_nothing_but_what_it_adds(cells, tmp_path):
     """Onto the input, by a link; entries under scvi-tools' names, mode, nullable strings; counts in ``raw``."""
     adata = anndata.read_h5ad(cells)[:60].copy()

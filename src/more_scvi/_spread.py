@@ -10,6 +10,9 @@ Within a type of a batch all distances change by one factor, so structure is unt
 form after training; no loss sees it, and it changes no prediction.
 """
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,10 +37,18 @@ class SpreadStep(nn.Module):
         self.register_buffer("centre", torch.zeros(n_batch, n_labels, n_latent))
         self.register_buffer("scale", torch.ones(n_batch, n_labels))
 
-    def fit(self, z: Tensor, types: Tensor, batch: Tensor, target: Tensor | None = None) -> None:
+    def fit(
+        self,
+        z: Tensor,
+        types: Tensor,
+        batch: Tensor,
+        target: Tensor | None = None,
+        part: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
         """Measure centres and spreads: (cells, n_latent), (cells,) codes (-1 = unknown type), (cells,) codes.
 
-        With ``target``, (cells, n_latent), every type of every batch gets the spread that it has there.
+        With ``target``, (cells, n_latent), every type of every batch gets the spread that it has there. ``part``: what
+        is to be removed of differences between batches, (batches, types) logarithms; None: all.
         """
         n, centre, log_spread = self._measure(z, types, batch)
         measured = (n >= 3).float()
@@ -45,7 +56,10 @@ class SpreadStep(nn.Module):
             wanted = (log_spread * measured).sum(0) / measured.sum(0).clamp_min(1)
         else:
             wanted = self._measure(target, types, batch)[2]
-        self.scale.copy_(torch.exp((wanted - log_spread) * measured * n / (n + FEW_CELLS)))
+        log_scale = (wanted - log_spread) * measured * n / (n + FEW_CELLS)
+        if part is not None:
+            log_scale = torch.from_numpy(part(log_scale.cpu().numpy())).to(log_scale.device)
+        self.scale.copy_(torch.exp(log_scale))
         self.centre.copy_(centre)
 
     def _measure(self, z: Tensor, types: Tensor, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:

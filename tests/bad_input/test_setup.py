@@ -84,7 +84,7 @@ ARGUMENTS = [
     pytest.param({"layer": "count"}, KeyError, ["layer='count'", "Did you mean 'counts'"], id="layer-unknown"),
     pytest.param({"layer": 3}, TypeError, ["layer is 3 (int)", "None for"], id="layer-type"),
     pytest.param({"batch_key": "bacth"}, KeyError, ["batch_key='bacth'", "Did you mean 'batch'"], id="batch-unknown"),
-    pytest.param({"batch_key": ["batch"]}, TypeError, ["batch_key is ['batch'] (list)"], id="batch-type"),
+    pytest.param({"batch_key": ["batch", 3]}, TypeError, ["batch_key is 3 (int)"], id="batch-type"),
     pytest.param({"batch_key": "score"}, ValueError, ["continuous", "astype(str)"], id="batch-continuous"),
     pytest.param({"batch_key": "gaps"}, ValueError, ["obs['gaps']", "2 of 120 cells", "'s1_cell5'"], id="batch-gaps"),
     pytest.param({"labels_key": "celltype"}, KeyError, ["Did you mean 'cell_type'"], id="labels-unknown"),

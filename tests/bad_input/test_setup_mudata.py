@@ -214,7 +214,7 @@ ARGUMENTS = [
         ["batch_key='bacth'", "Did you mean 'batch'?", "mdata.obs: ", "mdata['prot'].obs: 'cell_type', 'batch'"],
         id="batch-unknown",
     ),
-    pytest.param({"batch_key": ["batch"]}, TypeError, ["batch_key is ['batch'] (list)", "mdata.obs"], id="batch-type"),
+    pytest.param({"batch_key": ["batch", 3]}, TypeError, ["batch_key is 3 (int)", "mdata.obs"], id="batch-type"),
     pytest.param({"batch_key": "score"}, ValueError, ["mdata.obs['score'] is continuous"], id="batch-continuous"),
     pytest.param({"batch_key": "site"}, ValueError, ["mdata.obs['site']", "20 of 60", "'s0_cell0'"], id="batch-gaps"),
     pytest.param(

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from more_scvi.base._clusters import DIVERSITY, shared_clusters
+from more_scvi.base._clusters import shared_clusters
 from more_scvi.base._offsets import CLUSTER_PRIOR, TYPE_PRIOR, typed_offsets
+from more_scvi.base._strength import Strength
 
 N_TYPES, N_COLUMNS = 5, 8
 CENTRES = np.random.default_rng(0).normal(0, 3, (N_TYPES, N_COLUMNS))
@@ -49,7 +50,7 @@ def test_without_types_offsets_come_nearer_to_the_truth_than_the_means(held):
     x = cells(types, batch, noise=2.0)
     means = np.stack([x[batch == b].mean(0) for b in range(3)])
     true = OFFSETS[:3] - OFFSETS[:3].mean(0)
-    clusters = shared_clusters(x, batch, [batch], [DIVERSITY])
+    clusters = shared_clusters(x, batch, Strength.usual(3))
     found = typed_offsets(x, batch, clusters, 3, CLUSTER_PRIOR)
     error, own = (np.linalg.norm(o - o.mean(0) - true) / np.linalg.norm(true) for o in (found, means))
     assert error < min(1.05, 0.7 * own)

@@ -180,7 +180,7 @@ def test_setup_changes_nothing(adata):
         ({"layer": "count"}, KeyError, ["layer='count'", "adata.layers holds: 'counts'", "Did you mean 'counts'"]),
         ({"layer": 3}, TypeError, ["layer is 3 (int)"]),
         ({"batch_key": "bacth"}, KeyError, ["batch_key='bacth'", "Did you mean 'batch'", "Available"]),
-        ({"batch_key": ["batch"]}, TypeError, ["batch_key is ['batch'] (list)"]),
+        ({"batch_key": ["batch", 3]}, TypeError, ["batch_key is 3 (int)"]),
         ({"batch_key": "score"}, ValueError, ["continuous", "astype(str)"]),
         ({"batch_key": "gaps"}, ValueError, ["adata.obs['gaps']", "1 of 40 cells", "'c2'", "fillna"]),
         ({"batch_key": "batch", "labels_key": "batch"}, ValueError, ["both 'batch'"]),

@@ -21,6 +21,7 @@ QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summa
 SYMBOLS = get_backbone("more-mini").vocabulary.human_symbol
 CHECKS = [
     "batches_separate",
+    "groups_dissolve",
     "types_collapse",
     "rare_types_lost",
     "labels_not_learned",

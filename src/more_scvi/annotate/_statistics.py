@@ -9,8 +9,8 @@ the pooled scatter within types,
 
 which is shrunk to a multiple of the identity by a rule that needs no cells either. All types have the same prior: how
 often a type was labelled does not say how often it is in a query. With :math:`q = \mathrm{softmax}(\ell)` and the
-answer :math:`p` of the reference, a new type has the probability :math:`q_t` and an old one
-:math:`p_t\,(1 - \sum_{\text{new}} q)`.
+answer :math:`p` of the reference, a new type has the probability :math:`q_t`, and old ones share the rest as :math:`p`
+does; where cells of old types were labelled, too, as the geometric mean of :math:`p` and :math:`q` does.
 
 References: shrinkage, Chen et al. 2010 (OAS).
 """
@@ -132,9 +132,10 @@ class NewTypes(nn.Module):
         z
             (cells, n_latent).
         others
-            bool (cells,): cells that may be of a new type; for the others the answer stays as it is.
+            bool (cells,): cells that queries may change the answer of; for the others it stays as it is.
         """
-        if not self.n_new:
+        retold = bool((self.added.count[: self.n_labels] > 0).any())
+        if not self.n_new and not retold:
             return log_probs
         new = log_probs.new_full((len(z), self.n_new), float("-inf"))
         rest = torch.zeros_like(log_probs[:, :1])
@@ -142,4 +143,8 @@ class NewTypes(nn.Module):
             said: Any = torch.log_softmax(-0.5 * self.distances(z[others]), 1)
             left = said[:, : self.n_labels].logsumexp(1, keepdim=True)
             new[others], rest[others] = said[:, self.n_labels :].to(new), left.to(rest)
+            if retold:
+                old = torch.log_softmax(said[:, : self.n_labels], 1).to(log_probs)
+                log_probs = log_probs.clone()
+                log_probs[others] = torch.log_softmax((log_probs[others] + old) / 2, 1)
         return torch.cat([log_probs + rest, new], 1)

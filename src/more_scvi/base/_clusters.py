@@ -3,22 +3,31 @@ r"""Clusters that every batch takes part in: what stands in for types where no c
 Cells :math:`x_i`, of length 1, belong to cluster :math:`k` with
 
 .. math:: R_{ik} \propto \exp\left(\frac{c_k^\top x_i - 1}{\sigma / 2}\right)
-          \prod_v \left(\frac{E_{k b_v(i)}}{O_{k b_v(i)} + E_{k b_v(i)}}\right)^{\theta_v}
+          \prod_v \left(\frac{E^v_{k b(i)}}{O_{k b(i)} + E^v_{k b(i)}}\right)^{\theta_v}
 
+<<<<<<< HEAD
+with :math:`O` the cells of each batch in each cluster and :math:`E^v` those expected if batches mixed, for every term
+:math:`v` of the strength among all of them or among those of equal levels of weaker keys: a cluster that one batch
+fills draws fewer of its cells (maximum diversity clustering, Korsunsky et al. 2019). Batches are then compared within
+clusters (:func:`more_scvi.base._offsets.typed_offsets`), moved, and clusters are found once more, so that batches
+which differ strongly come to share them. Harmony moves each cluster of a batch by its own offset and repeats that up
+to ten times; types that only one batch has are then drawn onto others, and training learns what differs between
+clusters anyway.
+=======
 with :math:`O` the cells of each batch in each cluster and :math:`E` those expected if batches mixed, for every batch
 variable :math:`v`: a cluster that one batch fills draws fewer of its cells (maximum diversity clustering, Korsunsky et
 al. 2019). Batches are then compared within clusters (:func:`more_scvi.base._offsets.typed_offsets`) and moved, and
 clusters are found once more, so that batches which differ strongly come to share them. Harmony moves each cluster of a
 batch by its own offset and repeats that up to ten times; types that only one batch has are then drawn onto others, and
 training learns what differs between clusters anyway.
+>>>>>>> w/lead
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 from sklearn.cluster import KMeans
 
 from more_scvi.base._offsets import CLUSTER_PRIOR, typed_offsets
+from more_scvi.base._strength import Strength
 
 CELLS_PER_CLUSTER, MOST_CLUSTERS = 30, 100
 """Cells for every cluster, and clusters at most. Source: paper Korsunsky 2019."""
@@ -32,9 +41,7 @@ MOST_CELLS = 20_000
 """Cells that clusters are found on; the others are assigned. Source: plain value, not tuned."""
 
 
-def shared_clusters(
-    x: np.ndarray, batch: np.ndarray, variables: Sequence[np.ndarray], diversity: Sequence[float], seed: int = 0
-) -> np.ndarray:
+def shared_clusters(x: np.ndarray, batch: np.ndarray, strength: Strength, seed: int = 0) -> np.ndarray:
     """Cluster of each cell, int64 (cells,).
 
     Parameters
@@ -43,34 +50,32 @@ def shared_clusters(
         (cells, columns), of which no batch has been removed.
     batch
         Codes of what is compared within clusters and moved, (cells,).
-    variables
-        Codes of each batch variable, (cells,).
-    diversity
-        θ of each; 0: clusters may be of one batch.
+    strength
+        How much batches are made alike; 0: clusters may be of one batch.
     seed
         Of the starting centres and of the order of cells.
     """
-    n_batch = int(batch.max()) + 1
     codes, moved = np.zeros(len(x), np.int64), np.asarray(x, np.float32)
     for step in range(N_ROUNDS):
-        codes = diverse_clusters(moved, variables, diversity, seed)
+        codes = diverse_clusters(moved, batch, strength, seed)
         if step + 1 < N_ROUNDS:
-            offset = typed_offsets(x, batch, codes, n_batch, CLUSTER_PRIOR)
+            offset = strength.part(typed_offsets(x, batch, codes, len(strength.levels), CLUSTER_PRIOR))
             moved = (x - offset[batch]).astype(np.float32)
     return codes
 
 
-def diverse_clusters(
-    x: np.ndarray, variables: Sequence[np.ndarray], diversity: Sequence[float], seed: int = 0
-) -> np.ndarray:
+def diverse_clusters(x: np.ndarray, batch: np.ndarray, strength: Strength, seed: int = 0) -> np.ndarray:
     """Cluster of each cell at the place where it is, (cells,); see :func:`shared_clusters`."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))[:MOST_CELLS]
-    levels = [np.eye(int(codes.max()) + 1, dtype=np.float32) for codes in variables]
-    phi = np.concatenate([eye[codes[order]] for eye, codes in zip(levels, variables, strict=True)], 1)
-    theta = np.repeat(np.asarray(diversity, np.float32), [len(eye) for eye in levels])[:, None]
+    phi = np.eye(len(strength.levels), dtype=np.float32)[batch[order]]
     n = int(np.clip(round(len(order) / CELLS_PER_CLUSTER), 1, MOST_CLUSTERS))
     fitted, share = _unit(x[order]), phi.mean(0)
+    terms = []
+    for weight, group in strength.terms():
+        same = (group[:, None] == group).astype(np.float32)
+        of_group = np.float32(1.0) if same.all() else np.maximum(same @ share, 1e-12)
+        terms.append((DIVERSITY * weight, same, (share / of_group)[:, None]))
     centres = KMeans(n, n_init=1, max_iter=25, random_state=seed).fit(fitted).cluster_centers_
     member = _near(fitted, centres)
     for _ in range(N_STEPS):
@@ -79,8 +84,11 @@ def diverse_clusters(
         for rows in np.array_split(rng.permutation(len(fitted)), N_BLOCKS):  # each changes what the next expect
             observed -= phi[rows].T @ member[rows]
             total -= member[rows].sum(0)
-            expected = np.outer(share, total) + 1e-6
-            new = near[rows] * np.exp(phi[rows] @ (theta * np.log(expected / (observed.clip(0.0) + expected))))
+            favour = np.zeros_like(observed)
+            for theta, same, part in terms:
+                expected = part * (total if same.all() else same @ observed).clip(0.0) + 1e-6
+                favour += theta * np.log(expected / (observed.clip(0.0) + expected))
+            new = near[rows] * np.exp(phi[rows] @ favour)
             member[rows] = new / np.maximum(new.sum(1, keepdims=True), 1e-30)
             observed += phi[rows].T @ member[rows]
             total += member[rows].sum(0)

@@ -18,6 +18,7 @@ from more_scvi.base._layout import Layout
 from more_scvi.base._missing import GUESS_PENALTY, N_GUESS
 from more_scvi.base._offsets import TYPE_PRIOR, typed_offsets
 from more_scvi.base._path import PathBase, batch_means
+from more_scvi.base._strength import Strength
 from more_scvi.data._batches import batch_offsets
 from more_scvi.modalities._modality import get_modality
 from more_scvi.modalities._parts import array, fill
@@ -177,10 +178,11 @@ class ModalityBase(nn.Module):
         changed = {name: changes.get(name, zero) for name, zero in nothing.items()}
         return self.transform(changed, new, covariates) - self.transform(nothing, new, covariates)
 
-    def fit_wide(self, wide: np.ndarray, batch: np.ndarray, types: np.ndarray) -> None:
+    def fit_wide(self, wide: np.ndarray, batch: np.ndarray, types: np.ndarray, strength: Strength) -> None:
         """Fit the offsets that :meth:`centre_wide` subtracts, within types: codes, (cells,), -1 = unknown."""
         if self.centres_wide:  # nothing reads the others
-            self.wide_offset.copy_(torch.from_numpy(typed_offsets(wide, batch, types, self.n_batch, TYPE_PRIOR)))
+            offset = strength.part(typed_offsets(wide, batch, types, self.n_batch, TYPE_PRIOR))
+            self.wide_offset.copy_(torch.from_numpy(offset))
 
     def centre_wide(self, wide: np.ndarray, batch: np.ndarray) -> np.ndarray:
         """Wide input freed of its offsets if the modality asks for it, (cells, n_wide)."""
@@ -196,7 +198,13 @@ class ModalityBase(nn.Module):
         """What centring each batch on its own mean moved it by, (batches, width)."""
         return self._join([self._path(name).offset_map() for name in self.paths])
 
-    def fit_composition(self, base: np.ndarray, batch: np.ndarray, types: np.ndarray, prior: int) -> np.ndarray:
+    def shift_in_all(self) -> np.ndarray:
+        """What each batch was moved by in all, (batches, width)."""
+        return self.own_means() + self.composition.cpu().numpy()
+
+    def fit_composition(
+        self, base: np.ndarray, batch: np.ndarray, types: np.ndarray, prior: int, strength: Strength
+    ) -> np.ndarray:
         """Shift of each batch to where it would be at equal composition, (batches, width).
 
         Batches that hold types in other proportions have other means without any batch effect.
@@ -211,9 +219,11 @@ class ModalityBase(nn.Module):
             Codes of types or clusters, (cells,), -1 = unknown.
         prior
             See :func:`more_scvi.base._offsets.typed_offsets`.
+        strength
+            How much of the offsets goes; of strength 0, batches stay where they were measured.
         """
         own = self.own_means()
-        offset = typed_offsets(base + own[batch], batch, types, self.n_batch, prior)
+        offset = strength.part(typed_offsets(base + own[batch], batch, types, self.n_batch, prior))
         shift = (offset - own).astype(np.float32)
         self.composition.copy_(torch.from_numpy(shift))
         return shift

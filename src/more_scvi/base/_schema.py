@@ -14,8 +14,9 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
+from more_scvi.base._strength import Strength, check_strength
 from more_scvi.data._arguments import check_type, listing
-from more_scvi.data._batches import as_new, batch_codes
+from more_scvi.data._batches import as_new, batch_codes, batch_keys, batch_levels
 from more_scvi.data._cells import Cells, cells_of, read_cells
 from more_scvi.data._checks import speak_of
 from more_scvi.data._columns import as_label_array, check_categories, check_genes, value_text
@@ -94,6 +95,17 @@ class Schema:
         """Modality → its name in a MuData."""
         return dict(self.setup["modalities"]) if self.is_mudata else {RNA: RNA}
 
+    def strength(self, given: float | Mapping[str, float]) -> tuple[Strength, Strength]:
+        """How much batches, and batches × measured modalities, are made alike."""
+        keys = batch_keys(self.setup["batch_key"])
+        of_batches = Strength(check_strength(given, keys), batch_levels(self.batches, len(keys)))
+        batch = [np.flatnonzero(self.batches == name)[0] for name, _ in self.domains]
+        kinds = {names: at for at, names in enumerate(dict.fromkeys(names for _, names in self.domains))}
+        of_domains = Strength(of_batches.values, of_batches.levels[batch])
+        if len(kinds) > 1:
+            of_domains = of_domains.within(np.array([kinds[names] for _, names in self.domains]))
+        return of_batches, of_domains
+
     @property
     def further(self) -> dict[str, dict[str, Any]]:
         """Modality that came with a query → its name in a MuData, features and type of values."""
@@ -148,7 +160,8 @@ class Schema:
             return cells_of(data, data.obs)
         here = self.modalities_of(data)
         setup = self.setup
-        keys = [setup["batch_key"], setup.get("section_key"), *self.covariates.levels, *self.covariates.moments]
+        keys = [*batch_keys(setup["batch_key"]), setup.get("section_key")]
+        keys += [*self.covariates.levels, *self.covariates.moments]
         keys = [key for key in keys if key is not None]
         label = setup["labels_key"] if len(self.labels) else None
         return read_cells(
@@ -311,7 +324,7 @@ class Schema:
         The same data give the same digest; data that were changed, re-ordered or replaced in place give another.
         """
         cells, digest = self.cells(data), hashlib.blake2b(digest_size=16)
-        keys = [self.setup["batch_key"], self.setup.get("section_key"), self.setup["labels_key"]]
+        keys = [*batch_keys(self.setup["batch_key"]), self.setup.get("section_key"), self.setup["labels_key"]]
         keys += [*self.covariates.levels, *self.covariates.moments]
         _add_index(digest, cells.names)
         for key in keys:

@@ -21,7 +21,7 @@ def integrate(
         Path, typer.Argument(metavar="IN", help="Cells × genes (.h5ad) or of several modalities (.h5mu); or .zarr.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Ends as IN does; may be IN.")],
-    batch: Annotated[str | None, typer.Option(help="Column of obs with the batch.")] = None,
+    batch: Annotated[list[str] | None, typer.Option(help="Column of obs with the batch; may be repeated.")] = None,
     labels: Annotated[str | None, typer.Option(help="Column of obs with cell types, complete or not.")] = None,
     unlabeled: Annotated[str, typer.Option(help="The value in --labels of cells without a label.")] = "Unknown",
     layer: Annotated[str | None, typer.Option(help="Layer to read instead of X; raw: adata.raw.")] = None,
@@ -42,7 +42,7 @@ def integrate(
     Writes obsm["X_more"] and, with --labels, obs["more_prediction"] and obs["more_confidence"].
     """
     start = time.perf_counter()
-    setup = {"batch_key": batch, "labels_key": labels, "unlabeled_category": unlabeled, "gene_key": gene_key}
+    setup = {"batch_key": batch or None, "labels_key": labels, "unlabeled_category": unlabeled, "gene_key": gene_key}
     with contextlib.redirect_stdout(sys.stderr):
         with refusals():
             if model is not None:

@@ -17,6 +17,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from ._arguments import check_option, listing, warn
+from ._batches import BatchKey, batch_values, check_batch_key
 from ._cells import Cells, read_cells
 from ._columns import (
     as_batch_array,
@@ -120,7 +121,7 @@ def _check(
     data_types: Mapping[str, str],
     rules: Mapping[str, ValueRules],
     *,
-    batch_key: str | None = None,
+    batch_key: BatchKey = None,
     labels_key: str | None = None,
     unlabeled_category: Any = "Unknown",
     categorical_covariate_keys: Sequence[str] | None = None,
@@ -128,13 +129,15 @@ def _check(
 ) -> tuple[Cells, dict[str, DataSummary]]:
     """Check columns and matrices; `modalities`: role -> name in a MuData, None for an AnnData."""
     own = "adata" if modalities is None else "mdata"
-    if labels_key is not None and labels_key == batch_key:
+    checked = check_batch_key(batch_key)
+    batches = [] if checked is None else checked if isinstance(checked, list) else [checked]
+    if labels_key is not None and labels_key in batches:
         raise ValueError(
-            f"batch_key and labels_key are both {batch_key!r}; aligning batches would remove the labels. Give two"
+            f"batch_key and labels_key are both {labels_key!r}; aligning batches would remove the labels. Give two"
             " columns."
         )
     named = {
-        "batch_key": [] if batch_key is None else [batch_key],
+        "batch_key": batches,
         "labels_key": [] if labels_key is None else [labels_key],
         "categorical_covariate_keys": check_key_list("categorical_covariate_keys", categorical_covariate_keys),
         "continuous_covariate_keys": check_key_list("continuous_covariate_keys", continuous_covariate_keys),
@@ -152,6 +155,8 @@ def _check(
     for argument in ("batch_key", "categorical_covariate_keys"):
         for key in named[argument]:
             speak_of(own, _check_batches, cells.obs[key], key, argument)
+    if len(batches) > 1:
+        _check_batches(pd.Series(speak_of(own, batch_values, cells.obs, batches)), batches, "batch_key")
     labels = None if labels_key is None else speak_of(own, _labels, cells.obs[labels_key], unlabeled_category)
     for key in named["continuous_covariate_keys"]:
         speak_of(own, check_continuous, cells.obs[key], key)
@@ -166,9 +171,9 @@ def _check(
     return cells, summaries
 
 
-def _check_batches(column: pd.Series, key: str, argument: str) -> None:
+def _check_batches(column: pd.Series, key: str | list[str], argument: str) -> None:
     """Refuse what :func:`as_batch_array` refuses, and a column in which nearly every cell has a value of its own."""
-    values = as_batch_array(column, key)
+    values = as_batch_array(column, str(key))
     n = len(set(values))
     least, few = CELLS_PER_BATCH
     if n >= MANY_BATCHES and len(values) < few * n:

@@ -183,7 +183,7 @@ def check_genes(
 def check_categories(
     values: Sequence[Any] | np.ndarray,
     known: Sequence[Any] | np.ndarray,
-    key: str,
+    key: str | Sequence[str],
     so: str = "Train a model on all batches for a closer alignment.",
 ) -> np.ndarray:
     """Codes of categories that a model knows, for data given at inference, int64 (cells,).
@@ -191,7 +191,7 @@ def check_categories(
     Values are compared as text, so a new category ``0``, ``""`` or ``False`` is as new as any other. It gets -1 and a
     warning that ends with `so`, what follows. `key`: the column, for messages.
     """
-    text = as_batch_array(pd.Series(values, name=key), key)
+    text = as_batch_array(pd.Series(values, name=str(key)), str(key))
     codes = pd.Index(as_text(list(known))).get_indexer(text).astype(np.int64)
     new = codes < 0
     if new.any():

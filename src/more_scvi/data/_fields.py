@@ -12,7 +12,8 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.data.fields import BaseAnnDataField, CategoricalObsField, LayerField
 
-from more_scvi.data._columns import as_batch_array, as_label_array, check_categories, value_text
+from more_scvi.data._batches import JOINT, BatchKey, batch_keys, batch_values
+from more_scvi.data._columns import as_label_array, check_categories, value_text
 
 RNA = "rna"
 """Name of the modality that an AnnData holds."""
@@ -121,8 +122,9 @@ def read_links(state: dict[str, Any]) -> sp.csr_matrix | None:
 class BatchField(CategoricalObsField):
     """Batches as text; codes are written to ``obs["_scvi_batch"]`` (-1: a batch the model does not know)."""
 
-    def __init__(self, obs_key: str | None):
-        super().__init__(REGISTRY_KEYS.BATCH_KEY, obs_key)
+    def __init__(self, key: BatchKey):
+        super().__init__(REGISTRY_KEYS.BATCH_KEY, JOINT.join(batch_keys(key)) or None)
+        self.key = key
 
     def categories(self, adata: AnnData) -> np.ndarray:
         """Sorted category names, object (categories,)."""
@@ -130,9 +132,8 @@ class BatchField(CategoricalObsField):
 
     def values(self, adata: AnnData) -> np.ndarray:
         """Value of each cell as text, object (cells,)."""
-        if self.is_default:
-            return np.full(adata.n_obs, "0", dtype=object)
-        return as_batch_array(adata.obs[self._original_attr_key], self._original_attr_key)
+        values = batch_values(adata.obs, self.key)
+        return np.full(adata.n_obs, "0", dtype=object) if values is None else values
 
     def register_field(self, adata: AnnData, mapping: np.ndarray | None = None) -> dict[str, Any]:
         """Write codes to ``obs`` and return the mapping."""
@@ -150,7 +151,7 @@ class BatchField(CategoricalObsField):
 
     def codes(self, adata: AnnData, mapping: np.ndarray) -> np.ndarray:
         """Position of each cell's value in ``mapping``, int64 (cells,)."""
-        return check_categories(self.values(adata), mapping, self._original_attr_key)
+        return check_categories(self.values(adata), mapping, self.key or self._original_attr_key)
 
 
 class LabelsField(BatchField):

@@ -10,6 +10,7 @@ from anndata import AnnData
 from scipy.spatial import cKDTree
 
 from ._arguments import check_integer, check_number
+from ._batches import batch_keys, batch_values
 
 N_NEIGHBOURS = 6
 """One ring of spots: on the hexagonal grid of Visium each spot touches six. Near that in a planar tissue of cells, too
@@ -162,6 +163,7 @@ def _check(
 def niche_weights(adata: AnnData, obs: pd.DataFrame, arguments: Mapping[str, Any]) -> sp.csr_matrix:
     """Weights of spatial neighbours, csr (rows of adata, rows of adata); ``obs`` in the order of these rows."""
     spatial_key, key = arguments["spatial_key"], arguments.get("section_key") or arguments["batch_key"]
+    keys = batch_keys(key)
     if spatial_key not in adata.obsm:
         raise KeyError(
             f"The model was set up with spatial_key={spatial_key!r}, but obsm holds {list(adata.obsm)}; add the"
@@ -173,8 +175,10 @@ def niche_weights(adata: AnnData, obs: pd.DataFrame, arguments: Mapping[str, Any
             f"adata.obsm[{spatial_key!r}] holds {places.shape[1]} coordinates per cell, but the model was set up with"
             f" {wanted}; give {wanted} per cell, or set these data up for a new model."
         )
-    column = obs[key] if key in obs else adata.obs.get(key)
-    if key is not None and column is None:
+    frame = obs if all(k in obs for k in keys) else adata.obs
+    if any(k not in frame for k in keys):
         raise KeyError(f"obs has no column {key!r} that says which section a cell is from; it has {list(obs.columns)}.")
-    sections = np.zeros(adata.n_obs, dtype=int) if column is None else column.to_numpy()
+    sections = np.zeros(adata.n_obs, dtype=int) if not keys else frame[keys[0]].to_numpy()
+    if len(keys) > 1:
+        sections = batch_values(frame, keys)
     return neighbours(places, sections, arguments["n_neighbors"], arguments["radius"])

@@ -11,6 +11,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 
 from more_scvi.diagnosis._evidence import Evidence
+from more_scvi.diagnosis._groups import N_NEIGHBORS, SHARED, groups_dissolve
 from more_scvi.diagnosis._result import Check, Rule
 from more_scvi.metrics._mixing import cilisi
 from more_scvi.metrics._structure import effective_dimension, structure
@@ -40,8 +41,9 @@ def batches_separate(evidence: Evidence) -> Check:
         return Rule(rule.check, MIN_MIXING_UNTYPED, "above").judge(
             value,
             f"The best-mixed quarter of the cells reaches {value:.2f} of the mixing that batch sizes allow.",
-            "Batches stay apart, or share no type. Batches are aligned type by type: give labels_key at setup, labels"
-            " of a few cells are enough.",
+            "Batches stay apart, or share no type. Raise MoRE(strength=...) (default 1), so that clusters must hold"
+            " cells of all batches and are aligned more; model.strength_curve() shows what that costs. Or give"
+            " labels_key at setup: types stand in for clusters, and labels of a few cells are enough.",
         )
     per_type = {str(t): cilisi(z[types == t], types[types == t], batches[types == t]) for t in np.unique(types)}
     per_type = {t: value for t, value in per_type.items() if np.isfinite(value)}
@@ -53,8 +55,9 @@ def batches_separate(evidence: Evidence) -> Check:
         value,
         f"Within types, batches reach {value:.2f} of the mixing that their sizes allow ({evidence.source}); least"
         f" {str(worst)!r}: {per_type[worst]:.2f}.",
-        "Train longer, or raise train(loss_weights={'align_batch': ...}) (default 10) and MoRE(n_refinement_steps=...)"
-        " (default 2; 0 switches refinement off). Further nuisance columns go into categorical_covariate_keys.",
+        "Train longer, or raise MoRE(strength=...) (default 1; for the alignment alone,"
+        " train(loss_weights={'align_batch': ...})) and MoRE(n_refinement_steps=...) (default 2; 0 switches refinement"
+        " off). Further nuisance columns go into categorical_covariate_keys.",
     )
 
 
@@ -88,7 +91,7 @@ def _best_mixed(z: NDArray, batches: NDArray, n_neighbors: int = 30) -> float:
     return float(np.quantile((1.0 / np.square(shares).sum(1) - 1.0) / (expected - 1.0), 0.75))
 
 
-N_NEIGHBORS, MIN_RARE = 15, 5
+MIN_RARE = 5
 
 MIN_RECALL = 0.5
 """Of the rarest kind of type: most of its cells lie among cells of other types below it."""
@@ -303,8 +306,6 @@ MAX_ASSOCIATION = 0.75
 """Of Cramér's V. Four real data sets of 2 to 13 batches have 0.2 to 0.35; two batches of turned-round composition (60 %
 against 10 % of a type) 0.6."""
 
-SHARED = 0.95
-
 
 def low_vocabulary_overlap(evidence: Evidence) -> Check:
     """Share of the genes that the backbone knows, of the modality with the least."""
@@ -354,7 +355,7 @@ def _cramers_v(counts: NDArray) -> float:
 
 
 CHECKS = (
-    batches_separate, types_collapse, rare_types_lost, labels_not_learned, overfitting, modality_ignored,
-    modality_uninformative, low_vocabulary_overlap, batch_and_type_confounded,
+    batches_separate, groups_dissolve, types_collapse, rare_types_lost, labels_not_learned, overfitting,
+    modality_ignored, modality_uninformative, low_vocabulary_overlap, batch_and_type_confounded,
 )  # fmt: skip
 """In the order in which they are reported."""

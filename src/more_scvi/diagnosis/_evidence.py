@@ -34,6 +34,8 @@ class Evidence:
     overlaps: Mapping[str, float] = field(default_factory=dict)
     chance: float = 0.0  # entropy of the labels in nats: the loss of who only knows how frequent the types are
     history: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    clusters: NDArray | None = None  # text: the model's clusters, where it has no labels
+    uncorrected: NDArray | None = None  # the linear base with batches where they were measured, (cells, d)
 
     @property
     def source(self) -> str:

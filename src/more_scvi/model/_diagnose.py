@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from mudata import MuData
 from scipy.stats import entropy
 
 from more_scvi.base._arrays import Arrays
 from more_scvi.data._arguments import check_option
-from more_scvi.data._columns import as_batch_array, as_label_array, value_text
+from more_scvi.data._batches import batch_offsets, batch_values
+from more_scvi.data._columns import as_label_array, value_text
 from more_scvi.diagnosis._checks import CHECKS
 from more_scvi.diagnosis._evidence import Evidence, representative
 from more_scvi.diagnosis._result import Diagnosis
-from more_scvi.model._forward import check_trained, embedding_and_probabilities, forward, registered
+from more_scvi.model._forward import Outputs, check_trained, forward, registered
 from more_scvi.module._module import MoREModule
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def diagnose(self, adata: AnnData | MuData | None = None, *, labels: str | Seque
     =============================  ================================================  ====================
     ``batches_separate``           mixing of batches within types; without types,    below 0.35
                                    of the best-mixed quarter of the cells            (without: 0.25)
+    ``groups_dissolve``            share of its neighbours in its batch that a        below 0.75
+                                   group of cells keeps, of the worst one
     ``types_collapse``             correlation of distances within types with        below 0.6
                                    those of the data
     ``rare_types_lost``            recall of the worst rare type by its neighbours   below 0.5
@@ -78,13 +82,20 @@ def diagnose(self, adata: AnnData | MuData | None = None, *, labels: str | Seque
     """
     check_trained(self)
     data = registered(self, "diagnose") if adata is None else adata
-    arrays = self.reader.arrays(data)
-    batches, visible = _what_is_known(self, data, arrays, labels)
+    evidence, rows = evidence_of(self, data, labels)
+    return Diagnosis(tuple(check(evidence) for check in CHECKS), n_cells=data.n_obs, n_sampled=len(rows))
+
+
+def evidence_of(
+    model: MoRE, data: AnnData | MuData, labels: str | Sequence[str] | None = None
+) -> tuple[Evidence, np.ndarray]:
+    """What there is to see in a sample of cells, and which these are."""
+    arrays = model.reader.arrays(data)
+    batches, visible = _what_is_known(model, data, arrays, labels)
     rows = representative(visible)
-    if self.module.classifier is None and (visible != "").any():
+    if model.module.classifier is None and (visible != "").any():
         rows = rows[visible[rows] != ""]  # nothing predicts the other types
-    evidence = _evidence(self, arrays, batches, visible, rows)
-    return Diagnosis(tuple(check(evidence) for check in CHECKS), n_cells=len(visible), n_sampled=len(rows))
+    return _evidence(model, arrays, batches, visible, rows), rows
 
 
 def _what_is_known(
@@ -92,8 +103,8 @@ def _what_is_known(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Batches and visible labels of all cells as text, ``""`` = no label."""
     schema, obs = model.schema, model.schema.cells(data).obs
-    key, label_key = schema.setup["batch_key"], schema.setup.get("labels_key")
-    batches = as_batch_array(obs[key], key) if key in obs else np.full(len(obs), "")
+    label_key, batches = schema.setup.get("labels_key"), batch_values(obs, schema.setup["batch_key"])
+    batches = np.full(len(obs), "") if batches is None else batches
     unknown = value_text(schema.setup["unlabeled_category"])
     if labels is not None:
         known = as_label_array(_given(labels, data.obs), unknown)
@@ -108,9 +119,11 @@ def _evidence(model: MoRE, arrays: Arrays, batches: np.ndarray, visible: np.ndar
     """What the checks read, for some of the cells."""
     module, n_latent = model.module, model.module.n_latent
     present = arrays.present[rows]
-    out = forward(module, arrays, embedding_and_probabilities, rows)
+    out = forward(module, arrays, _embedding_and_groups, rows)
     z, probabilities = out[:, :n_latent], out[:, n_latent:]
-    labels, types = visible[rows], None
+    labels, types, clusters = visible[rows], None, None
+    if module.classifier is None and probabilities.shape[1]:
+        clusters = probabilities.argmax(1).astype(str)
     if module.classifier is not None:
         guess = model.labels.astype(str)[probabilities.argmax(1)]
         types = np.where(labels != "", labels, guess)
@@ -135,7 +148,23 @@ def _evidence(model: MoRE, arrays: Arrays, batches: np.ndarray, visible: np.ndar
         overlaps={r: v for r, v in model.reader.frozen.overlaps.items() if reads_genes and model.schema.gene_names[r]},
         chance=_chance(model),
         history=model.history_ or {},
+        clusters=clusters,
+        uncorrected=_uncorrected(module, arrays, rows),
     )
+
+
+def _embedding_and_groups(out: Outputs) -> torch.Tensor:
+    groups = out["log_groups"]
+    return out["embedding"] if groups is None else torch.cat([out["embedding"], groups.exp()], 1)
+
+
+def _uncorrected(module: MoREModule, arrays: Arrays, rows: np.ndarray) -> np.ndarray:
+    """Linear base with every batch where it was measured, (cells, width)."""
+    base, batch = arrays.base[rows].copy(), arrays.batch[rows]
+    for at, name in enumerate(module.modalities):
+        here = np.flatnonzero(arrays.present[rows, at])
+        base[here, module.layout.columns(name)] += batch_offsets(batch[here], module.base(name).shift_in_all())
+    return base
 
 
 def _chance(model: MoRE) -> float:

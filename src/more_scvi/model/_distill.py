@@ -14,8 +14,7 @@ from mudata import MuData
 from numpy.typing import ArrayLike
 
 from more_scvi.data._arguments import check_indices, check_integer, check_number
-from more_scvi.data._batches import batch_codes
-from more_scvi.data._columns import as_batch_array
+from more_scvi.data._batches import batch_codes, batch_keys, batch_values
 from more_scvi.data._fields import RNA
 from more_scvi.data._measured import CellSet
 from more_scvi.metrics._annotation import macro_f1
@@ -205,7 +204,7 @@ def student_fidelity(
         "teacher": self.labels[probs.argmax(1)].astype(str) if probs.shape[1] else None,
         "student": student.predict(rna).astype(str) if len(student.labels) else None,
     }
-    key, known = self.schema.setup["batch_key"], true != ""
+    known = true != ""
     types = predicted["teacher"]
     if types is None and known.all():
         types = true
@@ -213,7 +212,7 @@ def student_fidelity(
         z,
         z_student,
         labels=None if types is None else np.where(known, true, types),
-        batches=as_batch_array(obs[key], key) if key is not None and key in obs else None,
+        batches=batch_values(obs, self.schema.setup["batch_key"]),
         reference_labels=predicted["teacher"],
         z_labels=predicted["student"],
         n_neighbors=n_neighbors,
@@ -260,9 +259,9 @@ def _rna_of(model: MoRE, data: AnnData | MuData) -> tuple[AnnData, pd.DataFrame,
         raise ValueError("adata has no RNA, which is all that a student reads.")
     here = np.flatnonzero(cells.rows[RNA] >= 0)
     rna, obs = cells.adatas[RNA][cells.rows[RNA][here]].copy(), cells.obs.iloc[here]
-    key = model.schema.setup["batch_key"]
-    if key is not None and key in obs:
-        rna.obs[key] = obs[key].to_numpy()
+    for key in batch_keys(model.schema.setup["batch_key"]):
+        if key in obs:
+            rna.obs[key] = obs[key].to_numpy()
     return rna, obs, here
 
 

@@ -10,7 +10,7 @@ from mudata import MuData
 
 from more_scvi.annotate._annotator import Lessons
 from more_scvi.base._arrays import Arrays, MaskedViews
-from more_scvi.base._clusters import DIVERSITY, shared_clusters
+from more_scvi.base._clusters import shared_clusters
 from more_scvi.base._offsets import CLUSTER_PRIOR, TYPE_PRIOR
 from more_scvi.base._prepare import (
     fit_base,
@@ -67,7 +67,7 @@ def make_training_set(
     visible = np.full(len(cells), -1)
     visible[train_cells] = labels[train_cells]
     for name, part in cells.measured.items():
-        module.base(name).fit_wide(features[name].wide, cells.batch[part.cells], visible[part.cells])
+        module.base(name).fit_wide(features[name].wide, cells.batch[part.cells], visible[part.cells], module.strength)
     arrays = prepare(cells, module.linear, features)
     masked = None
     if panels is not None:
@@ -105,7 +105,7 @@ def find_clusters(module: MoREModule, arrays: Arrays, seed: int) -> np.ndarray:
         rows = np.flatnonzero(arrays.present[:, at])
         base[rows, module.layout.columns(name)] += module.base(name).own_means()[arrays.batch[rows]]
     z = forward(module, replace(arrays, base=base), lambda out: out["adapted"])
-    return shared_clusters(z, arrays.domain, [arrays.domain], [DIVERSITY], seed)
+    return shared_clusters(z, arrays.domain, module.domain_strength, seed)
 
 
 def _query_set(reader: Reader, data: AnnData | MuData, train_cells: np.ndarray, device: str) -> TrainingSet:
@@ -138,7 +138,8 @@ def at_equal_composition(
     for at, name in enumerate(module.modalities):
         rows, columns = np.flatnonzero(arrays.present[:, at]), module.layout.columns(name)
         batch = arrays.batch[rows]
-        shift = module.base(name).fit_composition(base[rows, columns], batch, types[rows], prior)[batch]
+        of = base[rows, columns], batch, types[rows], prior, module.strength
+        shift = module.base(name).fit_composition(*of)[batch]
         base[rows, columns] -= shift
         if views is not None:
             views[rows, :, columns] -= shift[:, None].astype(np.float16)
@@ -185,4 +186,4 @@ def _fit_spread(module: MoREModule, arrays: Arrays, labels: np.ndarray, visible:
     types[visible] = labels[visible]  # a known label counts for more than a prediction
     device = module.spread.scale.device
     parts = (torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in (z[:, :-1], types, arrays.domain))
-    module.spread.fit(*parts)
+    module.spread.fit(*parts, part=module.domain_strength.part)

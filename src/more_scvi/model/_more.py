@@ -31,6 +31,7 @@ from more_scvi.model._reader import Reader
 from more_scvi.model._reference_map import ReferenceMap, fit_map, get_map, get_map_coordinates
 from more_scvi.model._save_load import SaveLoadMixin
 from more_scvi.model._setup import SetupMixin
+from more_scvi.model._strength import strength_curve
 from more_scvi.model._train import History, train
 from more_scvi.module._further import FurtherModality
 from more_scvi.module._module import MoREModule
@@ -79,6 +80,11 @@ class MoRE(QueryMixin, SaveLoadMixin, SetupMixin):
     fusion
         How the modalities of a cell become one: ``"attention"`` (learned weights per axis and cell), or one of two
         controls without trained weights, ``"concatenation"`` and ``"mean"``.
+    strength
+        How much batches are made alike, >= 0: 0 leaves them where they were measured, 1 is the usual, more aligns
+        more. It scales the offsets between batches and their spreads (up to 1), how much clusters must mix, and the
+        weight of the alignment. Of several batch keys a dict with that of each, e.g. ``{"project": 0, "sample": 1}``
+        keeps projects apart and takes samples of each together; 1 where not named. See :meth:`strength_curve`.
     n_views
         Masked panel views per cell for masked modelling; 0 switches masking off. They are made only for objectives that
         read them, and each costs a pass of the backbone.
@@ -137,6 +143,7 @@ class MoRE(QueryMixin, SaveLoadMixin, SetupMixin):
     parameter_counts = ask.parameter_counts
     impute = impute
     diagnose = diagnose
+    strength_curve = strength_curve
     distill = distill
     student_fidelity = student_fidelity
     fit_map = fit_map
@@ -160,6 +167,7 @@ class MoRE(QueryMixin, SaveLoadMixin, SetupMixin):
         n_refinement_steps: int = 2,
         refinement_rank: int = 8,
         fusion: str = "attention",
+        strength: float | Mapping[str, float] = 1.0,
         n_views: int = 1,
         cache_dir: str | None = None,
         seed: int | None = None,
@@ -195,6 +203,7 @@ class MoRE(QueryMixin, SaveLoadMixin, SetupMixin):
                 patterns=schema.patterns,
                 n_covariates=schema.covariates.n_columns,
                 n_components=n_components,
+                **dict(zip(("strength", "domain_strength"), schema.strength(strength), strict=True)),
                 **{name: arguments[name] for name in MODULE_ARGUMENTS},
             )
             for name in soft:

@@ -20,8 +20,9 @@ from more_scvi._compat import no_pull, parse_device_args
 from more_scvi.annotate._statistics import NEW_TYPE_CELLS
 from more_scvi.base._schema import Schema
 from more_scvi.data._arguments import check_type, listing, warn
+from more_scvi.data._batches import batch_keys, batch_values
 from more_scvi.data._checks import speak_of
-from more_scvi.data._columns import as_batch_array, as_label_array, check_column, check_genes, value_text
+from more_scvi.data._columns import as_label_array, check_column, check_genes, value_text
 from more_scvi.data._fields import RNA
 from more_scvi.data._objects import check_anndata, check_modalities
 from more_scvi.modalities._modality import get_modality
@@ -285,9 +286,10 @@ def _grown(
     schema, registry = reference.schema, deepcopy(reference.registry_)
     cells, setup, fields = schema.cells(adata), registry["setup_args"], registry["field_registries"]
     obs, key, label = cells.obs, setup["batch_key"], setup["labels_key"]
-    values = np.full(len(obs), "0", dtype=object)
-    if key is not None:
-        values = as_batch_array(check_column(obs, key, "batch_key"), key)
+    for name in batch_keys(key):
+        check_column(obs, name, "batch_key")
+    given_batches = batch_values(obs, key)
+    values = np.full(len(obs), "0", dtype=object) if given_batches is None else given_batches
     batches = sorted(set(values) - set(schema.batches))
     fields[REGISTRY_KEYS.BATCH_KEY]["state_registry"]["categorical_mapping"] = np.array(
         [*schema.batches, *batches], dtype=object

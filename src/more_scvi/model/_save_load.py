@@ -20,7 +20,7 @@ from scvi.model.base import BaseModelClass
 from more_scvi._compat import parse_device_args
 from more_scvi._files import check_regular, read_json
 from more_scvi._saved import check_folder, check_tensors, file_of, read_saved, unpack, write_saved
-from more_scvi.data._columns import as_batch_array
+from more_scvi.data._batches import batch_values
 from more_scvi.model._reference_map import ReferenceMap
 from more_scvi.model._setup import RESOLVED
 
@@ -29,7 +29,10 @@ logger = logging.getLogger("more_scvi")
 WEIGHTS, CARD, DATA, MUDATA = "adapters.safetensors", "model.json", "adata.h5ad", "mdata.h5mu"
 FORMAT = 4
 _REMEDY = "It was truncated, edited or not written by MoRE.save; give a folder as it was saved."
-_ADDED_ARGUMENTS = {"adapter": "output", "adapter_layers": 2, "adapter_rank": 8, "freeze_backbone": True}
+_ADDED_ARGUMENTS = {
+    **{"adapter": "output", "adapter_layers": 2, "adapter_rank": 8, "freeze_backbone": True},
+    "strength": 1.0,
+}
 """Arguments that cards of earlier versions lack, and what these versions did."""
 
 
@@ -192,7 +195,8 @@ class SaveLoadMixin(BaseModelClass):
         self.schema.check_complete(adata)
         obs = self.schema.cells(adata).obs
         key = self.schema.setup["batch_key"]
-        new = sorted(set(as_batch_array(obs[key], key)) - set(self.schema.batches)) if key in obs else []
+        values = batch_values(obs, key)
+        new = [] if values is None else sorted(set(values) - set(self.schema.batches))
         if new:
             raise ValueError(
                 f"adata.obs[{key!r}] holds batches the model was not trained on: {', '.join(map(repr, new[:5]))}."

@@ -13,6 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from more_scvi.data._arguments import check_integer, check_mapping, check_number, check_option
+from more_scvi.data._batches import BatchKey, batch_keys, check_batch_key
 from more_scvi.data._cells import Cells, read_cells
 from more_scvi.data._checks import check_mudata, check_setup, speak_of
 from more_scvi.data._columns import check_key_list
@@ -48,7 +49,7 @@ class SetupMixin(RegistryMixin):
         cls,
         adata: AnnData,
         layer: str | None = None,
-        batch_key: str | None = None,
+        batch_key: BatchKey = None,
         labels_key: str | None = None,
         unlabeled_category: str = "Unknown",
         categorical_covariate_keys: list[str] | None = None,
@@ -71,7 +72,9 @@ class SetupMixin(RegistryMixin):
             Layer with counts or log-normalised values; ``None`` reads ``adata.X``. For counts in ``adata.raw``,
             whose genes may be others, give ``adata.raw.to_adata()``.
         batch_key
-            Column of ``adata.obs`` to integrate over (donor, platform, study, ...).
+            Column of ``adata.obs`` to integrate over (donor, platform, study, ...), or a list of several: every
+            combination of their values that occurs is a batch, and ``MoRE(strength={...})`` gives each its own
+            strength.
         labels_key
             Column of ``adata.obs`` with cell types; cells with ``unlabeled_category`` or a missing value are
             not labelled.
@@ -102,6 +105,7 @@ class SetupMixin(RegistryMixin):
         -----
         Writes ``obs["_scvi_batch"]``, ``obs["_scvi_labels"]`` and two identifiers in ``uns``, as scvi-tools does.
         """
+        batch_key = check_batch_key(batch_key)
         categorical_covariate_keys = check_key_list("categorical_covariate_keys", categorical_covariate_keys)
         continuous_covariate_keys = check_key_list("continuous_covariate_keys", continuous_covariate_keys)
         setup_method_args = cls._get_setup_method_args(**locals())  # before other locals, as all are recorded
@@ -121,7 +125,7 @@ class SetupMixin(RegistryMixin):
         cls,
         mdata: MuData,
         modalities: Mapping[str, str],
-        batch_key: str | None = None,
+        batch_key: BatchKey = None,
         labels_key: str | None = None,
         layers: Mapping[str, str | None] | None = None,
         unlabeled_category: str = "Unknown",
@@ -152,6 +156,7 @@ class SetupMixin(RegistryMixin):
             :func:`more_scvi.modalities.list_modalities` to names in ``mdata.mod``.
         batch_key, labels_key
             Columns of ``mdata.obs`` or of the modalities' own ``obs``, which must agree where several hold a value.
+            ``batch_key`` may be a list, as in :meth:`setup_anndata`.
         layers
             Role to layer with the values; roles that are not named use ``X``.
         unlabeled_category, categorical_covariate_keys, continuous_covariate_keys
@@ -189,6 +194,7 @@ class SetupMixin(RegistryMixin):
         >>> more.MoRE.setup_mudata(mdata, {"rna": "rna", "protein": "prot"}, batch_key="donor", labels_key="cell_type")
         >>> model = more.MoRE(mdata)
         """
+        batch_key = check_batch_key(batch_key)
         categorical_covariate_keys = check_key_list("categorical_covariate_keys", categorical_covariate_keys)
         continuous_covariate_keys = check_key_list("continuous_covariate_keys", continuous_covariate_keys)
         setup_method_args = cls._get_setup_method_args(**locals())  # before other locals, as all are recorded
@@ -210,7 +216,7 @@ class SetupMixin(RegistryMixin):
         where, adata = f"mdata[{modalities[first]!r}]", cells.adatas[first]
         check_niche(adata, where, arguments if spatial_key is None else {**arguments, "section_key": None})
         if spatial_key is not None:  # refuse unknown sections and bad coordinates now, not in train()
-            keys = [key for key in (section_key, batch_key) if key is not None][:1]
+            keys = batch_keys(section_key or batch_key)
             obs = read_cells(mdata, modalities, keys).obs.loc[adata.obs_names]
             _check_places(where, adata, obs, arguments, source)
         for key, where in cells.found.items():

@@ -14,6 +14,7 @@ from more_scvi.annotate._closed_form import GaussianClassifier
 from more_scvi.base._clusters import MOST_CLUSTERS
 from more_scvi.base._linear import LinearBase, ModalityBase, ModalitySizes
 from more_scvi.base._shared_space import SharedSpace
+from more_scvi.base._strength import Strength
 from more_scvi.modalities._modality import get_modality
 from more_scvi.module._adapter import GatedAdapter
 from more_scvi.module._fusion import Fusion
@@ -71,6 +72,8 @@ class MoREModule(BaseModuleClass):
         ``"attention"``, ``"concatenation"`` or ``"mean"``, see :class:`more_scvi.module.Fusion`.
     n_new_labels
         Labels that came with queries, beside ``n_labels``.
+    strength, domain_strength
+        How much batches, and batches × measured modalities, are made alike. ``None``: as usual.
     """
 
     kept: Tensor
@@ -96,11 +99,16 @@ class MoREModule(BaseModuleClass):
         refinement_rank: int = 8,
         fusion: str = "attention",
         n_new_labels: int = 0,
+        strength: Strength | None = None,
+        domain_strength: Strength | None = None,
     ):
         super().__init__()
         n_domains = n_batch if n_domains is None else n_domains
         patterns = np.ones((1, len(modalities)), bool) if patterns is None else patterns
         self.n_batch, self.n_domains, self.n_labels = n_batch, n_domains, n_labels
+        self.strength = Strength.usual(n_batch) if strength is None else strength
+        self.domain_strength = Strength.usual(n_domains) if domain_strength is None else domain_strength
+        self.compared = [(weight, torch.from_numpy(group)) for weight, group in self.domain_strength.terms()]
         self.linear = LinearBase(
             modalities, n_batch, n_covariates, patterns, n_variable, n_components, n_wide, n_feature_axes, n_targets
         )

@@ -88,9 +88,8 @@ class Objective:
         elif self._on("contrast") and view is not None:
             first, second = module.projection(z_labels), module.projection(view)
             terms["contrast"] = contrast_views(first, second, domain, self.temperature)
-        if self._on("align_batch") and module.n_domains > 1:
-            n_types = module.n_labels or MOST_CLUSTERS
-            terms["align_batch"] = align_batches(z, domain, types, module.n_domains, n_types)
+        if self._on("align_batch") and module.n_domains > 1 and module.compared:
+            terms["align_batch"] = _align(module, z, domain, types)
         if self._on("align_modality") and len(module.modalities) > 1:
             terms["align_modality"] = self._align_modalities(module, outputs, present, domain, fewer, partial)
         if self._on("variance") and logits is not None:
@@ -100,7 +99,8 @@ class Objective:
             terms["keep"] = keep_distances(z, tensors["base"] * module.kept, groups)
         steps = outputs["refinement"]
         spread = z_labels.detach().pow(2).sum(1).mean().clamp_min(1e-8)  # growing must not make steps cheap
-        ramp = {"align_batch": self.align_ramp}
+        # in clusters, cells of other batches are drawn together, too
+        ramp = {"align_batch": self.align_ramp, "contrast": 1.0 if clusters is None else module.strength.least}
         total = (
             z.sum() * 0.0  # something to differentiate where no term is on
             + self.refinement_penalty * sum(steps) / spread
@@ -168,6 +168,19 @@ class Objective:
                     which = torch.cat([torch.full((int(present[:, m].sum()),), k) for k, m in enumerate((i, j))])
                     terms.append(align_batches(z, which.to(z.device), None, 2))
         return torch.stack(terms).sum() if terms else embeddings.sum() * 0.0  # zero, with a gradient
+
+
+def _align(module: MoREModule, z: Tensor, domain: Tensor, types: Tensor) -> Tensor:
+    """Alignment of batches within types: among all of them, and among those that weaker keys do not tell apart."""
+    total = z.new_zeros(())
+    for weight, group in module.compared:
+        n_types, within = module.n_labels or MOST_CLUSTERS, types
+        if group.any():  # types of each group, numbered by what occurs here
+            pairs = torch.where(types >= 0, group.to(domain.device)[domain] * n_types + types, -1)
+            names, codes = torch.unique(torch.cat([pairs.new_full((1,), -1), pairs]), return_inverse=True)
+            n_types, within = len(names), codes[1:] - 1
+        total = total + weight * align_batches(z, domain, within, module.n_domains, n_types)
+    return total
 
 
 def _reconstruct(module: MoREModule, tensors: dict[str, Tensor], source: Tensor) -> Tensor:
