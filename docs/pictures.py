@@ -1,4 +1,4 @@
-"""The pictures and tables of the pages on batches and on strength: python docs/pictures.py [strength | condition | curve]
+"""Pictures and tables of the pages on batches and on strength: python docs/pictures.py [strength | condition | curve]
 
 Minutes, offline: all is made from cells that ship with scanpy and from simulated ones. It writes strength.png,
 strength.csv, strength_curve.png, condition.png, condition.csv and condition_curve.csv to docs/_static.
