@@ -1,7 +1,8 @@
-"""Pictures and tables of the pages on batches and on strength: python docs/pictures.py [strength | condition | curve]
+"""Pictures and tables of the pages on batches and on strength: python docs/pictures.py [strength labels condition curve]
 
 Minutes, offline: all is made from cells that ship with scanpy and from simulated ones. It writes strength.png,
-strength.csv, strength_curve.png, condition.png, condition.csv and condition_curve.csv to docs/_static.
+strength.csv, strength_curve.png, strength_labels.csv, condition.png, condition.csv and condition_curve.csv to
+docs/_static.
 """
 
 import logging
@@ -39,11 +40,13 @@ KEYS: list[tuple[str, Any, Any]] = [
 ]
 
 
-def embed(adata: AnnData, key: str | list[str], strength: Any, **arguments: Any) -> tuple[more.MoRE, np.ndarray]:
-    """A model without labels, and its embedding."""
+def embed(
+    adata: AnnData, key: str | list[str], strength: Any, labels_key: str | None = None, **arguments: Any
+) -> tuple[more.MoRE, np.ndarray]:
+    """A trained model and its embedding."""
     scvi.settings.seed = 0
     cells = adata.copy()
-    more.MoRE.setup_anndata(cells, batch_key=key)
+    more.MoRE.setup_anndata(cells, batch_key=key, labels_key=labels_key)
     model = more.MoRE(cells, strength=strength, **arguments)
     model.train(enable_progress_bar=False)
     return model, model.get_latent_representation()
@@ -102,6 +105,22 @@ def strengths() -> None:
             )
             axes[0, 0].figure.savefig(STATIC / "strength.png", dpi=100)
     write("strength.csv", pd.DataFrame(rows).groupby("strength").mean().reset_index())
+
+
+def labels() -> None:
+    """The same at strength 1 with labels of half of the cells, with and without those of the type of one batch."""
+    rows = []
+    for seed in SEEDS:
+        adata = platforms(seed)
+        types, batches = adata.obs["cell_type"].to_numpy(), adata.obs["platform"].to_numpy()
+        half = np.random.default_rng(seed).random(len(types)) < 0.5
+        for name, visible in {"half": half, "half, of B cells none": half & (types != ONE)}.items():
+            adata.obs["label"] = np.where(visible, types, "Unknown")
+            model, z = embed(adata, "platform", 1, labels_key="label")
+            found = model.diagnose().table.set_index("check")["value"]["groups_dissolve"]
+            scores = {"platforms mixed": cilisi(z, types, batches), "B cells apart": apart(z, types == ONE)}
+            rows.append({"labels": name} | scores | {"diagnose: groups_dissolve": found})
+    write("strength_labels.csv", pd.DataFrame(rows).groupby("labels").mean().reset_index())
 
 
 def study(nested: bool, seed: int, n: int = 800) -> AnnData:
@@ -184,6 +203,6 @@ def write(name: str, table: pd.DataFrame) -> None:
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    for name, make in {"strength": strengths, "condition": conditions, "curve": curve}.items():
+    for name, make in {"strength": strengths, "labels": labels, "condition": conditions, "curve": curve}.items():
         if name in (sys.argv[1:] or [name]):
             make()
