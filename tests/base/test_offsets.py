@@ -68,3 +68,13 @@ def test_one_type_that_differs_moves_a_batch_by_no_more_than_its_share_of_the_ce
     x = CENTRES[types] + 5.0 * ((types == 0) & (batch == 1))[:, None]
     offset = typed_offsets(x, batch, types, 2, TYPE_PRIOR)
     assert (offset[1] - offset[0]).max() < 5.0 * (types == 0).mean()
+
+
+@pytest.mark.parametrize("size", [0.5, 3.0, 30.0])
+def test_clusters_are_shared_however_far_batches_lie_apart(size):
+    types, batch = draw([[1, 1, 1, 1, 1]] * 3)
+    x = CENTRES[types] + size * OFFSETS[batch] + np.random.default_rng(2).normal(0, 1, (len(types), N_COLUMNS))
+    clusters = shared_clusters(x, batch, Strength.usual(3))
+    table = np.zeros((clusters.max() + 1, 3))
+    np.add.at(table, (clusters, batch), 1)
+    assert (table.max(1) / table.sum(1).clip(1) * table.sum(1)).sum() / len(x) < 0.5  # 1/3 where batches mix fully

@@ -17,9 +17,11 @@ clusters anyway.
 with :math:`O` the cells of each batch in each cluster and :math:`E` those expected if batches mixed, for every batch
 variable :math:`v`: a cluster that one batch fills draws fewer of its cells (maximum diversity clustering, Korsunsky et
 al. 2019). Batches are then compared within clusters (:func:`more_scvi.base._offsets.typed_offsets`) and moved, and
-clusters are found once more, so that batches which differ strongly come to share them. Harmony moves each cluster of a
-batch by its own offset and repeats that up to ten times; types that only one batch has are then drawn onto others, and
-training learns what differs between clusters anyway.
+clusters are found once more, so that batches which differ come to share them. All that is done twice, from batches as
+they were measured and from batches centred on their means: the first is right where batches hold other types, the
+second where platforms differ more than types do. The clusters whose cells lie closer together are taken. Harmony moves
+each cluster of a batch by its own offset and repeats that up to ten times; types that only one batch has are then drawn
+onto others, and training learns what differs between clusters anyway.
 >>>>>>> w/lead
 """
 
@@ -27,6 +29,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from more_scvi.base._offsets import CLUSTER_PRIOR, typed_offsets
+from more_scvi.base._path import batch_means
 from more_scvi.base._strength import Strength
 
 CELLS_PER_CLUSTER, MOST_CLUSTERS = 30, 100
@@ -55,13 +58,16 @@ def shared_clusters(x: np.ndarray, batch: np.ndarray, strength: Strength, seed: 
     seed
         Of the starting centres and of the order of cells.
     """
-    codes, moved = np.zeros(len(x), np.int64), np.asarray(x, np.float32)
-    for step in range(N_ROUNDS):
-        codes = diverse_clusters(moved, batch, strength, seed)
-        if step + 1 < N_ROUNDS:
-            offset = strength.part(typed_offsets(x, batch, codes, len(strength.levels), CLUSTER_PRIOR))
-            moved = (x - offset[batch]).astype(np.float32)
-    return codes
+    n_batch, best, least = len(strength.levels), np.zeros(len(x), np.int64), np.inf
+    for start in (np.zeros((n_batch, x.shape[1])), batch_means(x, batch, n_batch)):
+        moved = x - strength.part(start)[batch]
+        for _ in range(N_ROUNDS):
+            codes = diverse_clusters(np.asarray(moved, np.float32), batch, strength, seed)
+            moved = x - strength.part(typed_offsets(x, batch, codes, n_batch, CLUSTER_PRIOR))[batch]
+        apart = float(np.square(moved - batch_means(moved, codes, codes.max() + 1)[codes]).sum())
+        if apart < least:
+            best, least = codes, apart
+    return best
 
 
 def diverse_clusters(x: np.ndarray, batch: np.ndarray, strength: Strength, seed: int = 0) -> np.ndarray:
