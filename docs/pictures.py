@@ -1,7 +1,7 @@
 """Pictures and tables of two pages of the docs: python docs/pictures.py [strength labels condition curve]
 
-Pages: which column is the batch; too little, too much. Minutes, offline: all is made from cells that ship with scanpy and
-from simulated ones. It writes strength.png, strength.csv, strength_curve.png, strength_labels.csv, condition.png,
+Pages: which column is the batch; too little, too much. Minutes, offline: all is made from cells that ship with scanpy
+and simulated ones. It writes strength.png, strength.csv, strength_curve.png, strength_labels.csv, condition.png,
 condition.csv and condition_curve.csv to docs/_static.
 """
 
