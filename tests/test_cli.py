@@ -298,8 +298,9 @@ def test_map_embeds_and_annotates_new_cells(cells, mapped, tmp_path):
     assert np.allclose(after.obsm["X_more_map"], loaded.get_map_coordinates(query, obsm_key=None), atol=1e-4)
     assert list(after.obs["more_prediction"]) == list(loaded.predict(query))
     assert np.allclose(after.obs["more_confidence"], loaded.predict(query, soft=True).max(axis=1), atol=1e-5)
-    assert set(after.obs) == {*query.obs, "more_prediction", "more_confidence"}
-    assert "No novelty" in result.stderr and "--reference" in result.stderr and "share_novel" not in summary
+    assert set(after.obs) == {*query.obs, "more_prediction", "more_confidence", "more_novelty"}
+    assert np.allclose(after.obs["more_novelty"], loaded.get_novelty(query), atol=1e-5)
+    assert "share_novel" not in summary  # a distance to types has no usual size
     assert summary["cells"] == query.n_obs == sum(summary["types"].values())
     n = len(loaded.genes)
     assert summary["genes"] == n - 30 and summary["share_of_genes"] == round((n - 30) / n, 4)

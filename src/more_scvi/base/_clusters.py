@@ -28,7 +28,7 @@ onto others, and training learns what differs between clusters anyway.
 import numpy as np
 from sklearn.cluster import KMeans
 
-from more_scvi.base._offsets import CLUSTER_PRIOR, typed_offsets
+from more_scvi.base._offsets import TYPE_PRIOR, typed_offsets
 from more_scvi.base._path import batch_means
 from more_scvi.base._strength import Strength
 
@@ -63,7 +63,7 @@ def shared_clusters(x: np.ndarray, batch: np.ndarray, strength: Strength, seed: 
         moved = x - strength.part(start)[batch]
         for _ in range(N_ROUNDS):
             codes = diverse_clusters(np.asarray(moved, np.float32), batch, strength, seed)
-            moved = x - strength.part(typed_offsets(x, batch, codes, n_batch, CLUSTER_PRIOR))[batch]
+            moved = x - strength.part(typed_offsets(x, batch, codes, n_batch, TYPE_PRIOR))[batch]
         apart = float(np.square(moved - batch_means(moved, codes, codes.max() + 1)[codes]).sum())
         if apart < least:
             best, least = codes, apart

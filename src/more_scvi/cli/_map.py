@@ -30,14 +30,15 @@ def map_query(
         str | None, typer.Option(help="Layer to read; X; raw: adata.raw. Default: as in the model.")
     ] = None,
     reference: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The cells that the model was trained on, for novelty.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The cells the model was trained on: novelty by neighbours."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Embed and annotate new cells with a saved model; nothing is trained.
 
-    Writes obsm["X_more"] and, of a model with labels, obs["more_prediction"] and obs["more_confidence"]; with cells of
-    the reference obs["more_novelty"]; of a model with a map obsm["X_more_map"].
+    Writes obsm["X_more"] and, of a model with labels, obs["more_prediction"], obs["more_confidence"] and
+    obs["more_novelty"]; of a model with a map obsm["X_more_map"].
     """
     start = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):
@@ -50,7 +51,7 @@ def map_query(
             if trained.has_map:
                 arrays["X_more_map"] = trained.get_map_coordinates(cells, obsm_key=None)
             added = predictions(trained, cells) if len(trained.labels) else {}
-            if added and trained.adata is not None:
+            if added:
                 added["more_novelty"] = trained.get_novelty(cells).to_numpy()
             summary = {"output": str(output), "cells": data.n_obs, **_coverage(trained, cells)}
         data.obs, data.uns = obs.assign(**added), uns
@@ -61,10 +62,8 @@ def map_query(
         counts = data.obs["more_prediction"].value_counts()
         summary["types"] = {str(name): int(count) for name, count in counts.items()}
         summary["share_unsure"] = round(float((added["more_confidence"] < UNSURE).mean()), 4)
-    if "more_novelty" in added:
-        summary["share_novel"] = round(float((added["more_novelty"] > NOVEL).mean()), 4)
-    elif added:
-        typer.echo("No novelty: it needs cells of the reference, and the model holds none. Give --reference.", err=True)
+        if trained.adata is not None:  # else novelty is a distance, whose size has no meaning of its own
+            summary["share_novel"] = round(float((added["more_novelty"] > NOVEL).mean()), 4)
     summary["wrote"] = [*(f"obsm/{key}" for key in arrays), *(f"obs/{name}" for name in added)]
     summary["seconds"] = round(time.perf_counter() - start, 1)
     show(summary, as_json)

@@ -192,7 +192,7 @@ class MoRE(QueryMixin, SaveLoadMixin, SetupMixin):
             self.schema = schema = replace(schema, vocabulary=self.backbone.vocabulary)
         trained = schema.n_trained
         n_components = min(n_components, self.summary_stats.n_cells - 1)  # centred cells span no more axes
-        own, of_domains = schema.strength(strength)
+        of_batches, of_domains = schema.strength(strength)
         with torch.random.fork_rng():  # another model that is built in between must not change a user's draws
             torch.manual_seed(self.seed)
             self.module = MoREModule(
@@ -204,7 +204,7 @@ class MoRE(QueryMixin, SaveLoadMixin, SetupMixin):
                 patterns=schema.patterns,
                 n_covariates=schema.covariates.n_columns,
                 n_components=n_components,
-                strength=own,
+                strength=of_batches,
                 domain_strength=of_domains,
                 **{name: arguments[name] for name in MODULE_ARGUMENTS},
             )
