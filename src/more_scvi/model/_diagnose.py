@@ -129,7 +129,7 @@ def _evidence(model: MoRE, arrays: Arrays, batches: np.ndarray, visible: np.ndar
         types = np.where(labels != "", labels, guess)
     elif (labels != "").any():
         types = labels
-    kept = module.kept.cpu().numpy()  # scale of the columns of the direct path, 0 for all others
+    kept = module.kept.cpu().numpy()  # scale of the columns whose distances are kept, 0 for all others
     scaled = arrays.base[rows] * kept
     patterns = (present @ (1 << np.arange(len(model.modalities)))).astype(str)
     domains = np.char.add(np.char.add(batches[rows], "/"), patterns)

@@ -32,6 +32,10 @@ CLOSED_GATE = -3.0
 """Logit at which the gate of a path that does not help starts: a tenth of its size, from where it can still open.
 Source: plain value, not tuned."""
 
+FROZEN_KEPT = 0.5
+"""Weight of frozen features beside the direct path in the distances that are kept where there are no labels. Source:
+plain value, not tuned."""
+
 
 class MoREModule(BaseModuleClass):
     """Gates and adapters, fusion, refinement, heads and decoders on a linear base.
@@ -179,6 +183,8 @@ class MoREModule(BaseModuleClass):
         self.scales.copy_(torch.tensor(space.scales))
         for name, scale in zip(self.modalities, space.scales, strict=True):
             columns, last = self.layout.columns(name), self.base(name).path_widths[-1]  # the direct path stands last
+            if not self.n_labels:  # which say what frozen features hold that is worth keeping
+                self.kept[columns] = FROZEN_KEPT * float(scale)
             self.kept[columns.stop - last : columns.stop] = float(scale)
 
     @torch.no_grad()
