@@ -96,6 +96,7 @@ def _build(data: Any, setup: dict[str, Any], layer: str | None, modality: list[s
 def _roles(mdata: Any, given: list[str]) -> dict[str, str]:
     """Role → name in the MuData, as said or by the names that are usual."""
     from more_scvi.evaluation._data import ALIASES
+    from more_scvi.evaluation.methods._more import ROLES
     from more_scvi.modalities._modality import list_modalities
 
     named = dict(text.partition("=")[::2] for text in given)
@@ -104,7 +105,7 @@ def _roles(mdata: Any, given: list[str]) -> dict[str, str]:
     if named:
         return named  # setup_mudata says what is wrong with it
     lower = {name.lower(): name for name in mdata.mod}
-    usual = {"protein" if role == "prot" else role: names for role, names in ALIASES.items()}
+    usual = {ROLES.get(role, role): names for role, names in ALIASES.items()}
     found = {role: lower[name] for role, names in usual.items() for name in names if name in lower}
     if left := [name for name in mdata.mod if name not in found.values()]:
         raise ValueError(

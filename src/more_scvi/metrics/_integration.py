@@ -43,6 +43,7 @@ def transfer(
     """
     points, y, b = check_embedding(z, labels, batches, flags=False)
     check_integer("n_neighbors", n_neighbors)
+    check_integer("min_cells", min_cells)
     points, scores = break_ties(points), []
     for name in np.unique(b):
         here = b == name
@@ -84,9 +85,10 @@ def graph_scores(z: ArrayLike, labels: ArrayLike, n_neighbors: int = 15, seed: i
     >>> round(graph_scores(z, types)["NMI"], 2)
     1.0
     """
-    y = check_names(labels, "labels", np.shape(z)[0])
+    points = check_matrix(z, "z")
+    y = check_names(labels, "labels", len(points))
     check_integer("seed", seed, 0)
-    indices, distances = neighbours(z, n_neighbors)
+    indices, distances = neighbours(points, n_neighbors)
     nmi, ari = nmi_ari(leiden(_weights(indices, distances), seed), y)
     return {"NMI": nmi, "ARI": ari, "connectivity": connectivity(indices, y)}
 
