@@ -142,3 +142,17 @@ def test_every_file_can_be_imported_first():
     """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_no_text_holds_a_conflict_of_a_merge():
+    """Strings and pages can hold one and run all the same."""
+    top = Path(__file__).parents[1]
+    files = [path for folder in ("src", "tests", "docs", "benchmarks") for path in (top / folder).rglob("*")]
+    texts = [
+        path
+        for path in files
+        if path.suffix in (".py", ".md", ".toml", ".txt", ".ipynb") and "_build" not in path.parts
+    ]
+    assert len(texts) > 300
+    marks = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    assert not [path.name for path in texts if marks.search(path.read_text(encoding="utf-8"))]

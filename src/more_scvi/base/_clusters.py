@@ -5,24 +5,15 @@ Cells :math:`x_i`, of length 1, belong to cluster :math:`k` with
 .. math:: R_{ik} \propto \exp\left(\frac{c_k^\top x_i - 1}{\sigma / 2}\right)
           \prod_v \left(\frac{E^v_{k b(i)}}{O_{k b(i)} + E^v_{k b(i)}}\right)^{\theta_v}
 
-<<<<<<< HEAD
 with :math:`O` the cells of each batch in each cluster and :math:`E^v` those expected if batches mixed, for every term
 :math:`v` of the strength among all of them or among those of equal levels of weaker keys: a cluster that one batch
 fills draws fewer of its cells (maximum diversity clustering, Korsunsky et al. 2019). Batches are then compared within
-clusters (:func:`more_scvi.base._offsets.typed_offsets`), moved, and clusters are found once more, so that batches
-which differ strongly come to share them. Harmony moves each cluster of a batch by its own offset and repeats that up
-to ten times; types that only one batch has are then drawn onto others, and training learns what differs between
-clusters anyway.
-=======
-with :math:`O` the cells of each batch in each cluster and :math:`E` those expected if batches mixed, for every batch
-variable :math:`v`: a cluster that one batch fills draws fewer of its cells (maximum diversity clustering, Korsunsky et
-al. 2019). Batches are then compared within clusters (:func:`more_scvi.base._offsets.typed_offsets`) and moved, and
-clusters are found once more, so that batches which differ come to share them. All that is done twice, from batches as
-they were measured and from batches centred on their means: the first is right where batches hold other types, the
-second where platforms differ more than types do. The clusters whose cells lie closer together are taken. Harmony moves
-each cluster of a batch by its own offset and repeats that up to ten times; types that only one batch has are then drawn
-onto others, and training learns what differs between clusters anyway.
->>>>>>> w/lead
+clusters (:func:`more_scvi.base._offsets.typed_offsets`) and moved, and clusters are found once more, so that batches
+which differ come to share them. All that is done twice, from batches as they were measured and from batches centred on
+their means: the first is right where batches hold other types, the second where platforms differ more than types do.
+The clusters whose cells lie closer together are taken. Harmony moves each cluster of a batch by its own offset and
+repeats that up to ten times; types that only one batch has are then drawn onto others, and training learns what differs
+between clusters anyway.
 """
 
 import numpy as np
