@@ -86,17 +86,17 @@ def _as_the_model_reads(model: MoRE, data: Any, batch: list[str] | None, layer: 
     """The cells with batch and values where the model looks for them."""
     from anndata import AnnData
 
+    from more_scvi.data._batches import batch_keys
     from more_scvi.data._fields import RNA
     from more_scvi.evaluation._data import column_of, named_layers
 
     if batch:
-        key = model.schema.setup["batch_key"]
-        keys = [] if key is None else [key] if isinstance(key, str) else list(key)
+        keys = batch_keys(model.schema.setup["batch_key"])
         if len(batch) != len(keys):
             named = f"the columns {', '.join(map(repr, keys))}; give --batch once for each" if keys else "no batches"
             raise ValueError(f"--batch is given {len(batch)} times, but the model was trained with {named}.")
-        for name, column in zip(keys, [column_of(data, name, "--batch") for name in batch], strict=True):
-            data.obs[name] = column
+        for key, column in zip(keys, [column_of(data, given, "--batch") for given in batch], strict=True):
+            data.obs[key] = column
     if layer is None:
         return data
     if not isinstance(data, AnnData):
@@ -116,9 +116,9 @@ def _coverage(model: MoRE, data: Any) -> dict[str, Any]:
 
     said: dict[str, Any] = {}
     with warnings.catch_warnings(action="ignore"):  # said before
-        measured = model.reader.cells(data).measured
+        found = model.get_gene_coverage(data)["found"]
     for name, of in model.features.items():
-        what, seen = get_modality(name).features, measured[name].visible if name in measured else [False]
-        said[what] = len(of) if seen is None else int(sum(seen))
+        what = get_modality(name).features
+        said[what] = int(found.get(name, 0))
         said[f"share_of_{what}"] = round(said[what] / len(of), 4)
     return said
