@@ -12,15 +12,7 @@ from more_scvi.annotate._annotator import Lessons
 from more_scvi.base._arrays import Arrays, MaskedViews
 from more_scvi.base._clusters import shared_clusters
 from more_scvi.base._offsets import CLUSTER_PRIOR, TYPE_PRIOR
-from more_scvi.base._prepare import (
-    fit_base,
-    fit_space,
-    gene_panels,
-    join_bases,
-    prepare,
-    prepare_masked,
-    without_silent,
-)
+from more_scvi.base._prepare import fit_base, fit_space, gene_panels, join_bases, prepare, prepare_masked
 from more_scvi.model._forward import forward
 from more_scvi.model._imputers import fit_imputers
 from more_scvi.model._inside import inside_arrays, moved
@@ -49,9 +41,9 @@ def make_training_set(
     device
         Torch device of the backbone.
     """
-    module, cells = reader.module, reader.cells(data)
     if reader.schema.is_query:
         return _query_set(reader, data, train_cells, device)
+    module, cells = reader.module, reader.cells(data)
     new = not bool(module.linear.fitted)
     panels = {name: gene_panels(m, n_views, seed) for name, m in cells.measured.items()} if n_views else None
     caches = reader.caches(cells, device, panels)
@@ -110,7 +102,7 @@ def find_clusters(module: MoREModule, arrays: Arrays, seed: int) -> np.ndarray:
 
 def _query_set(reader: Reader, data: AnnData | MuData, train_cells: np.ndarray, device: str) -> TrainingSet:
     """As :func:`make_training_set` for a query: what was fitted on the reference in closed form stays as it is."""
-    module, cells = reader.module, without_silent(reader.cells(data), reader.module.linear)
+    module, cells = reader.module, reader.measured(data)
     features = reader.features(cells, reader.caches(cells, device))
     arrays, lessons, inside = prepare(cells, module.linear, features), None, None
     if module.annotator is not None:

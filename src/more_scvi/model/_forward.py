@@ -59,8 +59,10 @@ def forward(
             )
             placed = None if arrays.placed is None else torch.from_numpy(arrays.placed[at]).to(device)
             out: dict[str, Any] = module.inference(base, present, domain, placed=placed)
-            out["log_probs"], out["present"] = _answer(module, out["z_labels"], wide, present), present
-            if arrays.doubt is not None and module.annotator is not None:
+            out["present"] = present
+            if arrays.doubt is None or module.annotator is None:
+                out["log_probs"] = _answer(module, out["z_labels"], wide, present)
+            else:
                 drawn = _draws(module, base, wide, present, domain, arrays.doubt)
                 out["log_probs"] = torch.logsumexp(drawn, 0) - math.log(len(drawn))
             if module.annotator is not None and placed is not None and module.annotator.types.open.any():
