@@ -197,3 +197,21 @@ def make_multi(few_genes):
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def demo_cells():
+    """Real cells and a simulated platform."""
+    adata = more.data.load_demo()
+    adata.obs["truth"] = adata.obs["cell_type"].astype(str)
+    return adata
+
+
+@pytest.fixture(scope="session")
+def demo_model(demo_cells):
+    """Trained on every other one of them; to be asked only."""
+    adata = demo_cells[::2].copy()
+    more.MoRE.setup_anndata(adata, batch_key="platform", labels_key="cell_type")
+    model = more.MoRE(adata, seed=0)
+    model.train(max_epochs=20, loss_weights="fast", accelerator="cpu", enable_progress_bar=False)
+    return model

@@ -18,20 +18,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*lacks", "ignore:adata has", "i
 
 
 @pytest.fixture(scope="module")
-def cells():
-    adata = more.data.load_demo()
-    adata.obs["truth"] = adata.obs["cell_type"].astype(str)
-    return adata
+def cells(demo_cells):
+    return demo_cells
 
 
 @pytest.fixture(scope="module")
-def model(cells):
-    """Trained on every other cell."""
-    adata = cells[::2].copy()
-    more.MoRE.setup_anndata(adata, batch_key="platform", labels_key="cell_type")
-    model = more.MoRE(adata, seed=0)
-    model.train(max_epochs=20, loss_weights="fast", **FIT)
-    return model
+def model(demo_model):
+    return demo_model
 
 
 @pytest.fixture(scope="module")
