@@ -155,8 +155,9 @@ class QueryMixin(BaseModelClass):
     ) -> Self:
         """Add a query to a reference: a model of both, to which the query is registered.
 
-        The model can be used at once, without training: what it says of the query is what the reference says. New
-        batches are appended to :attr:`batches`. ``train`` then fits only the refinement of the new batches and keeps it
+        The model can be used at once, without training: the query lies where the reference puts it, and its answers are
+        those of the reference unless labels of the query count. New batches are appended to :attr:`batches`. ``train``
+        then fits only the refinement of the new batches and keeps it
         if that helps cells which were held out; all that was there is frozen, so that cells of the reference keep
         their embedding to the bit. The result is a reference in turn, and keeps no cells.
 
