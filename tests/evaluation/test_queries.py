@@ -7,6 +7,7 @@ import torch
 
 from more_scvi.data import simulate_batches
 from more_scvi.evaluation import Given, Method, Result, get_method, make_tasks, prepare, run_task
+from more_scvi.evaluation._data import batches_of
 from more_scvi.evaluation._query_scores import calibration_error
 from more_scvi.evaluation.methods._references import symphony
 from more_scvi.evaluation.methods._rounds import in_order, rounds_of
@@ -125,3 +126,18 @@ def test_concord_follows_the_seed_and_leaves_the_random_numbers_alone(prepared):
     first, again = (run_task(task, method)[0].z for _ in range(2))
     np.testing.assert_allclose(first, again, atol=1e-5)
     assert (random.random(), torch.rand(1)) == expected
+
+
+@pytest.mark.parametrize("kind", ["S8", "S8m"])
+def test_a_shallow_query_shows_a_tenth_of_its_counts_and_nothing_else_changes(raw, kind):
+    before = raw.X.copy()
+    task = next(make_tasks(raw, f"{kind}-shallow"))
+    whole = next(make_tasks(raw, f"{kind}-half"))
+    for part, as_it_was in ((task.data, whole.data), (task.query, whole.query)):
+        if part is None:
+            continue
+        totals = [np.asarray(x.X.sum(1)).ravel() for x in (part, as_it_was)]
+        thinned = batches_of(part) == task.split.held_out
+        assert 0.08 < totals[0][thinned].sum() / totals[1][thinned].sum() < 0.12 if thinned.any() else True
+        assert np.array_equal(totals[0][~thinned], totals[1][~thinned])
+    assert (raw.X != before).nnz == 0

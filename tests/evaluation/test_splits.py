@@ -101,7 +101,7 @@ def test_s8_cuts_the_query_and_leaves_the_other_batches_whole(kind):
     batches = np.tile(["x", "y"], 120)
     batches[:8] = "x"
     left = {}
-    for how in ("all", "1", "2", "half", "reversed"):
+    for how in ("all", "1", "2", "half", "shallow", "reversed"):
         split = make_splits(labels, batches, f"{kind}-{how}")[0]
         query = split.held_out == batches
         assert split.kept[~query].all()
@@ -112,7 +112,7 @@ def test_s8_cuts_the_query_and_leaves_the_other_batches_whole(kind):
     assert left["all"] == {"a": 44, "b": 36, "c": 24, "d": 12, "e": 8}
     assert left["1"] == {"a": 44}
     assert left["2"] == {"a": 44, "b": 36}
-    assert left["half"] == {"a": 44, "c": 24}
+    assert left["half"] == left["shallow"] == {"a": 44, "c": 24}
     assert left["reversed"] == {"a": 13, "b": 16, "c": 24}  # 24 ** 2 / n; "d" has too few cells
 
 

@@ -17,7 +17,8 @@ protocol        what is hidden
 ``S6-name``     the labels and the modality ``name`` of one batch (rotated)
 ``S7``          every label: integration without labels, which are used for scoring only
 ``S8-how``      all labels of one batch (rotated) whose composition is changed: cut to its ``1``, ``2``, … most frequent
-                types or to every second one (``half``), or with its proportions ``reversed``; ``all`` is as it is
+                types or to every second one (``half``), or with its proportions ``reversed``; ``all`` is as it is,
+                ``shallow`` are the cells of ``half`` with a tenth of their counts
 ``S8m-how``     the same batch is absent from training and mapped afterwards
 ``S9-p``        as ``S2b``, and the query has ``p`` % of the genes, at random; ``S9-antibodies``: it has a panel, the
                 genes whose proteins common antibody panels measure
@@ -56,6 +57,8 @@ PROTOCOLS = (
 MAPPED, MOST_ROUNDS = ("S2b", "S8m", "S9"), 3
 COMPOSITIONS = ("1", "2", "half", "reversed")
 """Changes of a query's composition that ``S8-all`` is scored on, cell by cell."""
+SHALLOW, DEPTH = "shallow", 0.1
+"""A query of another composition that has this share of its counts, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +247,7 @@ def _composed(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, m
 def composed(labels: NDArray, query: NDArray[np.bool_], known: NDArray[np.bool_], how: str) -> NDArray[np.bool_]:
     """Cells that a query of another composition holds: the same ones wherever it is asked.
 
-    ``how`` is one of :data:`COMPOSITIONS`, another number of types, or ``"all"``. Types count that also occur outside
+    ``how`` is one of :data:`COMPOSITIONS`, another number of types, :data:`SHALLOW` or ``"all"``. Types count that also occur outside
     of the query. ``"reversed"`` makes a type's share proportional to one over its number of cells, 5 cells at least;
     types with fewer than :data:`MIN_TYPE` cells are left out.
     """
@@ -253,7 +256,7 @@ def composed(labels: NDArray, query: NDArray[np.bool_], known: NDArray[np.bool_]
     here = query & known & np.isin(labels, labels[known & ~query])
     names = largest_first(labels[here], MIN_TYPE if how == "reversed" else 1)
     if how != "reversed":
-        return here & np.isin(labels, names[::2] if how == "half" else names[: int(how)])
+        return here & np.isin(labels, names[::2] if how in ("half", SHALLOW) else names[: int(how)])
     kept, rng = np.zeros_like(query), np.random.default_rng(0)
     for name in names:
         cells, least = np.flatnonzero(here & (labels == name)), int((here & (labels == names[-1])).sum())
@@ -318,7 +321,7 @@ def _rare(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, most:
 
 
 _NUMBER, _PERCENT = r"[1-9]\d*", r"(?!0+(\.0*)?$)\d{1,2}(\.\d+)?"
-_HOW = rf"all|half|reversed|{_NUMBER}"
+_HOW = rf"all|half|reversed|{SHALLOW}|{_NUMBER}"
 _DRAWS: dict[str, tuple[Callable[..., list[Split]], str]] = {
     "S1": (_half, rf"({_NUMBER})?"),
     "S2a": (_batch, ""),

@@ -24,6 +24,7 @@ from typing import Any, Self
 import anndata
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
@@ -49,7 +50,7 @@ from ._data import (
     project,
     subset,
 )
-from ._splits import Split, about_type, kind_of, labelled, largest_first, make_splits, order_of
+from ._splits import DEPTH, SHALLOW, Split, about_type, kind_of, labelled, largest_first, make_splits, order_of
 
 
 @dataclass(eq=False)
@@ -198,10 +199,12 @@ def make_tasks(
             f"splits={splits!r:.60} must be a list of Split, e.g. of make_splits; None makes those of protocol."
         )
     made = splits or make_splits(labels, batches_of(data), protocol, seed, max_rotations, dataset, known)
+    given = data
     for split in made:
         if split.hidden.size != data.n_obs:
             raise ValueError(f"Split {split.name} covers {split.hidden.size} cells, but the data hold {data.n_obs}.")
     for split in made:
+        data = thinned(given, split) if protocol.endswith(f"-{SHALLOW}") else given
         if protocol.startswith("S6-"):
             yield _hidden_modality(data, split, known)
         elif split.absent is not None:
@@ -234,6 +237,18 @@ def _mapped(data: Data, split: Split, known: NDArray[np.bool_]) -> Task:
         query = AnnData(query.X[:, genes := query_genes(split, data.var_names)], query.obs, query.var[genes])
     hidden, known = split.hidden[order], known[order]
     return Task(split, trained, hidden, hidden & known, batches_of(data)[order], known, query=query, whole=whole)
+
+
+def thinned(data: Data, split: Split) -> AnnData:
+    """Data of which the held-out batch has a tenth of its counts, drawn anew for each batch but not for each seed."""
+    if isinstance(data, MuData):
+        raise ValueError(f"{split.protocol} thins RNA; of a MuData give mdata.mod['rna'] with batches and labels in obs.")
+    x = sp.csr_matrix(data.X, dtype=np.float32, copy=True)
+    share = np.where(batches_of(data) == split.held_out, DEPTH, 1.0)
+    rng = np.random.default_rng(split.rotation)
+    x.data = rng.binomial(np.rint(x.data).astype(np.int64), np.repeat(share, np.diff(x.indptr))).astype(np.float32)
+    x.eliminate_zeros()
+    return AnnData(x, data.obs, data.var)
 
 
 def query_genes(split: Split, names: pd.Index) -> NDArray[np.bool_]:

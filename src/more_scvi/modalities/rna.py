@@ -37,6 +37,8 @@ CLIP = 10.0
 SIZE = 1e4
 N_BINS = 20
 """Bins of mean expression in which genes' dispersions are compared. Source: paper Satija 2015 (Seurat)."""
+LEAST_DETECTED = 0.01
+"""Share of the cells of every batch in which a gene is to be seen. Source: record tuning/detected_genes.md."""
 
 
 def log_normalise(counts: sp.csr_matrix, totals: np.ndarray | None = None, size: float = SIZE) -> sp.csr_matrix:
@@ -152,12 +154,13 @@ class BatchMoments:
 
     Chooses genes as :func:`scanpy.pp.highly_variable_genes` does with ``flavor="seurat"`` and ``batch_key`` (Satija et
     al. 2015; a test holds both to the same genes), which needs all cells at once; here blocks of rows are added up.
+    Genes that some batch hardly shows come last: what deep batches say of them, a shallow one cannot answer.
     """
 
     def __init__(self, n_batch: int, n_genes: int):
         self.n = np.zeros(n_batch)
         self.log_sum, self.log_squares, self.sum, self.squares = np.zeros((4, n_batch, n_genes))
-        self.detected = np.zeros((n_batch, n_genes), dtype=bool)
+        self.detected = np.zeros((n_batch, n_genes))  # cells that show a gene
 
     def add(self, x: sp.csr_matrix, batch: np.ndarray) -> None:
         """Add a block of log-normalised cells (csr) with their batch codes."""
@@ -167,7 +170,7 @@ class BatchMoments:
         for total, squares, values in ((self.log_sum, self.log_squares, x), (self.sum, self.squares, linear)):
             total += (member @ values).toarray()
             squares += (member @ values.multiply(values)).toarray()
-        self.detected |= (member @ (x > 0)).toarray() > 0
+        self.detected += (member @ (x > 0)).toarray()
 
     def mean_std(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of log-normalised expression over all cells; 1 for constant genes."""
@@ -177,7 +180,11 @@ class BatchMoments:
         return mean, np.where(std < 1e-5, 1.0, std)
 
     def variable_genes(self, n_top: int) -> np.ndarray:
-        """Positions of the ``n_top`` genes: chosen in most batches first, then by mean normalised dispersion."""
+        """Positions of the ``n_top`` genes: chosen in most batches first, then by mean normalised dispersion.
+
+        Genes that less than ``LEAST_DETECTED`` of the cells of some batch show, as far as its number of cells can tell,
+        follow after all others.
+        """
         chosen = np.zeros(self.detected.shape[1])
         dispersions = np.full(self.detected.shape, np.nan)
         for b in np.flatnonzero(self.n > 1).tolist():  # one cell has no variance
@@ -192,7 +199,8 @@ class BatchMoments:
         seen = np.isfinite(dispersions)
         mean = np.where(seen, dispersions, 0.0).sum(0) / np.maximum(seen.sum(0), 1)
         mean[~seen.any(0)] = -np.inf  # a dispersion that nothing is known of must not count as 0
-        return np.lexsort((-mean, -chosen))[:n_top]
+        rare = ((self.detected + 1) / (self.n[:, None] + 1) < LEAST_DETECTED).any(0)
+        return np.lexsort((-mean, -chosen, rare))[:n_top]
 
     def _normalised_dispersion(self, b: int, genes: np.ndarray) -> np.ndarray:
         mean = self.sum[b, genes] / self.n[b]
