@@ -179,3 +179,8 @@ def test_controls_behave_as_they_must(prepared):
         assert scores[chance]["LR"] < 0.5
         assert abs(scores[chance]["structure"]) < 0.1
     assert scores["shuffled"]["own"] < 0.5
+
+
+def test_a_method_whose_results_could_not_be_found_again_is_refused_where_it_is_made():
+    with pytest.raises(ValueError, match=r"'\.5' cannot be the name of a file"):
+        get_method(".5", base="pca")

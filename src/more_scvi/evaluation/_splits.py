@@ -247,9 +247,9 @@ def _composed(split: Split, y: NDArray, b: NDArray, known: NDArray, rest: str, m
 def composed(labels: NDArray, query: NDArray[np.bool_], known: NDArray[np.bool_], how: str) -> NDArray[np.bool_]:
     """Cells that a query of another composition holds: the same ones wherever it is asked.
 
-    ``how`` is one of :data:`COMPOSITIONS`, another number of types, :data:`SHALLOW` or ``"all"``. Types count that also occur outside
-    of the query. ``"reversed"`` makes a type's share proportional to one over its number of cells, 5 cells at least;
-    types with fewer than :data:`MIN_TYPE` cells are left out.
+    ``how`` is one of :data:`COMPOSITIONS`, another number of types, :data:`SHALLOW` or ``"all"``. Types count that also
+    occur outside of the query. ``"reversed"`` makes a type's share proportional to one over its number of cells, 5
+    cells at least; types with fewer than :data:`MIN_TYPE` cells are left out.
     """
     if how == "all":
         return query

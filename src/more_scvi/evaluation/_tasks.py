@@ -242,7 +242,7 @@ def _mapped(data: Data, split: Split, known: NDArray[np.bool_]) -> Task:
 def thinned(data: Data, split: Split) -> AnnData:
     """Data of which the held-out batch has a tenth of its counts, drawn anew for each batch but not for each seed."""
     if isinstance(data, MuData):
-        raise ValueError(f"{split.protocol} thins RNA; of a MuData give mdata.mod['rna'] with batches and labels in obs.")
+        raise ValueError(f"{split.protocol} thins RNA; give mdata.mod['rna'] with batches and labels in obs.")
     x = sp.csr_matrix(data.X, dtype=np.float32, copy=True)
     share = np.where(batches_of(data) == split.held_out, DEPTH, 1.0)
     rng = np.random.default_rng(split.rotation)

@@ -27,6 +27,7 @@ from mudata import MuData
 from numpy.typing import NDArray
 
 from more_scvi.evaluation._data import Data, modalities, share_genes
+from more_scvi.evaluation._store import file_name
 
 
 @dataclass
@@ -210,6 +211,8 @@ def get_method(name: str, base: str | None = None, **options: Any) -> Method:
         For an unknown name.
     TypeError
         For an unknown option.
+    ValueError
+        For a name that no file can have.
 
     Examples
     --------
@@ -217,6 +220,8 @@ def get_method(name: str, base: str | None = None, **options: Any) -> Method:
     'scvi-short'
     """
     key = base or name
+    if base:
+        file_name(name)  # here, and not after hours
     if key.startswith("LEAK:"):
         leaking = leak(get_method(key[5:], **options))
         leaking.name = name
