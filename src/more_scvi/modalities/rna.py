@@ -37,8 +37,9 @@ CLIP = 10.0
 SIZE = 1e4
 N_BINS = 20
 """Bins of mean expression in which genes' dispersions are compared. Source: paper Satija 2015 (Seurat)."""
-LEAST_DETECTED = 0.01
-"""Share of the cells of every batch in which a gene is to be seen. Source: record tuning/detected_genes.md."""
+SHALLOW, LEAST_DETECTED = 0.5, 0.01
+"""Genes per cell, over the mean of all batches, below which a batch is shallow, and share of its cells in which a gene
+is to be seen. Source: record tuning/shallow_batches.md."""
 
 
 def log_normalise(counts: sp.csr_matrix, totals: np.ndarray | None = None, size: float = SIZE) -> sp.csr_matrix:
@@ -154,7 +155,7 @@ class BatchMoments:
 
     Chooses genes as :func:`scanpy.pp.highly_variable_genes` does with ``flavor="seurat"`` and ``batch_key`` (Satija et
     al. 2015; a test holds both to the same genes), which needs all cells at once; here blocks of rows are added up.
-    Genes that some batch hardly shows come last: what deep batches say of them, a shallow one cannot answer.
+    Genes that a shallow batch hardly shows come last: what deep batches say of them, it cannot answer.
     """
 
     def __init__(self, n_batch: int, n_genes: int):
@@ -182,8 +183,8 @@ class BatchMoments:
     def variable_genes(self, n_top: int) -> np.ndarray:
         """Positions of the ``n_top`` genes: chosen in most batches first, then by mean normalised dispersion.
 
-        Genes that less than ``LEAST_DETECTED`` of the cells of some batch show, as far as its number of cells can tell,
-        follow after all others.
+        A batch whose cells show fewer than ``SHALLOW`` times as many genes as those of others is shallow. Genes that
+        less than ``LEAST_DETECTED`` of its cells show, as far as their number can tell, follow after all others.
         """
         chosen = np.zeros(self.detected.shape[1])
         dispersions = np.full(self.detected.shape, np.nan)
@@ -199,8 +200,15 @@ class BatchMoments:
         seen = np.isfinite(dispersions)
         mean = np.where(seen, dispersions, 0.0).sum(0) / np.maximum(seen.sum(0), 1)
         mean[~seen.any(0)] = -np.inf  # a dispersion that nothing is known of must not count as 0
-        rare = ((self.detected + 1) / (self.n[:, None] + 1) < LEAST_DETECTED).any(0)
-        return np.lexsort((-mean, -chosen, rare))[:n_top]
+        return np.lexsort((-mean, -chosen, self._lost()))[:n_top]
+
+    def _lost(self) -> np.ndarray:
+        """Genes that a shallow batch hardly shows, bool (genes,)."""
+        there = self.n > 0
+        n, detected = self.n[there, None], self.detected[there]
+        per_cell = detected.sum(1) / n[:, 0]
+        shallow = per_cell < SHALLOW * per_cell.mean()
+        return ((detected + 1) / (n + 1) < LEAST_DETECTED)[shallow].any(0)
 
     def _normalised_dispersion(self, b: int, genes: np.ndarray) -> np.ndarray:
         mean = self.sum[b, genes] / self.n[b]
