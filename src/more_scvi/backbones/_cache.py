@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from filelock import FileLock
 from scipy.sparse import csr_matrix, issparse
-from tqdm.auto import tqdm
 
+from more_scvi._progress import progress_bar
 from more_scvi.data._arguments import check_integer, check_number, check_option, check_type
 from more_scvi.data._genes import GeneMatch, match_genes
 
@@ -154,8 +154,8 @@ def compute_features(
             with _alone(folder):
                 store.open()  # reads once more: another process may have finished it while this one waited
                 starts = range(store.n_done, n_cells, chunk_size)
-                hide = not progress or not starts
-                for start in tqdm(starts, desc=f"{backbone.name} features", unit="chunk", disable=hide):
+                show = progress and bool(starts)
+                for start in progress_bar(starts, desc=f"{backbone.name} features", unit="chunk", show=show):
                     rows = _rows(x, start, start + chunk_size)
                     views = [None, *panels]
                     encoded = [backbone.encode(rows, match, visible=v, normalised=normalised) for v in views]
@@ -204,7 +204,7 @@ def token_chunks(
     faster = _bfloat16_is_faster(device)
     with _on_device(backbone, device, "float32"):  # bfloat16 around the yield would reach the caller's own work
         starts = range(0, x.shape[0], chunk_size)
-        for start in tqdm(starts, desc=f"{backbone.name} tokens", unit="chunk", disable=not progress):
+        for start in progress_bar(starts, desc=f"{backbone.name} tokens", unit="chunk", show=progress):
             rows = _rows(x, start, start + chunk_size)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=faster):
                 values, keep = backbone.tokens(rows, match, depth=depth, normalised=normalised)

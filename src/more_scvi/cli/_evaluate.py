@@ -133,7 +133,7 @@ def _report(
     result, record = run_task(task, get_method("more"))
     if "S1" in plan.protocols and not (path := result_path(plan.folder, task.split, "more")).exists():
         write_json(path, record)  # is not trained again
-    table = run(bare, methods=chosen, progress=sys.stderr.isatty(), **keys)
+    table = run(bare, methods=chosen, **keys)
     if silent := [method for method in chosen if method not in set(table["method"])]:
         notes.append(f"Without results, as they failed or do not fit the data: {', '.join(silent)}.")
     plain, _ = run_task(task, get_method("blocks" if isinstance(bare, MuData) else "pca_raw"))

@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from more_scvi._files import atomic_path, check_writable
+from more_scvi._progress import without_bars
 
 if TYPE_CHECKING:
     from more_scvi.model._more import MoRE
@@ -46,7 +48,8 @@ def plainly(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         cause: BaseException
         try:
-            return command(*args, **kwargs)
+            with without_bars(not sys.stderr.isatty()):  # in a log file
+                return command(*args, **kwargs)
         except typer.Exit:  # is a RuntimeError
             raise
         except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second

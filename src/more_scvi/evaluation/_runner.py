@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from mudata import MuData
 from numpy.typing import ArrayLike, NDArray
-from tqdm.auto import tqdm
 
 from more_scvi._files import atomic_path
+from more_scvi._progress import progress_bar, without_bars
 from more_scvi.evaluation.methods._method import Method, get_method
 
 from ._data import LABELS_KEY, Data, batches_of, standardise, subset
@@ -236,7 +236,7 @@ def run_data(
     if again:
         logger.info("%d results of %s were made by other code or settings and are computed again", again, dataset)
     done = 0
-    with tqdm(total=sum(len(m) for *_, m in pending), disable=not progress, unit="result") as bar:
+    with progress_bar(total=sum(len(m) for *_, m in pending), show=progress, unit="result") as bar:
         for split, make, of_split in pending:
             task = make().prepare()
             write_json(split_folder(results_dir, split) / "split.json", split.to_json() | {"data": print_of_data})
@@ -247,7 +247,8 @@ def run_data(
                 bar.set_description(f"{split.protocol} {method.name}")
                 logger.debug("%s %s %s", dataset, split.name, method.name)
                 try:
-                    _, record = run_task(task, method, cache_dir, with_scib)
+                    with without_bars():  # one is enough
+                        _, record = run_task(task, method, cache_dir, with_scib)
                 except Exception as error:  # one failing method must not end hours of work
                     logger.error("%s failed on %s, %s; the others go on: %s", method.name, dataset, split.name, error)
                     logger.debug("Traceback of %s", method.name, exc_info=True)

@@ -16,6 +16,7 @@ import torch
 from scvi.train import SaveCheckpoint, TrainRunner
 
 from more_scvi._compat import SimpleLogger, parse_device_args
+from more_scvi._progress import without_bars
 from more_scvi._threads import one_thread
 from more_scvi.data._arguments import check_integer, check_mapping, listing, nearest, warn
 from more_scvi.model._fit import finish, make_training_set
@@ -124,7 +125,8 @@ def train(
     reads = needs_views(plan.loss_kwargs["weights"], self.module.has_groups) and not self.schema.is_query
     views = self.init_arguments["n_views"] if reads else 0
     earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}  # scvi-tools loses some of them
-    with _restoring(self), torch.random.fork_rng(), _quiet():
+    hidden = not trainer_kwargs.get("enable_progress_bar", True)
+    with _restoring(self), torch.random.fork_rng(), _quiet(), without_bars(hidden):
         torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))  # another round, other draws
         small = self.reader.frozen.is_small
         if self.schema.is_query:
@@ -177,7 +179,8 @@ def _train_new_batches(
             f"train fits the new batches of the query in closed steps and ignores {listing(unused)};"
             " MoRE.load_query_data(..., unfrozen=True) trains all with them."
         )
-    with _restoring(model), torch.random.fork_rng(), one_thread():
+    hidden = not trainer_kwargs.get("enable_progress_bar", True)
+    with _restoring(model), torch.random.fork_rng(), one_thread(), without_bars(hidden):
         torch.manual_seed(model.seed)
         given = {"n_epochs": max_epochs, "lr": plan_kwargs.get("lr")}
         curves = fit_new_batches(model, sets, **{k: v for k, v in given.items() if v is not None})

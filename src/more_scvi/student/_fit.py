@@ -10,8 +10,8 @@ import torch
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import eigsh
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
+from more_scvi._progress import progress_bar
 from more_scvi.base._path import batch_means
 from more_scvi.data._batches import batch_offsets
 from more_scvi.modalities.rna import DirectPath
@@ -290,7 +290,7 @@ def _train(
     keep_best()
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        for step in tqdm(range(settings.max_steps), desc="distilling", disable=not settings.progress):
+        for step in progress_bar(range(settings.max_steps), desc="distilling", show=settings.progress):
             cells = rng.choice(fit, min(settings.batch_size, len(fit)))
             # half of the cells with all genes, half with some missing
             view = rng.integers(1, len(guesses), len(cells)) if len(guesses) > 1 else np.zeros(len(cells), int)
