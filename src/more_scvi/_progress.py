@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from tqdm.auto import tqdm
-
 _HIDDEN: ContextVar[bool] = ContextVar("hidden", default=False)
 
 
@@ -22,5 +20,7 @@ def without_bars(hide: bool = True) -> Iterator[None]:
 
 def progress_bar(*args: Any, show: bool = True, **kwargs: Any) -> Any:
     """A tqdm bar. If nobody hides it nothing is said of ``disable``, which ``TQDM_DISABLE`` then decides."""
+    from tqdm.auto import tqdm  # here: commands that show no bar start sooner
+
     hidden = _HIDDEN.get() or not show
     return tqdm(*args, **kwargs, **({"disable": True} if hidden else {}))

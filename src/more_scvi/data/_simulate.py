@@ -104,6 +104,13 @@ def simulate_batches(
     return AnnData(csr_matrix(counts, dtype=np.float32), obs=obs, var=pd.DataFrame(index=names))
 
 
+def keep_molecules(counts: csr_matrix, share: np.ndarray, rng: np.random.Generator) -> csr_matrix:
+    """Counts of which each molecule is kept with a probability, ``share`` of every stored value; zeros stay stored."""
+    kept = counts.copy()
+    kept.data = rng.binomial(counts.data.astype(np.int64), share)
+    return kept
+
+
 def simulate_platform(
     counts: csr_matrix | np.ndarray,
     *,
@@ -162,8 +169,7 @@ def simulate_platform(
     efficiency = rng.lognormal(-(capture_sd**2) / 2, capture_sd, n_genes)  # of mean 1, so that `depth` is kept
     cell_depth = depth * rng.lognormal(0, 0.2, n_cells)
     rows = np.repeat(np.arange(n_cells), np.diff(own.indptr))
-    kept = own.copy()
-    kept.data = rng.binomial(own.data.astype(np.int64), np.minimum(1, cell_depth[rows] * efficiency[own.indices]))
+    kept = keep_molecules(own, np.minimum(1, cell_depth[rows] * efficiency[own.indices]), rng)
     profile = np.asarray(kept.sum(0), dtype=float).ravel()
     if ambient > 0 and profile.sum() > 0:
         n_ambient = rng.poisson(ambient * np.asarray(kept.sum(1)).ravel())

@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from more_scvi.data._arguments import check_type
 from more_scvi.data._fields import RNA
+from more_scvi.data._simulate import keep_molecules
 from more_scvi.metrics._check import check_mask
 from more_scvi.modalities._antibodies import _guess_species, _table
 
@@ -199,21 +200,20 @@ def make_tasks(
             f"splits={splits!r:.60} must be a list of Split, e.g. of make_splits; None makes those of protocol."
         )
     made = splits or make_splits(labels, batches_of(data), protocol, seed, max_rotations, dataset, known)
-    given = data
     for split in made:
         if split.hidden.size != data.n_obs:
             raise ValueError(f"Split {split.name} covers {split.hidden.size} cells, but the data hold {data.n_obs}.")
     for split in made:
-        data = thinned(given, split) if protocol.endswith(f"-{SHALLOW}") else given
+        cells = thinned(data, split) if protocol in (f"S8-{SHALLOW}", f"S8m-{SHALLOW}") else data
         if protocol.startswith("S6-"):
-            yield _hidden_modality(data, split, known)
+            yield _hidden_modality(cells, split, known)
         elif split.absent is not None:
-            yield _mapped(data, split, known)
+            yield _mapped(cells, split, known)
         elif split.kept is not None:
-            part, kept = subset(data, split.kept), split.kept
+            part, kept = subset(cells, split.kept), split.kept
             yield _labels_only(part, split, split.hidden[kept], known[kept])
         else:
-            yield _labels_only(data, split, split.hidden, known)
+            yield _labels_only(cells, split, split.hidden, known)
 
 
 def _without_labels(data: Any) -> Any:
@@ -240,15 +240,16 @@ def _mapped(data: Data, split: Split, known: NDArray[np.bool_]) -> Task:
 
 
 def thinned(data: Data, split: Split) -> AnnData:
-    """Data of which the held-out batch has a tenth of its counts, drawn anew for each batch but not for each seed."""
+    """Copy of the data in which the held-out batch has a tenth of its counts, drawn by batch and not by seed."""
     if isinstance(data, MuData):
         raise ValueError(f"{split.protocol} thins RNA; give mdata.mod['rna'] with batches and labels in obs.")
-    x = sp.csr_matrix(data.X, dtype=np.float32, copy=True)
+    out = subset(data, np.ones(data.n_obs, dtype=bool))
+    x = sp.csr_matrix(out.X)
     share = np.where(batches_of(data) == split.held_out, DEPTH, 1.0)
-    rng = np.random.default_rng(split.rotation)
-    x.data = rng.binomial(np.rint(x.data).astype(np.int64), np.repeat(share, np.diff(x.indptr))).astype(np.float32)
-    x.eliminate_zeros()
-    return AnnData(x, data.obs, data.var)
+    kept = keep_molecules(x, np.repeat(share, np.diff(x.indptr)), np.random.default_rng(split.rotation))
+    out.X = sp.csr_matrix(kept, dtype=np.float32)
+    out.X.eliminate_zeros()
+    return out
 
 
 def query_genes(split: Split, names: pd.Index) -> NDArray[np.bool_]:

@@ -119,14 +119,15 @@ def train(
     _, _, device = parse_device_args(accelerator=accelerator, devices=devices, return_device="torch")
     if str(device) == "cpu" and isinstance(devices, int) and devices > (os.cpu_count() or 1):
         raise ValueError(f"devices={devices}, but this machine has {os.cpu_count()} cores; give at most as many, or 1.")
+    quietly = without_bars(not trainer_kwargs.get("enable_progress_bar", True))
     if self.schema.is_query and not self.schema.setup["reference"]["unfrozen"]:
-        _train_new_batches(self, sets, max_epochs, plan_kwargs, trainer_kwargs)
+        with quietly:
+            _train_new_batches(self, sets, max_epochs, plan_kwargs, trainer_kwargs)
         return
     reads = needs_views(plan.loss_kwargs["weights"], self.module.has_groups) and not self.schema.is_query
     views = self.init_arguments["n_views"] if reads else 0
     earlier = {k: v.copy() for k, v in (self.history_ or {}).items()}  # scvi-tools loses some of them
-    hidden = not trainer_kwargs.get("enable_progress_bar", True)
-    with _restoring(self), torch.random.fork_rng(), _quiet(), without_bars(hidden):
+    with _restoring(self), torch.random.fork_rng(), _quiet(), quietly:
         torch.manual_seed(self.seed + max(map(len, earlier.values()), default=0))  # another round, other draws
         small = self.reader.frozen.is_small
         if self.schema.is_query:
@@ -179,8 +180,7 @@ def _train_new_batches(
             f"train fits the new batches of the query in closed steps and ignores {listing(unused)};"
             " MoRE.load_query_data(..., unfrozen=True) trains all with them."
         )
-    hidden = not trainer_kwargs.get("enable_progress_bar", True)
-    with _restoring(model), torch.random.fork_rng(), one_thread(), without_bars(hidden):
+    with _restoring(model), torch.random.fork_rng(), one_thread():
         torch.manual_seed(model.seed)
         given = {"n_epochs": max_epochs, "lr": plan_kwargs.get("lr")}
         curves = fit_new_batches(model, sets, **{k: v for k, v in given.items() if v is not None})
