@@ -8,6 +8,8 @@ The answer mixes the trained head :math:`p_h`, with several modalities averaged 
 the expert, and takes a geometric mean with a discriminant analysis :math:`p_g`:
 
 .. math:: p \propto \left[(1 - s)\, p_h + s\, p_w\right]^{1 - g}\, p_g^{\,g}
+
+In batches without labels it is weighed by the composition found there (:mod:`more_scvi.annotate._composition`).
 """
 
 import math
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from more_scvi.annotate._closed_form import GAUSSIAN_SHARE, GaussianClassifier, ProbeClassifier
 from more_scvi.annotate._completion import fit_experts
+from more_scvi.annotate._composition import composition_shift
 from more_scvi.annotate._experts import WideClassifier
 from more_scvi.annotate._niche import niche_helps
 from more_scvi.annotate._self_training import needs_self_training, self_train
@@ -75,7 +78,11 @@ class Annotator(nn.Module):
         Columns of the niche in the base of the first modality, None: the data are not spatial.
     n_new
         Types that came with queries.
+    n_batch
+        Number of batches.
     """
+
+    composition: Tensor
 
     def __init__(
         self,
@@ -86,8 +93,10 @@ class Annotator(nn.Module):
         patterns: np.ndarray,
         niche: slice | None,
         n_new: int = 0,
+        n_batch: int = 1,
     ):
         super().__init__()
+        self.register_buffer("composition", torch.zeros(n_batch, n_labels))
         self.layout, self.n_labels, self.niche = layout, n_labels, niche
         self.experts = WideClassifier(n_wide, n_labels, patterns) if n_wide else None
         self.probe = ProbeClassifier(n_latent, n_labels) if len(layout.modalities) > 1 else None
@@ -166,14 +175,51 @@ class Annotator(nn.Module):
         present
             bool (cells, modalities).
         """
-        if self.probe is not None and self.probe.is_fitted:
-            head = torch.logaddexp(head, self.probe(z).log_softmax(1)) - math.log(2.0)  # mean of probabilities
+        head = self._probed(head, z)
         out = mix(head, guess, share)
         if self.gaussian.is_fitted:
             third = self.gaussian(z).log_softmax(1)
             mean = ((1 - GAUSSIAN_SHARE) * out + GAUSSIAN_SHARE * third).log_softmax(1)
             out = torch.where(self.gaussian.serves(present)[:, None], mean, out)
         return out
+
+    def voices(self, head: Tensor, z: Tensor, guess: Tensor, share: Tensor, present: Tensor) -> Tensor:
+        """What each classifier says alone, (cells, 3, n_labels) log-probabilities; the head speaks for silent ones.
+
+        Parameters as of :meth:`forward`.
+        """
+        head = self._probed(head, z)
+        third = torch.where(self.gaussian.serves(present)[:, None], self.gaussian(z).log_softmax(1), head)
+        return torch.stack([head, torch.where(share > 0, guess, head), third], 1)
+
+    def weigh(self, answer: np.ndarray, voices: np.ndarray, batch: np.ndarray, counts: np.ndarray) -> None:
+        """Learn the composition of batches without labels; that of all others is taken as usual.
+
+        Parameters
+        ----------
+        answer, voices
+            Of their cells, as :meth:`forward` and :meth:`voices` give them.
+        batch
+            Codes, (cells,).
+        counts
+            Labelled cells of each type, (n_labels,).
+        """
+        shift = np.zeros(self.composition.shape)
+        for code in np.unique(batch):
+            rows = batch == code
+            shift[code] = composition_shift(answer[rows], [*voices[rows].swapaxes(0, 1)], counts)
+        self.composition.copy_(torch.from_numpy(shift))
+
+    def in_batch(self, answer: Tensor, batch: Tensor) -> Tensor:
+        """The answer, (cells, n_labels), weighed by the composition of batches, codes (cells,); < 0: not known."""
+        shift = self.composition[batch.clamp_min(0)] * (batch >= 0)[:, None]
+        return (answer + shift).log_softmax(1) if shift.any() else answer
+
+    def _probed(self, head: Tensor, z: Tensor) -> Tensor:
+        """The trained head's log-probabilities, averaged with the regression on the embedding if there is one."""
+        if self.probe is None or not self.probe.is_fitted:
+            return head
+        return torch.logaddexp(head, self.probe(z).log_softmax(1)) - math.log(2.0)  # mean of probabilities
 
     def _without_niche(self, wide: np.ndarray) -> np.ndarray:
         """Wide input in which the niche says nothing; it stands last among the columns of the first modality."""

@@ -43,7 +43,7 @@ def forward(
 
     The module is in evaluation mode meanwhile and as before afterwards. ``read`` takes what
     :meth:`more_scvi.module.MoREModule.inference` returns, with ``log_probs`` (of the answer; None without labels),
-    ``embedding`` and ``present``, and returns one row per cell. ``rows``: in order; None: all; ``size`` per block.
+    ``embedding``, ``present`` and ``wide``, and returns one row per cell. ``rows``: in order; None: all; ``size`` per block.
     ``new_types``: whether types that came with queries are among the answers; None: for cells of other batches than
     those the reference was trained on.
     """
@@ -59,12 +59,15 @@ def forward(
             )
             placed = None if arrays.placed is None else torch.from_numpy(arrays.placed[at]).to(device)
             out: dict[str, Any] = module.inference(base, present, domain, placed=placed)
-            out["present"] = present
+            out |= {"present": present, "wide": wide}
             if arrays.doubt is None or module.annotator is None:
                 out["log_probs"] = _answer(module, out["z_labels"], wide, present)
             else:
                 drawn = _draws(module, base, wide, present, domain, arrays.doubt)
                 out["log_probs"] = torch.logsumexp(drawn, 0) - math.log(len(drawn))
+            if module.annotator is not None:
+                batch = torch.from_numpy(arrays.batch[at]).to(device)
+                out["log_probs"] = module.annotator.in_batch(out["log_probs"], batch)
             if module.annotator is not None and placed is not None and module.annotator.types.open.any():
                 alone = ~placed.isnan().any(1)  # heads and experts know no cells measured like these
                 out["log_probs"][alone] = module.annotator.types.say(out["z_labels"][alone])

@@ -135,7 +135,7 @@ class MoREModule(BaseModuleClass):
         self.annotator = self.spread = None
         if n_labels:
             niche, n_seen = self.base(layout.modalities[0]).niche_columns, self.linear.n_wide if n_wide else 0
-            self.annotator = Annotator(layout, self.n_latent, n_labels, n_seen, patterns, niche, n_new_labels)
+            self.annotator = Annotator(layout, self.n_latent, n_labels, n_seen, patterns, niche, n_new_labels, n_batch)
         self.clusters: GaussianClassifier | None = None  # of cells, where there are no labels
         if n_domains > 1 and n_refinement_steps:
             self.spread = SpreadStep(self.n_latent, n_domains, n_labels or MOST_CLUSTERS)
@@ -279,8 +279,7 @@ class MoREModule(BaseModuleClass):
         """Log-probabilities of the answer, (cells, n_labels); None without labels."""
         if self.classifier is None or self.annotator is None:
             return None
-        head = self.classifier(z_labels).log_softmax(1)
-        return self.annotator(head, z_labels, guess, share, present)
+        return self.annotator(self.classifier(z_labels).log_softmax(1), z_labels, guess, share, present)
 
     def group(self, z_labels: Tensor, log_probs: Tensor | None) -> Tensor | None:
         """Log-probabilities of what cells are compared within: types, or clusters where there are no labels."""

@@ -1,0 +1,66 @@
+r"""Composition of batches without labels: types that a batch holds often are likelier there than in the reference.
+
+Classifiers answer as if a cell came from data in which types are as frequent as among the labelled cells, :math:`\pi`.
+The proportions :math:`q` of a batch follow from its answers by expectation maximisation, with the belief of a few cells
+in :math:`\pi`, and the answer becomes
+
+.. math:: \log p_t + \min(1, D) \log \frac{q_t}{\pi_t} + \text{const},\qquad D = \sum_t q_t \log \frac{q_t}{\pi_t},
+
+so that a batch that holds what the others hold is left alone: there, rare types would pay for errors of the estimate. A
+batch that is measured otherwise can look as if it were of one type. Then classifiers that read different views say
+different things, and nothing is changed.
+
+References: expectation maximisation of class proportions, Saerens et al. 2002.
+"""
+
+import numpy as np
+from scipy.special import logsumexp
+
+PRIOR_CELLS = 5
+"""Weight, in cells, of the belief that a batch holds types as the labelled cells do. Source: record
+tuning/composition.md."""
+
+LEAST_OVERLAP = 0.5
+"""Share that any two classifiers' estimates of a composition must have in common. Source: record
+tuning/composition.md."""
+
+N_STEPS = 100
+"""Steps of expectation maximisation. Source: plain value, not tuned."""
+
+
+def composition_shift(answer: np.ndarray, voices: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
+    """What to add to the log-probabilities of cells of one batch without labels.
+
+    Parameters
+    ----------
+    answer
+        Log-probabilities of its cells, (cells, types).
+    voices
+        What each classifier that takes part says of them, (cells, types) each.
+    counts
+        Labelled cells of each type, (types,); types without any are never answered.
+
+    Returns
+    -------
+    (types,), up to a constant; zeros where the composition is as usual or classifiers disagree on it.
+    """
+    open_types = counts > 0
+    usual = counts[open_types] / counts.sum()
+    shares = [_proportions(said[:, open_types], usual) for said in voices]
+    out = np.zeros(len(counts))
+    if any(np.minimum(a, b).sum() < LEAST_OVERLAP for a in shares for b in shares):
+        return out
+    found = _proportions(answer[:, open_types], usual)
+    ratio = np.log(found / usual)
+    out[open_types] = min(1.0, float(found @ ratio)) * ratio
+    return out
+
+
+def _proportions(said: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """Proportions of types among cells, (types,), given log-probabilities (cells, types) under usual ones."""
+    found, likelihood = usual, said - np.log(usual)
+    for _ in range(N_STEPS):
+        weighed = likelihood + np.log(found)
+        p = np.exp(weighed - logsumexp(weighed, axis=1, keepdims=True))
+        found = (p.sum(0) + PRIOR_CELLS * usual) / (len(said) + PRIOR_CELLS)
+    return found
