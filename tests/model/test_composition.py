@@ -78,7 +78,28 @@ def test_an_unlabelled_batch_of_one_type_is_answered_as_part_of_all(gastrula):
     among, kind = right(query), frequent(query)[0]
     alone = right(query[query.obs["cell_type"] == kind].copy())
     assert among.mean() > 0.9
-    assert abs(alone.mean() - among[alone.index].mean()) <= 0.03
+    assert abs(alone.mean() - among[alone.index].mean()) <= 0.05  # of 80 cells
+
+
+def test_composition_found_in_an_unlabelled_batch_helps_is_saved_and_touches_no_other(gastrula, tmp_path):
+    reference, query = gastrula
+    both = ad.concat([reference, query])
+    new = (both.obs["batch"] == NEW).to_numpy()
+    both.obs["label"] = np.where(new, "Unknown", both.obs["cell_type"])
+    model = fitted(both, labels_key="label", unlabeled_category="Unknown")
+    answer, found = model.predict(soft=True), model.module.annotator.composition
+    assert [bool(row.any()) for row in found] == [batch == NEW for batch in model.batches]
+    model.save(tmp_path / "model")
+    again = more.MoRE.load(tmp_path / "model", adata=both)
+    pd.testing.assert_frame_equal(again.predict(soft=True), answer)
+    pd.testing.assert_frame_equal(again.predict(soft=True, indices=np.flatnonzero(new)[:1]), answer[new][:1])
+    grown = more.MoRE.load_query_data(reference[:50].copy(), again)  # whose buffers are of more batches or types
+    pd.testing.assert_frame_equal(grown.predict(both, soft=True), answer, atol=1e-6)
+    found.zero_()
+    usual, truth = model.predict(soft=True), both.obs["cell_type"].to_numpy()
+    pd.testing.assert_frame_equal(usual[~new], answer[~new])
+    right = [(p.idxmax(axis=1).to_numpy() == truth)[new].mean() for p in (usual, answer)]
+    assert right[1] >= right[0]
 
 
 def test_what_experts_read_of_proteins_does_not_depend_on_what_a_batch_holds():
