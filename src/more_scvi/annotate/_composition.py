@@ -4,11 +4,12 @@ Classifiers answer as if a cell came from data in which types are as frequent as
 The proportions :math:`q` of a batch follow from its answers by expectation maximisation, with the belief of a few cells
 in :math:`\pi`, and the answer becomes
 
-.. math:: \log p_t + \min(1, D) \log \frac{q_t}{\pi_t} + \text{const},\qquad D = \sum_t q_t \log \frac{q_t}{\pi_t},
+.. math:: \log p_t + \min(1, D / D_1) \log \frac{q_t}{\pi_t} + \text{const},\qquad
+          D = \sum_t q_t \log \frac{q_t}{\pi_t},
 
-so that a batch that holds what the others hold is left alone: there, rare types would pay for errors of the estimate. A
-batch that is measured otherwise can look as if it were of one type. Then classifiers that read different views say
-different things, and nothing is changed.
+with :math:`D_1 = 1`, so that a batch that holds what the others hold is left alone: there, rare types would pay for
+errors of the estimate. A batch that is measured otherwise can look as if it were of one type. Then classifiers that
+read different views say different things, and nothing is changed.
 
 References: expectation maximisation of class proportions, Saerens et al. 2002.
 """
@@ -18,11 +19,15 @@ from scipy.special import logsumexp
 
 PRIOR_CELLS = 5
 """Weight, in cells, of the belief that a batch holds types as the labelled cells do. Source: record
-tuning/composition.md."""
+tuning/found_composition.md."""
 
 LEAST_OVERLAP = 0.5
 """Share that any two classifiers' estimates of a composition must have in common. Source: record
-tuning/composition.md."""
+tuning/found_composition.md."""
+
+FULL = 1.0
+"""Divergence from the usual composition, in nats, from which on the one found counts in full. Source: plain value, not
+tuned."""
 
 N_STEPS = 100
 """Steps of expectation maximisation. Source: plain value, not tuned."""
@@ -52,7 +57,7 @@ def composition_shift(answer: np.ndarray, voices: list[np.ndarray], counts: np.n
         return out
     found = _proportions(answer[:, open_types], usual)
     ratio = np.log(found / usual)
-    out[open_types] = min(1.0, float(found @ ratio)) * ratio
+    out[open_types] = min(1.0, float(found @ ratio) / FULL) * ratio
     return out
 
 
