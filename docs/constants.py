@@ -25,6 +25,7 @@ STEERS_NOTHING = {
 """Constants that no result depends on; private ones, which begin with ``_``, must be such, too."""
 SPECIAL = {
     "Few labels": ("annotate._self_training",),
+    "Batches without labels": ("annotate._composition",),
     "No labels": ("base._clusters", "module._module.FROZEN_KEPT"),
     "Several modalities": (
         *("annotate._completion", "annotate._experts.UNSEEN_SHARE", "base._bridge", "base._shared_space"),
