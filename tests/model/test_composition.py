@@ -89,6 +89,7 @@ def test_composition_found_in_an_unlabelled_batch_helps_is_saved_and_touches_no_
     model = fitted(both, labels_key="label", unlabeled_category="Unknown")
     answer, found = model.predict(soft=True), model.module.annotator.composition
     assert [bool(row.any()) for row in found] == [batch == NEW for batch in model.batches]
+    pd.testing.assert_frame_equal(model.predict(soft=True, batch_size=7), answer)
     model.save(tmp_path / "model")
     again = more.MoRE.load(tmp_path / "model", adata=both)
     pd.testing.assert_frame_equal(again.predict(soft=True), answer)

@@ -213,7 +213,7 @@ class Annotator(nn.Module):
     def in_batch(self, answer: Tensor, batch: Tensor) -> Tensor:
         """The answer, (cells, n_labels), weighed by the composition of batches, codes (cells,); < 0: not known."""
         shift = self.composition[batch.clamp_min(0)] * (batch >= 0)[:, None]
-        return (answer + shift).log_softmax(1) if shift.any() else answer
+        return torch.where(shift.any(1, keepdim=True), (answer + shift).log_softmax(1), answer)  # others to the bit
 
     def _probed(self, head: Tensor, z: Tensor) -> Tensor:
         """The trained head's log-probabilities, averaged with the regression on the embedding if there is one."""

@@ -107,6 +107,11 @@ def predict(
     ValueError
         If the model was set up without labels.
 
+    Notes
+    -----
+    In a batch of the training data without any label, types that it was found to hold often are likelier, where
+    classifiers agree on what it holds. The answer for cells of other data depends on no other cell.
+
     Examples
     --------
     >>> adata.obs["more_prediction"] = model.predict()
