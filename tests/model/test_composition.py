@@ -103,6 +103,27 @@ def test_composition_found_in_an_unlabelled_batch_helps_is_saved_and_touches_no_
     assert right[1] >= right[0]
 
 
+def test_what_an_added_query_holds_is_found_by_training_on_it(gastrula, tmp_path):
+    reference, query = gastrula
+    model = fitted(reference, labels_key="cell_type", unlabeled_category="Unknown")
+    truth, cells = query.obs["cell_type"].to_numpy(), query.copy()
+    cells.obs["cell_type"] = "Unknown"
+    grown = more.MoRE.load_query_data(cells, model)
+    before, old = grown.predict(soft=True), grown.predict(reference, soft=True)
+    grown.train(max_epochs=1)
+    after, found = grown.predict(soft=True), grown.module.annotator.composition
+    assert [bool(row.any()) for row in found] == [batch == NEW for batch in grown.batches]
+    pd.testing.assert_frame_equal(grown.predict(reference, soft=True), old)
+    right = [(p.idxmax(axis=1).to_numpy() == truth).mean() for p in (before, after)]
+    assert right[1] >= right[0]
+    grown.save(tmp_path / "grown")
+    pd.testing.assert_frame_equal(more.MoRE.load(tmp_path / "grown", adata=cells).predict(soft=True), after)
+    cells.obs["cell_type"] = truth  # labels say what a batch holds
+    labelled = more.MoRE.load_query_data(cells, model)
+    labelled.train(max_epochs=1)
+    assert not labelled.module.annotator.composition.any()
+
+
 def test_what_experts_read_of_proteins_does_not_depend_on_what_a_batch_holds():
     """A batch without labels lies where the others do, one with labels where its types say."""
     whole = more.data.simulate_multiomics(600, 4, 3, modalities=("rna", "protein"), n_genes=200, n_proteins=15, seed=0)

@@ -78,8 +78,8 @@ class Annotator(nn.Module):
         Columns of the niche in the base of the first modality, None: the data are not spatial.
     n_new
         Types that came with queries.
-    n_batch
-        Number of batches.
+    n_domains
+        Number of batches × measured modalities that occur.
     """
 
     composition: Tensor
@@ -93,10 +93,10 @@ class Annotator(nn.Module):
         patterns: np.ndarray,
         niche: slice | None,
         n_new: int = 0,
-        n_batch: int = 1,
+        n_domains: int = 1,
     ):
         super().__init__()
-        self.register_buffer("composition", torch.zeros(n_batch, n_labels))
+        self.register_buffer("composition", torch.zeros(n_domains, n_labels))
         self.layout, self.n_labels, self.niche = layout, n_labels, niche
         self.experts = WideClassifier(n_wide, n_labels, patterns) if n_wide else None
         self.probe = ProbeClassifier(n_latent, n_labels) if len(layout.modalities) > 1 else None
@@ -192,27 +192,26 @@ class Annotator(nn.Module):
         third = torch.where(self.gaussian.serves(present)[:, None], self.gaussian(z).log_softmax(1), head)
         return torch.stack([head, torch.where(share > 0, guess, head), third], 1)
 
-    def weigh(self, answer: np.ndarray, voices: np.ndarray, batch: np.ndarray, counts: np.ndarray) -> None:
-        """Learn the composition of batches without labels; that of all others is taken as usual.
+    def weigh(self, answer: np.ndarray, voices: np.ndarray, domain: np.ndarray, counts: np.ndarray) -> None:
+        """Learn what batches without labels hold.
 
         Parameters
         ----------
         answer, voices
             Of their cells, as :meth:`forward` and :meth:`voices` give them.
-        batch
-            Codes, (cells,).
+        domain
+            Codes of batch × measured modalities, (cells,).
         counts
             Labelled cells of each type, (n_labels,).
         """
-        shift = np.zeros(self.composition.shape)
-        for code in np.unique(batch):
-            rows = batch == code
-            shift[code] = composition_shift(answer[rows], [*voices[rows].swapaxes(0, 1)], counts)
-        self.composition.copy_(torch.from_numpy(shift))
+        for code in np.unique(domain):
+            rows = domain == code
+            shift = composition_shift(answer[rows], [*voices[rows].swapaxes(0, 1)], counts)
+            self.composition[code] = torch.from_numpy(shift)
 
-    def in_batch(self, answer: Tensor, batch: Tensor) -> Tensor:
-        """The answer, (cells, n_labels), weighed by the composition of batches, codes (cells,); < 0: not known."""
-        shift = self.composition[batch.clamp_min(0)] * (batch >= 0)[:, None]
+    def in_batch(self, answer: Tensor, domain: Tensor) -> Tensor:
+        """The answer, (cells, n_labels), weighed by what their batches hold; ``domain``: codes, < 0: not known."""
+        shift = self.composition[domain.clamp_min(0)] * (domain >= 0)[:, None]
         return torch.where(shift.any(1, keepdim=True), (answer + shift).log_softmax(1), answer)  # others to the bit
 
     def _probed(self, head: Tensor, z: Tensor) -> Tensor:

@@ -156,7 +156,8 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
             module.annotator.finish(z, labels[visible], arrays.present[visible])
             given = reader.schema.label_codes(data)[train_cells] >= 0
             lone = train_cells[~np.isin(arrays.batch[train_cells], arrays.batch[train_cells[given]])]
-            _weigh_compositions(module, arrays, lone, np.bincount(labels[visible], minlength=module.n_labels))
+            module.annotator.composition.zero_()
+            weigh_compositions(module, arrays, lone, np.bincount(labels[visible], minlength=module.n_labels))
             _fit_spread(module, arrays, labels, visible)
     if module.clusters is not None and cells.clusters is not None:
         z = forward(module, arrays, lambda out: out["z_labels"], train_cells)
@@ -168,13 +169,14 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
     reader.remember(reader.key(data), arrays)
 
 
-def _weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, counts: np.ndarray) -> None:
-    """Learn the composition of batches without labels, whose cells are ``lone``; ``counts``: labels of each type."""
+def weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, counts: np.ndarray) -> None:
+    """Learn what batches without labels hold, whose cells are ``lone``; ``counts``: labelled cells of each type."""
     annotator, classifier = module.annotator, module.classifier
     assert annotator is not None and classifier is not None
-    annotator.composition.zero_()
+    lone = lone[arrays.domain[lone] >= 0]
     if not len(lone):
         return
+    annotator.composition[np.unique(arrays.domain[lone])] = 0.0  # what was found before
 
     def read(out: dict[str, Any]) -> torch.Tensor:
         z, present = out["z_labels"], out["present"]
@@ -182,8 +184,8 @@ def _weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, co
         voices = annotator.voices(classifier(z).log_softmax(1), z, guess, share, present)
         return torch.cat([out["log_probs"][:, None, : module.n_labels], voices], 1)
 
-    said = forward(module, arrays, read, lone)
-    annotator.weigh(said[:, 0], said[:, 1:], arrays.batch[lone], counts)
+    said = forward(module, arrays, read, lone, new_types=False)
+    annotator.weigh(said[:, 0], said[:, 1:], arrays.domain[lone], counts)
 
 
 def _fit_spread(module: MoREModule, arrays: Arrays, labels: np.ndarray, visible: np.ndarray) -> None:

@@ -66,8 +66,7 @@ def forward(
                 drawn = _draws(module, base, wide, present, domain, arrays.doubt)
                 out["log_probs"] = torch.logsumexp(drawn, 0) - math.log(len(drawn))
             if module.annotator is not None:
-                batch = torch.from_numpy(arrays.batch[at]).to(device)
-                out["log_probs"] = module.annotator.in_batch(out["log_probs"], batch)
+                out["log_probs"] = module.annotator.in_batch(out["log_probs"], domain)
             if module.annotator is not None and placed is not None and module.annotator.types.open.any():
                 alone = ~placed.isnan().any(1)  # heads and experts know no cells measured like these
                 out["log_probs"][alone] = module.annotator.types.say(out["z_labels"][alone])

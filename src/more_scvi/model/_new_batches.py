@@ -22,6 +22,7 @@ from torch import Tensor
 
 from more_scvi.annotate._annotator import CERTAINTY
 from more_scvi.data._arguments import listing
+from more_scvi.model._fit import weigh_compositions
 from more_scvi.model._forward import forward, registered
 from more_scvi.module._module import MoREModule
 
@@ -64,6 +65,17 @@ def count_labelled(model: MoRE, sign: int = 1) -> None:
     rows = np.flatnonzero(labels >= 0)
     z = forward(model.module, model.reader.arrays(data), lambda out: out["z_labels"], rows)
     annotator.types.added.add(z, labels[rows], sign)
+
+
+def weigh_new_batches(model: MoRE) -> None:
+    """Learn what the query's new batches hold if none of their cells is labelled."""
+    annotator, data = model.module.annotator, registered(model, "train")
+    if annotator is None:
+        return
+    arrays, labels = model.reader.arrays(data), model.schema.label_codes(data)
+    lone = (arrays.batch < 0) & ~np.isin(arrays.batch, arrays.batch[labels >= 0])
+    counts = annotator.types.reference.count.numpy()
+    weigh_compositions(model.module, arrays, np.flatnonzero(lone), counts)
 
 
 def fit_new_batches(

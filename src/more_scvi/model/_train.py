@@ -21,7 +21,7 @@ from more_scvi._threads import one_thread
 from more_scvi.data._arguments import check_integer, check_mapping, listing, nearest, warn
 from more_scvi.model._fit import finish, make_training_set
 from more_scvi.model._forward import registered
-from more_scvi.model._new_batches import count_labelled, fit_new_batches
+from more_scvi.model._new_batches import count_labelled, fit_new_batches, weigh_new_batches
 from more_scvi.module._objective import needs_views
 from more_scvi.train._callbacks import RestoringCheckpoint
 from more_scvi.train._data import CellDataModule
@@ -91,7 +91,8 @@ def train(
     Notes
     -----
     Of a query that was added to a reference (:meth:`load_query_data`) only the refinement of its new batches is fitted,
-    in ``max_epochs`` steps on all cells (100 by default), and kept if it helps cells that are held out.
+    in ``max_epochs`` steps on all cells (100 by default), and kept if it helps cells that are held out; and what new
+    batches without labels hold is found, by which :meth:`predict` weighs their answers.
 
     Labels and linear base are read anew: what was labelled since the last training is learned from. Small networks are
     trained on one thread, which is as fast and does not suffer from other processes on the same cores.
@@ -184,6 +185,7 @@ def _train_new_batches(
         torch.manual_seed(model.seed)
         given = {"n_epochs": max_epochs, "lr": plan_kwargs.get("lr")}
         curves = fit_new_batches(model, sets, **{k: v for k, v in given.items() if v is not None})
+        weigh_new_batches(model)
         model.history_ = _joined(model.history_ or {}, curves)
         model.is_trained_ = True
 

@@ -135,7 +135,9 @@ class MoREModule(BaseModuleClass):
         self.annotator = self.spread = None
         if n_labels:
             niche, n_seen = self.base(layout.modalities[0]).niche_columns, self.linear.n_wide if n_wide else 0
-            self.annotator = Annotator(layout, self.n_latent, n_labels, n_seen, patterns, niche, n_new_labels, n_batch)
+            self.annotator = Annotator(
+                layout, self.n_latent, n_labels, n_seen, patterns, niche, n_new_labels, n_domains
+            )
         self.clusters: GaussianClassifier | None = None  # of cells, where there are no labels
         if n_domains > 1 and n_refinement_steps:
             self.spread = SpreadStep(self.n_latent, n_domains, n_labels or MOST_CLUSTERS)
