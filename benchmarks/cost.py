@@ -94,8 +94,8 @@ def peaks(args: Namespace) -> None:
     text = (
         f"MoRE (no backbone) on simulated RNA + ATAC, {args.cells:,} cells × {args.peaks:,} peaks, "
         f"{mdata['atac'].X.nnz / 1e6:.0f} million open: the data take {sparse:.2f} GB sparse. Peak memory of the "
-        f"process {before:.2f} GB before setup, {getrusage(RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB after training and embedding; "
-        f"{time.process_time() - since:.0f} CPU seconds on {args.threads} thread(s)."
+        f"process {before:.2f} GB before setup, {getrusage(RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB after training "
+        f"and embedding; {time.process_time() - since:.0f} CPU seconds on {args.threads} thread(s)."
     )
     write(args.results / "atac_memory.md", "Many peaks", made_by(), text)
 
