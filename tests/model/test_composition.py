@@ -94,8 +94,12 @@ def test_composition_found_in_an_unlabelled_batch_helps_is_saved_and_touches_no_
     again = more.MoRE.load(tmp_path / "model", adata=both)
     pd.testing.assert_frame_equal(again.predict(soft=True), answer)
     pd.testing.assert_frame_equal(again.predict(soft=True, indices=np.flatnonzero(new)[:1]), answer[new][:1])
-    grown = more.MoRE.load_query_data(reference[:50].copy(), again)  # whose buffers are of more batches or types
-    pd.testing.assert_frame_equal(grown.predict(both, soft=True), answer, atol=1e-6)
+    more_cells = reference[:50].copy()
+    more_cells.obs = more_cells.obs.assign(batch="other", label="a new type")
+    grown = more.MoRE.load_query_data(more_cells, again)
+    assert len(grown.module.annotator.composition) == len(found) + 1
+    old = grown.predict(both, soft=True, new_types=False)[list(model.labels)]
+    pd.testing.assert_frame_equal(old, answer, atol=1e-6)
     found.zero_()
     usual, truth = model.predict(soft=True), both.obs["cell_type"].to_numpy()
     pd.testing.assert_frame_equal(usual[~new], answer[~new])
@@ -119,7 +123,8 @@ def test_what_an_added_query_holds_is_found_by_training_on_it(gastrula, tmp_path
     grown.save(tmp_path / "grown")
     pd.testing.assert_frame_equal(more.MoRE.load(tmp_path / "grown", adata=cells).predict(soft=True), after)
     cells.obs["cell_type"] = truth  # labels say what a batch holds
-    labelled = more.MoRE.load_query_data(cells, model)
+    labelled = more.MoRE.load_query_data(cells, grown)
+    assert not labelled.module.annotator.composition.any()
     labelled.train(max_epochs=1)
     assert not labelled.module.annotator.composition.any()
 

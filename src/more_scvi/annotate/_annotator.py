@@ -206,8 +206,11 @@ class Annotator(nn.Module):
         """
         for code in np.unique(domain):
             rows = domain == code
-            shift = composition_shift(answer[rows], [*voices[rows].swapaxes(0, 1)], counts)
-            self.composition[code] = torch.from_numpy(shift)
+            said = voices[rows].swapaxes(0, 1)
+            if (said == said[:1]).all():  # the head alone speaks: nobody can agree with it
+                continue
+            shift = composition_shift(answer[rows], list(said), counts)
+            self.composition[int(code)] = torch.from_numpy(shift).to(self.composition)
 
     def in_batch(self, answer: Tensor, domain: Tensor) -> Tensor:
         """The answer, (cells, n_labels), weighed by what their batches hold; ``domain``: codes, < 0: not known."""

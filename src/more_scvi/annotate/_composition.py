@@ -7,9 +7,9 @@ in :math:`\pi`, and the answer becomes
 .. math:: \log p_t + \min(1, D / D_1) \log \frac{q_t}{\pi_t} + \text{const},\qquad
           D = \sum_t q_t \log \frac{q_t}{\pi_t},
 
-with :math:`D_1 = 1`, so that a batch that holds what the others hold is left alone: there, rare types would pay for
-errors of the estimate. A batch that is measured otherwise can look as if it were of one type. Then classifiers that
-read different views say different things, and nothing is changed.
+with :math:`D_1 = 1`, so that a batch that holds what the others hold is hardly changed: there, rare types would
+pay for errors of the estimate. A batch that is measured otherwise can look as if it were of one type. Then classifiers
+that read different views say different things, and nothing is changed.
 
 References: expectation maximisation of class proportions, Saerens et al. 2002.
 """
@@ -47,7 +47,7 @@ def composition_shift(answer: np.ndarray, voices: list[np.ndarray], counts: np.n
 
     Returns
     -------
-    (types,), up to a constant; zeros where the composition is as usual or classifiers disagree on it.
+    (types,), up to a constant; small where the composition is nearly as usual, zeros where classifiers disagree on it.
     """
     open_types = counts > 0
     usual = counts[open_types] / counts.sum()

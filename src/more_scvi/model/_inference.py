@@ -111,7 +111,7 @@ def predict(
     -----
     In a batch without any label, of the training data or of a query that was added and trained on
     (:meth:`load_query_data`), types that it was found to hold often are likelier, where classifiers agree on what it
-    holds. The answer for cells of other data depends on no other cell.
+    holds. The answer for cells of batches that the model does not know depends on no other cell.
 
     Examples
     --------

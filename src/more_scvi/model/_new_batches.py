@@ -1,6 +1,6 @@
 r"""What ``train`` learns of a query: the refinement of its new batches, if it helps cells that were held out.
 
-Everything else is frozen, so cells pass adapters and fusion once; what is left are a few numbers per batch. They are
+Beside that, what new batches without labels hold (:mod:`more_scvi.annotate._composition`). Everything else is frozen, so cells pass adapters and fusion once; what is left are a few numbers per batch. They are
 fitted on all cells at a time, by the distance of the types' centres in a new batch from those of the reference,
 
 .. math:: D = \frac{\sum_t w_t \lVert m_t - \mu_t \rVert^2}{\sigma^2 \sum_t w_t},\qquad w_t = \frac{n_t}{n_t + \lambda},
@@ -67,15 +67,29 @@ def count_labelled(model: MoRE, sign: int = 1) -> None:
     annotator.types.added.add(z, labels[rows], sign)
 
 
-def weigh_new_batches(model: MoRE) -> None:
-    """Learn what the query's new batches hold if none of their cells is labelled."""
-    annotator, data = model.module.annotator, registered(model, "train")
+def forget_compositions(model: MoRE, labelled: bool) -> None:
+    """Weigh the query's batches no longer: those with a label, which says more, or the new ones."""
+    annotator, data = model.module.annotator, registered(model, "load_query_data")
     if annotator is None:
         return
     arrays, labels = model.reader.arrays(data), model.schema.label_codes(data)
-    lone = (arrays.batch < 0) & ~np.isin(arrays.batch, arrays.batch[labels >= 0])
-    counts = annotator.types.reference.count.numpy()
-    weigh_compositions(model.module, arrays, np.flatnonzero(lone), counts)
+    which = arrays.domain >= model.schema.n_trained["domains"]
+    if labelled:
+        which = (arrays.batch < 0) & (arrays.domain >= 0) & np.isin(arrays.batch, arrays.batch[labels >= 0])
+    annotator.composition[np.unique(arrays.domain[which])] = 0.0
+
+
+def weigh_new_batches(model: MoRE) -> None:
+    """Learn what the query's new batches hold if none of their cells is labelled; cells of new types aside."""
+    module, data = model.module, registered(model, "train")
+    if module.annotator is None:
+        return
+    forget_compositions(model, labelled=False)
+    arrays, labels = model.reader.arrays(data), model.schema.label_codes(data)
+    lone = arrays.domain >= model.schema.n_trained["domains"]
+    lone &= ~np.isin(arrays.batch, arrays.batch[labels >= 0])
+    lone &= forward(module, arrays, lambda out: out["log_probs"].argmax(1)) < module.n_labels
+    weigh_compositions(module, arrays, np.flatnonzero(lone), module.annotator.types.reference.count.numpy())
 
 
 def fit_new_batches(
@@ -98,7 +112,7 @@ def fit_new_batches(
     new = np.unique(arrays.domain[arrays.domain >= first])
     if module.annotator is None or not module.refinement.n_steps or not len(new):
         why = "it has no new batch" if not len(new) else "the reference has no labels, or was made without refinement"
-        logger.info("Nothing is learned from the query: %s.", why)
+        logger.info("No refinement is fitted to the query: %s.", why)
         return {}
     train, held = sets[0], sets[1]
     if not len(held):

@@ -26,7 +26,7 @@ from more_scvi.data._columns import as_label_array, check_column, check_genes, v
 from more_scvi.data._fields import RNA
 from more_scvi.data._objects import check_anndata, check_modalities
 from more_scvi.modalities._modality import get_modality
-from more_scvi.model._new_batches import count_labelled
+from more_scvi.model._new_batches import count_labelled, forget_compositions
 from more_scvi.model._new_modality import check_new_modalities, known_part, learn_pairs
 from more_scvi.model._setup import find_domains
 
@@ -157,9 +157,9 @@ class QueryMixin(BaseModelClass):
 
         The model can be used at once, without training: the query lies where the reference puts it, and its answers are
         those of the reference unless labels of the query count. New batches are appended to :attr:`batches`. ``train``
-        then fits only the refinement of the new batches and keeps it
-        if that helps cells which were held out; all that was there is frozen, so that cells of the reference keep
-        their embedding to the bit. The result is a reference in turn, and keeps no cells.
+        then fits only the refinement of the new batches, keeps it if that helps cells which were held out, and finds
+        what new batches without labels hold; all that was there is frozen, so that cells of the reference keep their
+        embedding to the bit. The result is a reference in turn, and keeps no cells.
 
         Labels of the query count. A label that the reference does not know becomes a new type once 20 cells carry it,
         those of all queries together. Cells of new batches may be of it; those of the reference's own batches keep
@@ -241,6 +241,7 @@ class QueryMixin(BaseModelClass):
         model.is_trained_, model._map = reference.is_trained_, reference._map
         learn_pairs(model, whole, further)
         count_labelled(model)
+        forget_compositions(model, labelled=True)
         new_labels = _opened(reference, model)
         logger.info(
             "%d cells are added to the reference; new batches: %s; new types: %s.",

@@ -21,7 +21,7 @@ from more_scvi._threads import one_thread
 from more_scvi.data._arguments import check_integer, check_mapping, listing, nearest, warn
 from more_scvi.model._fit import finish, make_training_set
 from more_scvi.model._forward import registered
-from more_scvi.model._new_batches import count_labelled, fit_new_batches, weigh_new_batches
+from more_scvi.model._new_batches import count_labelled, fit_new_batches, forget_compositions, weigh_new_batches
 from more_scvi.module._objective import needs_views
 from more_scvi.train._callbacks import RestoringCheckpoint
 from more_scvi.train._data import CellDataModule
@@ -163,6 +163,7 @@ def train(
             done()
             if self.schema.is_query:
                 count_labelled(self)
+                weigh_new_batches(self)
     if stopped is not None:
         raise stopped
 
@@ -181,13 +182,25 @@ def _train_new_batches(
             f"train fits the new batches of the query in closed steps and ignores {listing(unused)};"
             " MoRE.load_query_data(..., unfrozen=True) trains all with them."
         )
-    with _restoring(model), torch.random.fork_rng(), one_thread():
+    with _restoring(model), torch.random.fork_rng(), one_thread(), _on_cpu(model):
         torch.manual_seed(model.seed)
+        forget_compositions(model, labelled=False)  # aims are made of answers
         given = {"n_epochs": max_epochs, "lr": plan_kwargs.get("lr")}
         curves = fit_new_batches(model, sets, **{k: v for k, v in given.items() if v is not None})
         weigh_new_batches(model)
         model.history_ = _joined(model.history_ or {}, curves)
         model.is_trained_ = True
+
+
+@contextmanager
+def _on_cpu(model: MoRE) -> Iterator[None]:
+    """Where few numbers are fitted on all cells at a time."""
+    device = next(model.module.parameters()).device
+    model.module.to("cpu")
+    try:
+        yield
+    finally:
+        model.module.to(device)
 
 
 @contextmanager
