@@ -1,7 +1,8 @@
 r"""What ``train`` learns of a query: the refinement of its new batches, if it helps cells that were held out.
 
-Beside that, what new batches without labels hold (:mod:`more_scvi.annotate._composition`). Everything else is frozen, so cells pass adapters and fusion once; what is left are a few numbers per batch. They are
-fitted on all cells at a time, by the distance of the types' centres in a new batch from those of the reference,
+Beside that, what new batches without labels hold (:mod:`more_scvi.annotate._composition`). Everything else is frozen,
+so cells pass adapters and fusion once; what is left are a few numbers per batch. They are fitted on all cells at a
+time, by the distance of the types' centres in a new batch from those of the reference,
 
 .. math:: D = \frac{\sum_t w_t \lVert m_t - \mu_t \rVert^2}{\sigma^2 \sum_t w_t},\qquad w_t = \frac{n_t}{n_t + \lambda},
 
