@@ -129,6 +129,21 @@ def test_what_an_added_query_holds_is_found_by_training_on_it(gastrula, tmp_path
     assert not labelled.module.annotator.composition.any()
 
 
+def test_cells_measured_otherwise_than_labelled_ones_are_not_weighed():
+    data = more.data.simulate_multiomics(
+        500, 3, 3, modalities=("rna", "protein"), n_genes=200, n_proteins=15, pattern={"batch2": ("protein",)}, seed=0
+    )
+    types, batch = data.obs["cell_type"].astype(str), data.obs["batch"].astype(str)
+    rare = types == types.value_counts().index[-1]
+    data = data[~batch.isin(["batch1", "batch2"]) | rare].copy()  # two batches of one type, without labels
+    data.obs["label"] = data.obs["cell_type"].astype(str).where(data.obs["batch"].astype(str) == "batch0", "Unknown")
+    more.MoRE.setup_mudata(data, {"rna": "rna", "protein": "protein"}, batch_key="batch", labels_key="label")
+    model = more.MoRE(data, backbone=None, seed=0)
+    model.train(max_epochs=5, **SETTINGS)
+    found = {model.schema.domains[at][0]: bool(row.any()) for at, row in enumerate(model.module.annotator.composition)}
+    assert found == {"batch0": False, "batch1": True, "batch2": False}
+
+
 def test_what_experts_read_of_proteins_does_not_depend_on_what_a_batch_holds():
     """A batch without labels lies where the others do, one with labels where its types say."""
     whole = more.data.simulate_multiomics(600, 4, 3, modalities=("rna", "protein"), n_genes=200, n_proteins=15, seed=0)

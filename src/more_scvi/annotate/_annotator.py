@@ -189,7 +189,9 @@ class Annotator(nn.Module):
         Parameters as of :meth:`forward`.
         """
         head = self._probed(head, z)
-        third = torch.where(self.gaussian.serves(present)[:, None], self.gaussian(z).log_softmax(1), head)
+        third = head
+        if self.gaussian.is_fitted:
+            third = torch.where(self.gaussian.serves(present)[:, None], self.gaussian(z).log_softmax(1), head)
         return torch.stack([head, torch.where(share > 0, guess, head), third], 1)
 
     def weigh(self, answer: np.ndarray, voices: np.ndarray, domain: np.ndarray, counts: np.ndarray) -> None:

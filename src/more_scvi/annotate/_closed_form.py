@@ -87,7 +87,7 @@ class GaussianClassifier(_LinearClassifier):
         self.register_buffer("labelled", torch.zeros(len(patterns), dtype=torch.bool))
 
     def serves(self, present: Tensor) -> Tensor:
-        """Cells with the modalities of cells it was fitted on, (cells,); ``present``: bool (cells, modalities)."""
+        """Cells with the modalities of labelled ones, (cells,); ``present``: bool (cells, modalities)."""
         return ((present[:, None] == self.patterns).all(2) & self.labelled).any(1)
 
     def fit(self, z: np.ndarray, labels: np.ndarray, present: np.ndarray) -> None:
@@ -100,6 +100,9 @@ class GaussianClassifier(_LinearClassifier):
         present
             bool (cells, modalities): what was measured in them.
         """
+        self._store(np.zeros(self.weight.shape), np.full(len(self.bias), -np.inf))  # nothing of an earlier fit
+        measured = torch.from_numpy(np.unique(np.asarray(present, dtype=bool), axis=0)).to(self.patterns.device)
+        self.labelled.copy_((self.patterns[:, None] == measured).all(2).any(1))
         classes, code, n = np.unique(labels, return_inverse=True, return_counts=True)
         if len(classes) < 2 or len(labels) - len(classes) < z.shape[1]:
             return
@@ -112,8 +115,6 @@ class GaussianClassifier(_LinearClassifier):
         weight[classes] = np.linalg.solve(covariance, centres.T).T
         bias[classes] = np.log(n / n.sum()) - 0.5 * (weight[classes] * centres).sum(1)
         self._store(weight, bias)
-        measured = torch.from_numpy(np.unique(np.asarray(present, dtype=bool), axis=0)).to(self.patterns.device)
-        self.labelled.copy_((self.patterns[:, None] == measured).all(2).any(1))
 
 
 def solve_logistic(x: np.ndarray, labels: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -170,10 +170,14 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
 
 
 def weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, counts: np.ndarray) -> None:
-    """Learn what batches without labels hold, whose cells are ``lone``; ``counts``: labelled cells of each type."""
+    """Learn what batches without labels hold, from cells that are measured like labelled ones.
+
+    ``lone``: positions of their cells; ``counts``: labelled cells of each type.
+    """
     annotator, classifier = module.annotator, module.classifier
     assert annotator is not None and classifier is not None
-    lone = lone[arrays.domain[lone] >= 0]
+    serves = annotator.gaussian.serves(torch.from_numpy(arrays.present[lone]).to(annotator.composition.device))
+    lone = lone[(arrays.domain[lone] >= 0) & serves.cpu().numpy()]
     if not len(lone):
         return
     annotator.composition[np.unique(arrays.domain[lone])] = 0.0  # what was found before
