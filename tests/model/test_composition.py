@@ -65,6 +65,7 @@ def test_a_query_of_one_type_is_answered_as_part_of_all(gastrula, labelled):
     )
 
 
+@pytest.mark.xfail(strict=True, reason="77 of 80 cells among all, 74 alone, where classifiers disagree")
 def test_an_unlabelled_batch_of_one_type_is_answered_as_part_of_all(gastrula):
     reference, query = gastrula
 
@@ -78,7 +79,7 @@ def test_an_unlabelled_batch_of_one_type_is_answered_as_part_of_all(gastrula):
     among, kind = right(query), frequent(query)[0]
     alone = right(query[query.obs["cell_type"] == kind].copy())
     assert among.mean() > 0.9
-    assert abs(alone.mean() - among[alone.index].mean()) <= 0.05  # of 80 cells
+    assert abs(alone.mean() - among[alone.index].mean()) <= 0.03
 
 
 def test_composition_found_in_an_unlabelled_batch_helps_is_saved_and_touches_no_other(gastrula, tmp_path):
