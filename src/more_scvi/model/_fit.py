@@ -172,7 +172,7 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
 def weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, counts: np.ndarray) -> None:
     """Learn what batches without labels hold, from cells that are measured like labelled ones.
 
-    ``lone``: positions of their cells; ``counts``: labelled cells of each type.
+    ``lone``: positions of their cells, whose answers are not weighed yet; ``counts``: labelled cells of each type.
     """
     annotator, classifier = module.annotator, module.classifier
     assert annotator is not None and classifier is not None
@@ -180,7 +180,6 @@ def weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, cou
     lone = lone[(arrays.domain[lone] >= 0) & serves.cpu().numpy()]
     if not len(lone):
         return
-    annotator.composition[np.unique(arrays.domain[lone])] = 0.0  # what was found before
 
     def read(out: dict[str, Any]) -> torch.Tensor:
         z, present = out["z_labels"], out["present"]
