@@ -25,11 +25,13 @@ STEERS_NOTHING = {
 """Constants that no result depends on; private ones, which begin with ``_``, must be such, too."""
 SPECIAL = {
     "Few labels": ("annotate._self_training",),
-    "Batches without labels": ("annotate._composition",),
+    "Batches without labels": (
+        *("annotate._composition", "annotate._experts.UNSEEN_SHARE"),
+        *("modalities.rna.SHALLOW_SCALE", "modalities.rna.SHALLOW_CELL"),
+    ),
     "No labels": ("base._clusters", "module._module.FROZEN_KEPT"),
     "Several modalities": (
-        *("annotate._completion", "annotate._experts.UNSEEN_SHARE", "base._bridge", "base._shared_space"),
-        "model._more.MIN_LINKED_GENES",
+        *("annotate._completion", "base._bridge", "base._shared_space", "model._more.MIN_LINKED_GENES"),
     ),
     "Chromatin": ("modalities.atac",),
     "Tissue": ("base._shares.NICHE_SHARE", "data._spatial", "module._module.CLOSED_GATE"),

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import torch
 
 from more_scvi.modalities import log_normalise
-from more_scvi.modalities.rna import BatchMoments
+from more_scvi.modalities.rna import SHALLOW_CELL, SHALLOW_SCALE, BatchMoments
 from more_scvi.module import (
     Classifier,
     DirectPath,
@@ -63,6 +63,26 @@ def test_genes_that_a_shallow_batch_does_not_show_come_last(share, n, chosen):
     moments.add(log_normalise(sp.csr_matrix(x)), batch)
     assert (3 in moments.variable_genes(150)) is chosen
     assert sorted(moments.variable_genes(300)) == list(range(300))
+
+
+def test_for_shallow_cells_one_count_of_the_shallowest_batch_is_one():
+    rng = np.random.default_rng(1)
+    deep = rng.poisson(rng.gamma(2, 20, 60), (200, 60))
+    thin = np.concatenate([deep[:100], rng.binomial(deep[100:], 0.01)])
+    batch = np.repeat([0, 1], 100)
+    path, norm = fitted_direct(sp.csr_matrix(thin), batch, 70)
+    totals = thin.sum(1)
+    assert float(path.shallow_scale) == pytest.approx(totals[100:].mean() / 1e4, rel=0.02)
+    values = np.log1p(thin / totals[:, None] * float(path.shallow_scale) * 1e4)[:, path.features.numpy()]
+    expected = (values - values.mean(0)) @ path.wide_loadings.numpy()
+    np.testing.assert_allclose(path.transform_shallow(norm), expected, atol=1e-3)
+    everything = np.ones(60, bool)
+    np.testing.assert_allclose(path.transform_shallow(norm, everything), expected, atol=1e-3)
+    for size, doubt in ((n, path.doubt_shallow(everything, n, rng)) for n in (2, 4)):
+        assert doubt.shape == (size, path.n_wide) and not doubt.any()
+    assert fitted_direct(sp.csr_matrix(deep), batch, 70)[0].shallow_scale == pytest.approx(SHALLOW_SCALE)
+    genes = (thin > 0).sum(1).mean()
+    assert path.shallow(norm, genes).tolist() == ((thin > 0).sum(1) < SHALLOW_CELL * genes).tolist()
 
 
 def test_direct_path_is_the_pca_of_scaled_genes():

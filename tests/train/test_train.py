@@ -44,7 +44,12 @@ def test_cached_cells_keep_rows_together():
     n = 10
     row = np.arange(n, dtype=np.float32)[:, None]
     arrays = Arrays(
-        base=row, present=np.ones((n, 1), bool), wide=row, batch=np.zeros(n, dtype=int), domain=np.arange(n) % 2
+        base=row,
+        present=np.ones((n, 1), bool),
+        wide=row,
+        batch=np.zeros(n, dtype=int),
+        domain=np.arange(n) % 2,
+        shallow=np.zeros(n, bool),
     )
     lessons = Lessons(np.arange(n) % 3, np.arange(n) % 3, -row, row / n, keeps_niche=True)
     hidden = MaskedTargets(np.array([[True], [False]]), sp.csr_matrix(row), np.arange(n, dtype=np.float32))

@@ -9,7 +9,13 @@ the expert, and takes a geometric mean with a discriminant analysis :math:`p_g`:
 
 .. math:: p \propto \left[(1 - s)\, p_h + s\, p_w\right]^{1 - g}\, p_g^{\,g}
 
-In batches without labels it is weighed by the composition found there (:mod:`more_scvi.annotate._composition`).
+Shallow cells, of which far less was read than of others, have an expert of their own: on a scale of expression on which
+one of their counts is about 1, they look as thinned deep cells do. In batches without labels it says most of them,
+:math:`s = 0.8`, and the discriminant analysis nothing, :math:`g = 0`: no labelled cell vouches for how the embedding
+places them. A batch is shallow if its cells show less than half as many genes as those of all batches do, a cell of a
+batch that the model does not know if it shows less than 0.4 of them.
+
+In batches without labels the answer is weighed by the composition found there (:mod:`more_scvi.annotate._composition`).
 """
 
 import math
@@ -22,7 +28,7 @@ from torch import Tensor, nn
 from more_scvi.annotate._closed_form import GAUSSIAN_SHARE, GaussianClassifier, ProbeClassifier
 from more_scvi.annotate._completion import fit_experts
 from more_scvi.annotate._composition import composition_shift
-from more_scvi.annotate._experts import WideClassifier
+from more_scvi.annotate._experts import UNSEEN_SHARE, WideClassifier
 from more_scvi.annotate._niche import niche_helps
 from more_scvi.annotate._self_training import needs_self_training, self_train
 from more_scvi.annotate._statistics import NewTypes
@@ -80,9 +86,12 @@ class Annotator(nn.Module):
         Types that came with queries.
     n_domains
         Number of batches × measured modalities that occur.
+    depth_counts
+        Whether cells can be shallow; then they have experts of their own.
     """
 
     composition: Tensor
+    taught: Tensor
 
     def __init__(
         self,
@@ -94,22 +103,27 @@ class Annotator(nn.Module):
         niche: slice | None,
         n_new: int = 0,
         n_domains: int = 1,
+        depth_counts: bool = False,
     ):
         super().__init__()
         self.register_buffer("composition", torch.zeros(n_domains, n_labels))
+        self.register_buffer("taught", torch.zeros(n_domains, dtype=torch.bool))  # batches with a label
         self.layout, self.n_labels, self.niche = layout, n_labels, niche
         self.experts = WideClassifier(n_wide, n_labels, patterns) if n_wide else None
+        self.shallow_experts = WideClassifier(n_wide, n_labels, patterns) if n_wide and depth_counts else None
         self.probe = ProbeClassifier(n_latent, n_labels) if len(layout.modalities) > 1 else None
         self.gaussian = GaussianClassifier(n_latent, n_labels, patterns)
         self.types = NewTypes(n_latent, n_labels, n_new)
 
-    def teach(self, arrays: Arrays, visible: np.ndarray, cells: np.ndarray, seed: int) -> Lessons:
+    def teach(self, arrays: Arrays, thin: Arrays | None, visible: np.ndarray, cells: np.ndarray, seed: int) -> Lessons:
         """Solve what is solved before training, anew.
 
         Parameters
         ----------
         arrays
             All registered cells.
+        thin
+            The same, all with the wide input of shallow cells; None: no cell can be shallow.
         visible
             Codes of their visible labels, (cells,); -1 = not labelled.
         cells
@@ -119,17 +133,23 @@ class Annotator(nn.Module):
         """
         labels, keeps = np.full(len(arrays), -1, dtype=np.int64), True
         labels[cells] = visible[cells]
+        of_taught = np.isin(arrays.batch, arrays.batch[labels >= 0])
+        self.taught.zero_()
+        self.taught[np.unique(arrays.domain[of_taught])] = True
         if self.niche is not None:
             own = arrays.base[:, self.layout.columns(self.layout.modalities[0])]
             keeps = niche_helps(own, self.niche, arrays.batch, labels)
             if not keeps:
                 arrays = replace(arrays, wide=self._without_niche(arrays.wide))
+                thin = None if thin is None else replace(thin, wide=self._without_niche(thin.wide))
         if self.experts is None:
             return Lessons(visible, labels, *_silent(len(labels), self.n_labels), keeps)
         if len(self.experts.patterns) == 1 and needs_self_training(labels[cells]):
             parts = (arrays.wide[cells].astype(np.float32), arrays.base[cells], labels[cells], arrays.batch[cells])
             labels[cells] = self_train(*parts, seed)
         fit_experts(self.experts, self.layout, arrays, labels, seed)
+        if self.shallow_experts is not None and thin is not None:
+            fit_experts(self.shallow_experts, self.layout, thin, labels, seed)
         guess, share = self.say(arrays)
         sure = (guess.max(1) >= math.log(CERTAINTY)) & (share[:, 0] > 0)
         types = np.where(labels >= 0, labels, np.where(sure, guess.argmax(1), -1))
@@ -141,17 +161,33 @@ class Annotator(nn.Module):
         device, guess, share = self.gaussian.bias.device, *_silent(len(arrays), self.n_labels)
         for start in range(0, len(arrays), BLOCK):
             rows = slice(start, start + BLOCK)
-            wide, present = (torch.from_numpy(x[rows]).to(device) for x in (arrays.wide, arrays.present))
-            guess[rows], share[rows] = (x.cpu().numpy() for x in self.hear(wide, present))
+            parts = (arrays.wide, arrays.present, arrays.domain, arrays.shallow)
+            wide, present, domain, shallow = (torch.from_numpy(x[rows]).to(device) for x in parts)
+            heard = self.hear(wide, present, shallow, self.vouched(domain, shallow))
+            guess[rows], share[rows] = (x.cpu().numpy() for x in heard)
         return guess, share
 
-    def hear(self, wide: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`say`, of tensors (cells, n_wide) and bool (cells, modalities)."""
+    def hear(self, wide: Tensor, present: Tensor, shallow: Tensor, vouched: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`say`, of tensors (cells, n_wide), bool (cells, modalities), and bool (cells,) each.
+
+        ``vouched``: from :meth:`vouched`.
+        """
         if self.experts is None:
             return wide.new_zeros((len(wide), self.n_labels), dtype=torch.float32), wide.new_zeros(
                 (len(wide), 1)
             ).float()
-        return self.experts(wide.float(), present)
+        guess, share = self.experts(wide.float(), present)
+        if self.shallow_experts is not None and shallow.any():
+            own = self.shallow_experts(wide.float(), present)
+            guess, share = (torch.where(shallow[:, None], x, y) for x, y in zip(own, (guess, share), strict=True))
+        return guess, torch.where(vouched[:, None] | (share == 0), share, UNSEEN_SHARE)
+
+    def vouched(self, domain: Tensor, shallow: Tensor) -> Tensor:
+        """Cells for which labelled ones vouch: those that are not shallow, and all of batches with a label.
+
+        Codes of batch × measured modalities and bool, (cells,) each -> bool (cells,).
+        """
+        return ~shallow | ((domain >= 0) & self.taught[domain.clamp_min(0)])
 
     def finish(self, z: np.ndarray, labels: np.ndarray, present: np.ndarray) -> None:
         """Solve the classifiers on the finished embedding of cells with a label, (cells, n_latent)."""
@@ -161,7 +197,9 @@ class Annotator(nn.Module):
         self.types.reference.reset()
         self.types.reference.add(z, labels)
 
-    def forward(self, head: Tensor, z: Tensor, guess: Tensor, share: Tensor, present: Tensor) -> Tensor:
+    def forward(
+        self, head: Tensor, z: Tensor, guess: Tensor, share: Tensor, present: Tensor, vouched: Tensor
+    ) -> Tensor:
         """Log-probabilities of the answer, (cells, n_labels).
 
         Parameters
@@ -174,13 +212,15 @@ class Annotator(nn.Module):
             From :meth:`say`.
         present
             bool (cells, modalities).
+        vouched
+            From :meth:`vouched`.
         """
         head = self._probed(head, z)
         out = mix(head, guess, share)
         if self.gaussian.is_fitted:
             third = self.gaussian(z).log_softmax(1)
             mean = ((1 - GAUSSIAN_SHARE) * out + GAUSSIAN_SHARE * third).log_softmax(1)
-            out = torch.where(self.gaussian.serves(present)[:, None], mean, out)
+            out = torch.where((self.gaussian.serves(present) & vouched)[:, None], mean, out)
         return out
 
     def voices(self, head: Tensor, z: Tensor, guess: Tensor, share: Tensor, present: Tensor) -> Tensor:

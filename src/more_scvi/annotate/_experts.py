@@ -10,8 +10,8 @@ SHARE = 0.5
 """Share of an expert in its mixture with the trained head. Source: plain value, not tuned."""
 
 UNSEEN_SHARE = 0.8
-"""The same where no labelled cell has the expert's pattern of modalities: nothing vouches for the trained head there.
-Source: plain value, not tuned."""
+"""The same where no labelled cell has the expert's pattern of modalities, and for shallow cells of unlabelled batches:
+nothing vouches for the trained head there. Source: plain value, not tuned."""
 
 
 class WideClassifier(nn.Module):
@@ -44,7 +44,7 @@ class WideClassifier(nn.Module):
         self.register_buffer("weight", torch.zeros(n, n_labels, n_wide))
         self.register_buffer("bias", torch.full((n, n_labels), float("-inf")))
         self.register_buffer("share", torch.full((n,), SHARE))
-        self.register_buffer("patterns", torch.from_numpy(np.asarray(patterns, dtype=bool)))
+        self.register_buffer("patterns", torch.tensor(np.asarray(patterns, dtype=bool)))
 
     def fit(self, expert: int, wide: np.ndarray, labels: np.ndarray, n_own: int) -> None:
         """Fit one expert on cells with a visible label; L2 penalty with C = 1.

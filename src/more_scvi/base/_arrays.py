@@ -12,6 +12,7 @@ class Doubt:
 
     base: np.ndarray  # what may have to be added to the base, (draws, width) float32
     wide: np.ndarray  # and to the wide input, (draws, n_wide) float32
+    shallow: np.ndarray  # the same of shallow cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +21,10 @@ class Arrays:
 
     base: np.ndarray  # linear bases, (cells, width) float32; zero where a modality was not measured
     present: np.ndarray  # bool (cells, modalities): which were measured
-    wide: np.ndarray  # wide input that the closed-form experts read, (cells, n_wide) float16
+    wide: np.ndarray  # wide input that the closed-form experts read, (cells, n_wide) float16; another for shallow cells
     batch: np.ndarray  # codes of batches, (cells,); negative: a batch that the model does not know
     domain: np.ndarray  # codes of batch × measured modalities, (cells,), a batch to the module; -1: not known
+    shallow: np.ndarray  # bool (cells,): of a shallow batch; of batches that the model does not know, a shallow cell
     doubt: Doubt | None = None  # None: no feature is missing
     placed: np.ndarray | None = None  # (cells, n_latent): where other modalities put cells before refinement, or NaN
 

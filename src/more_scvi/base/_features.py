@@ -23,6 +23,8 @@ class Features:
 
     paths: dict[str, np.ndarray]  # path -> (rows, features), in the order of the base
     wide: np.ndarray  # wide input of the direct path, (rows, n_wide) float32
+    few: np.ndarray  # bool (rows,): cells that show far fewer features than the average cell of the training data
+    shallow: np.ndarray | None = None  # as wide, for shallow cells, float16; None: depth means nothing
 
 
 def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> None:
@@ -32,7 +34,8 @@ def fit_direct(measured: Measured, base: ModalityBase, batch: np.ndarray) -> Non
         for rows, x in measured.reader.chunks():
             yield base.direct.normalise(x), batch[rows]
 
-    base.direct.fit(chunks, base.n_batch)
+    shallow = base.direct.fit(chunks, base.n_batch)
+    base.shallow.copy_(torch.from_numpy(np.zeros(base.n_batch, bool) if shallow is None else shallow))
     sums, seen = count_features(measured.reader)
     base.level.copy_(torch.from_numpy((sums / max(sums.sum(), 1e-12)).astype(np.float32)))
     base.detected.copy_(torch.from_numpy((seen / max(len(batch), 1)).astype(np.float32)))
@@ -51,11 +54,18 @@ def read_features(
     share = 1.0 if visible is None else max(float(base.level.cpu().numpy()[visible].sum()), 1e-12)
     blocks = (direct.normalise(x, visible, share) for _, x in measured.reader.chunks())
     whole = visible is not None and completes(base)
-    both = (
-        direct.complete(x, visible) if whole else (direct.transform(x, visible), direct.transform_wide(x, visible))
-        for x in blocks
-    )
-    full, wide = (np.concatenate(part) for part in zip(*both, strict=True))
+    detected = base.detected.cpu().numpy()
+    expected = float((detected if visible is None else detected[visible]).sum())
+
+    def read(x: Any) -> tuple[np.ndarray, ...]:
+        out = (
+            direct.complete(x, visible) if whole else (direct.transform(x, visible), direct.transform_wide(x, visible))
+        )
+        if not hasattr(direct, "shallow"):
+            return (*out, np.zeros(x.shape[0], bool))
+        return (*out, direct.shallow(x, expected), direct.transform_shallow(x, visible).astype(np.float16))
+
+    full, wide, *rest = (np.concatenate(part) for part in zip(*map(read, blocks), strict=True))
     paths = {"direct": full}
     if visible is not None and measured.given is None and "frozen" in base.path_names:
         paths["frozen"] = complete_frozen(base, frozen, shift, wide, visible)
@@ -64,12 +74,19 @@ def read_features(
     if measured.niche is not None:
         own = [paths[name] for name in ("frozen", "direct") if name in paths]
         paths["niche"] = niche_means(np.concatenate(own, 1), measured.niche)
-    return Features({name: paths[name] for name in base.path_names}, wide)
+    return Features({name: paths[name] for name in base.path_names}, wide, *rest)
 
 
-def wide_view(base: ModalityBase, features: Features, own: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    """Wide input of a modality: that of its direct path, and of spatial data the niche's part of the base ``own``."""
+def wide_view(
+    base: ModalityBase, features: Features, own: np.ndarray, batch: np.ndarray, shallow: np.ndarray
+) -> np.ndarray:
+    """Wide input of a modality: that of its direct path, and of spatial data the niche's part of the base ``own``.
+
+    ``shallow``: bool (rows,).
+    """
     wide = base.centre_wide(features.wide, batch)
+    if features.shallow is not None and shallow.any():
+        wide = np.where(shallow[:, None], features.shallow, wide)
     return wide if base.niche_columns is None else np.concatenate([wide, own[:, base.niche_columns]], 1)
 
 

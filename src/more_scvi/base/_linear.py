@@ -78,6 +78,7 @@ class ModalityBase(nn.Module):
     frozen_guess: torch.Tensor
     level: torch.Tensor
     detected: torch.Tensor
+    shallow: torch.Tensor
 
     def __init__(
         self,
@@ -121,6 +122,7 @@ class ModalityBase(nn.Module):
         self.register_buffer("wide_offset", torch.zeros(n_batch, self.direct.n_wide))
         self.register_buffer("level", torch.zeros(sizes.n_features))
         self.register_buffer("detected", torch.zeros(sizes.n_features))
+        self.register_buffer("shallow", torch.zeros(n_batch, dtype=torch.bool))
         self.register_buffer("composition", torch.zeros(n_batch, self.width))
         n_guess, n_frozen = min(N_GUESS, self.direct.n_wide), sizes.n_frozen if "frozen" in widths else 0
         self.register_buffer("frozen_mean", torch.zeros(n_frozen))

@@ -59,7 +59,7 @@ def complete_frozen(
 def doubts(cells: CellSet, linear: "LinearBase") -> Doubt | None:
     """Draws of what may have to be added to the base and the wide input of cells; None: nothing is missing."""
     base = np.zeros((N_DRAWS, linear.layout.width), np.float32)
-    wide = np.zeros((N_DRAWS, linear.n_wide), np.float32)
+    wide, shallow = np.zeros((2, N_DRAWS, linear.n_wide), np.float32)
     found = False
     for modality, measured in cells.measured.items():
         part = linear.base(modality)
@@ -74,8 +74,11 @@ def doubts(cells: CellSet, linear: "LinearBase") -> Doubt | None:
             paths["frozen"] = unseen * (part.guess_frozen(own) - part.guess_frozen(np.zeros_like(own)))
         base[:, linear.layout.columns(modality)] = part.moved_by(paths)
         columns = linear.layout.wide_columns(modality)
-        wide[:, columns.start : columns.start + own.shape[1]] = own  # the niche, which comes last, is a mean of many
-    return Doubt(WIDENED * base, WIDENED * wide) if found else None
+        columns = slice(columns.start, columns.start + own.shape[1])  # the niche, which comes last, is a mean of many
+        wide[:, columns] = shallow[:, columns] = own
+        if hasattr(part.direct, "doubt_shallow"):
+            shallow[:, columns] = part.direct.doubt_shallow(measured.visible, N_DRAWS, np.random.default_rng(SEED))
+    return Doubt(WIDENED * base, WIDENED * wide, WIDENED * shallow) if found else None
 
 
 def completes(base: "ModalityBase") -> bool:

@@ -202,7 +202,7 @@ def without_silent(cells: CellSet, linear: LinearBase) -> CellSet:
     return replace(cells, measured=measured)
 
 
-def prepare(cells: CellSet, linear: LinearBase, features: Mapping[str, Features]) -> Arrays:
+def prepare(cells: CellSet, linear: LinearBase, features: Mapping[str, Features], all_shallow: bool = False) -> Arrays:
     """What module and annotator read of cells.
 
     Parameters
@@ -213,17 +213,22 @@ def prepare(cells: CellSet, linear: LinearBase, features: Mapping[str, Features]
         The fitted linear base.
     features
         Per modality, from :func:`fit_base` or :func:`more_scvi.base.read_features`.
+    all_shallow
+        Give all cells the wide input of shallow ones, from which experts on these learn.
     """
     layout = linear.layout
     base = join_bases(cells, linear, features)
     wide = np.zeros((len(cells), linear.n_wide), np.float16)
     wide[:, sum(layout.wide_widths) :] = linear.link_coordinates(base, cells.present)
+    shallow = np.zeros(len(cells), bool)
     for modality, measured in cells.measured.items():
         rows, columns, part = measured.cells, layout.columns(modality), linear.base(modality)
-        own = base[rows, columns]
-        wide[rows, layout.wide_columns(modality)] = wide_view(part, features[modality], own, cells.batch[rows])
-        base[rows, columns] = part.shift(own, cells.batch[rows])
-    return Arrays(base, cells.present, wide, cells.batch, cells.domain, doubts(cells, linear))
+        own, batch = base[rows, columns], cells.batch[rows]
+        few = all_shallow | np.where(batch < 0, features[modality].few, part.shallow.cpu().numpy()[batch])
+        shallow[rows] |= few
+        wide[rows, layout.wide_columns(modality)] = wide_view(part, features[modality], own, batch, few)
+        base[rows, columns] = part.shift(own, batch)
+    return Arrays(base, cells.present, wide, cells.batch, cells.domain, shallow, doubts(cells, linear))
 
 
 def prepare_masked(

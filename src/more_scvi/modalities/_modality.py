@@ -28,6 +28,9 @@ class LinearPath(Protocol):
     :meth:`transform` and :meth:`transform_wide` do, with the others as expected of those that are there.
     ``doubt(visible, n, rng)`` returns ``n`` draws of what may have to be added to these projections, which add up to
     zero. Without them the other methods answer, and confidence does not fall with the features.
+
+    ``shallow(x, expected)`` says which cells show far fewer features than ``expected``, bool (cells,), and
+    ``transform_shallow``, ``doubt_shallow`` give a wide input made for them; without these no cell is shallow.
     """
 
     features: Tensor
@@ -40,8 +43,11 @@ class LinearPath(Protocol):
         ``share`` is that of a cell's total which the visible features usually hold.
         """
 
-    def fit(self, chunks: Chunks, n_batch: int) -> None:
-        """Fit on blocks of (normalised values, batch codes); ``chunks()`` may be called several times."""
+    def fit(self, chunks: Chunks, n_batch: int) -> np.ndarray | None:
+        """Fit on blocks of (normalised values, batch codes); ``chunks()`` may be called several times.
+
+        Returns which batches are shallow, bool (n_batch,); None where depth means nothing.
+        """
 
     def transform(self, x: Any, visible: np.ndarray | None = None) -> np.ndarray:
         """Normalised values to components, (cells, n_components) float32."""

@@ -9,7 +9,9 @@ Where a panel hides genes, :math:`u` is the posterior mean given the visible one
 Tipping and Bishop 1999): :math:`u_S = (V_S^\top V_S + \rho I)^{-1} V_S^\top x_S`.
 
 Beside it stands a *wide input*, more components of the same genes that are centred but not scaled, so that genes keep
-the weight of their expression; the closed-form experts read it.
+the weight of their expression; the closed-form experts read it. For shallow cells there is another such input, of
+:math:`\log(1 + r\, n)` with expression :math:`n` and a scale :math:`r` on which one of their counts is about 1: on a
+larger one a count is worth much or nothing, and what deep cells show between is not there.
 
 Everything is accumulated over chunks of rows: memory is bounded by the chunk and a genes × genes matrix.
 """
@@ -40,6 +42,12 @@ N_BINS = 20
 SHALLOW, LEAST_DETECTED = 0.5, 0.01
 """Genes per cell, over the mean of all batches, below which a batch is shallow, and share of its cells in which a gene
 is to be seen. Source: record tuning/shallow_batches.md."""
+SHALLOW_SCALE = 0.02
+"""Scale of expression for shallow cells where no batch is shallow: one count of 200. Source: plain value, not
+tuned."""
+SHALLOW_CELL = 0.4
+"""The same of one cell of a batch that the model does not know, over the mean of all cells: cells of a batch differ.
+Source: plain value, not tuned."""
 
 
 def log_normalise(counts: sp.csr_matrix, totals: np.ndarray | None = None, size: float = SIZE) -> sp.csr_matrix:
@@ -52,7 +60,7 @@ def log_normalise(counts: sp.csr_matrix, totals: np.ndarray | None = None, size:
 
 
 class DirectPath(ComponentTables):
-    """PCA of log-normalised, highly variable genes; fitted once, then a fixed linear map.
+    """PCA of log-normalised, highly variable genes; fitted once, then a fixed map.
 
     Parameters
     ----------
@@ -69,11 +77,16 @@ class DirectPath(ComponentTables):
         The values are log-normalised already.
     """
 
+    shallow_mean: Tensor
+    shallow_scale: Tensor
+
     def __init__(
         self, n_genes: int, n_variable: int = 2000, n_components: int = 50, n_wide: int = 400, normalised: bool = False
     ):
         super().__init__(min(n_variable, n_genes), n_components, n_wide)
         self.n_genes, self.normalised = n_genes, normalised
+        self.register_buffer("shallow_mean", torch.zeros(len(self.features)))
+        self.register_buffer("shallow_scale", torch.tensor(SHALLOW_SCALE))
         self.factors = FactorModel(n_genes, min(N_FACTORS, self.n_wide))
 
     def normalise(self, x: sp.csr_matrix, visible: np.ndarray | None = None, share: float = 1.0) -> sp.csr_matrix:
@@ -84,23 +97,31 @@ class DirectPath(ComponentTables):
             return log_normalise(x)
         return log_normalise(x, (x @ visible.astype(np.float32)) / share)
 
-    def fit(self, chunks: Chunks, n_batch: int) -> None:
-        """Choose genes and components from ``chunks()``, an iterator of (log-normalised csr, batch codes)."""
+    def fit(self, chunks: Chunks, n_batch: int) -> np.ndarray:
+        """Choose genes and components from ``chunks()``, an iterator of (log-normalised csr, batch codes).
+
+        Returns which batches are shallow, bool (n_batch,).
+        """
         moments = BatchMoments(n_batch, self.n_genes)
         for x, batch in chunks():
             moments.add(x, batch)
         genes = moments.variable_genes(len(self.features))
         mean, std = moments.mean_std(genes)
         scaled, plain = np.zeros((2, len(genes), len(genes)))
+        fill(self, shallow_scale=moments.shallow_scale())
+        total = np.zeros(len(genes))
         for x, _ in chunks():
             chosen = x[:, genes]
             plain += (chosen.T @ chosen).toarray()
+            total += np.asarray(self._rescale(chosen).sum(0)).ravel()
             dense = np.clip((chosen.toarray() - mean.astype(np.float32)) / std.astype(np.float32), -CLIP, CLIP)
             scaled += dense.T @ dense
         plain -= moments.n.sum() * np.outer(mean, mean)  # centred here, so that blocks stay sparse
         narrow, wide = _leading_eigenvectors(scaled, self.n_components), _leading_eigenvectors(plain, self.n_wide)
         fill(self, features=genes, mean=mean, std=std, loadings=narrow, wide_loadings=wide)
+        fill(self, shallow_mean=total / moments.n.sum())
         self._fit_factors(chunks, moments, np.diag(plain) / moments.n.sum())
+        return moments.shallow()
 
     def _fit_factors(self, chunks: Chunks, moments: "BatchMoments", variance: np.ndarray) -> None:
         """Fit the leading wide components as factors of all genes; ``variance``: of the variable genes."""
@@ -125,12 +146,28 @@ class DirectPath(ComponentTables):
         dense = x[:, array(self.features)].toarray() - array(self.mean)
         return self._project(dense, array(self.wide_loadings), visible)
 
+    def transform_shallow(self, x: sp.csr_matrix, visible: np.ndarray | None = None) -> np.ndarray:
+        """Wide input for shallow cells, (cells, genes) -> (cells, n_wide); missing genes are taken as expected."""
+        if visible is None:
+            dense = self._rescale(x[:, array(self.features)]).toarray()
+        else:
+            dense = self._rescale_dense(self._completed(x, visible) + array(self.mean))
+        return ((dense - array(self.shallow_mean)) @ array(self.wide_loadings)).astype(np.float32)
+
+    def shallow(self, x: sp.csr_matrix, expected: float) -> np.ndarray:
+        """Cells that show less than ``SHALLOW_CELL`` of the genes that they are expected to show, bool (cells,)."""
+        return np.asarray((x > 0).sum(1)).ravel() < SHALLOW_CELL * expected
+
     def complete(self, x: sp.csr_matrix, visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What :meth:`transform` and :meth:`transform_wide` give with the genes that are not visible as expected."""
+        return self._both(self._completed(x, visible))
+
+    def _completed(self, x: sp.csr_matrix, visible: np.ndarray) -> np.ndarray:
+        """Centred values of the variable genes, of which those that are not visible are as expected."""
         genes, hidden = array(self.features), ~np.asarray(visible, bool)[array(self.features)]
         dense = x[:, genes].toarray() - array(self.mean)
         dense[:, hidden] = self.factors.expected(x, visible) @ self.factors.weights(genes[hidden]).T
-        return self._both(dense)
+        return dense
 
     def doubt(self, visible: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """What is not known of :meth:`complete`'s answer: ``n`` draws of what may have to be added to it."""
@@ -139,9 +176,26 @@ class DirectPath(ComponentTables):
         dense[:, hidden] = self.factors.draw(genes[hidden], visible, n, rng)
         return self._both(dense)
 
+    def doubt_shallow(self, visible: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+        """As the second of :meth:`doubt`, for :meth:`transform_shallow`; to first order at the average cell."""
+        genes, hidden = array(self.features), ~np.asarray(visible, bool)[array(self.features)]
+        dense = np.zeros((n, len(genes)), np.float32)
+        level, scale = np.exp(np.maximum(array(self.mean)[hidden], 0.0)), float(self.shallow_scale)
+        slope = scale * level / (1.0 + scale * (level - 1.0))
+        dense[:, hidden] = slope * self.factors.draw(genes[hidden], visible, n, rng)
+        return (dense @ array(self.wide_loadings)).astype(np.float32)
+
     def _both(self, dense: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         narrow = np.clip(dense / array(self.std), -CLIP, CLIP) @ array(self.loadings)
         return narrow.astype(np.float32), (dense @ array(self.wide_loadings)).astype(np.float32)
+
+    def _rescale(self, x: sp.csr_matrix) -> sp.csr_matrix:
+        """Log-normalised expression on the scale of shallow cells, csr."""
+        x = sp.csr_matrix(x)
+        return sp.csr_matrix((self._rescale_dense(x.data), x.indices, x.indptr), shape=x.shape)
+
+    def _rescale_dense(self, x: np.ndarray) -> np.ndarray:
+        return np.log1p(float(self.shallow_scale) * np.expm1(np.maximum(x, 0.0)))
 
     def _project(self, dense: np.ndarray, v: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
         if visible is None:
@@ -162,6 +216,7 @@ class BatchMoments:
         self.n = np.zeros(n_batch)
         self.log_sum, self.log_squares, self.sum, self.squares = np.zeros((4, n_batch, n_genes))
         self.detected = np.zeros((n_batch, n_genes))  # cells that show a gene
+        self.steps = np.zeros(n_batch)  # sum over cells of one over their least value, which is mostly one count
 
     def add(self, x: sp.csr_matrix, batch: np.ndarray) -> None:
         """Add a block of log-normalised cells (csr) with their batch codes."""
@@ -172,6 +227,21 @@ class BatchMoments:
             total += (member @ values).toarray()
             squares += (member @ values.multiply(values)).toarray()
         self.detected += (member @ (x > 0)).toarray()
+        filled = np.flatnonzero(np.diff(linear.indptr))
+        if len(filled):
+            positive = np.where(linear.data > 0, linear.data, np.inf)  # a sparse matrix may store zeros
+            least = np.minimum.reduceat(positive, linear.indptr[filled])
+            self.steps += np.bincount(batch[filled], weights=1.0 / least, minlength=len(self.n))
+
+    def shallow(self) -> np.ndarray:
+        """Batches whose cells show fewer than ``SHALLOW`` times as many genes as those of others, bool (batches,)."""
+        per_cell = self.detected.sum(1) / np.maximum(self.n, 1)
+        return (self.n > 0) & (per_cell < SHALLOW * per_cell[self.n > 0].mean())
+
+    def shallow_scale(self) -> float:
+        """Scale of expression on which one count in the shallowest batch is 1, if one is shallow."""
+        shallow = self.shallow()
+        return min(1.0, float((self.steps[shallow] / self.n[shallow]).min())) if shallow.any() else SHALLOW_SCALE
 
     def mean_std(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of log-normalised expression over all cells; 1 for constant genes."""
@@ -183,8 +253,8 @@ class BatchMoments:
     def variable_genes(self, n_top: int) -> np.ndarray:
         """Positions of the ``n_top`` genes: chosen in most batches first, then by mean normalised dispersion.
 
-        A batch whose cells show fewer than ``SHALLOW`` times as many genes as those of others is shallow. Genes that
-        less than ``LEAST_DETECTED`` of its cells show, as far as their number can tell, follow after all others.
+        Genes that less than ``LEAST_DETECTED`` of the cells of a shallow batch show, as far as their number can tell,
+        follow after all others.
         """
         chosen = np.zeros(self.detected.shape[1])
         dispersions = np.full(self.detected.shape, np.nan)
@@ -204,11 +274,8 @@ class BatchMoments:
 
     def _lost(self) -> np.ndarray:
         """Genes that a shallow batch hardly shows, bool (genes,)."""
-        there = self.n > 0
-        n, detected = self.n[there, None], self.detected[there]
-        per_cell = detected.sum(1) / n[:, 0]
-        shallow = per_cell < SHALLOW * per_cell.mean()
-        return ((detected + 1) / (n + 1) < LEAST_DETECTED)[shallow].any(0)
+        shallow = self.shallow()
+        return ((self.detected[shallow] + 1) / (self.n[shallow, None] + 1) < LEAST_DETECTED).any(0)
 
     def _normalised_dispersion(self, b: int, genes: np.ndarray) -> np.ndarray:
         mean = self.sum[b, genes] / self.n[b]

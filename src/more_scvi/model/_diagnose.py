@@ -180,7 +180,7 @@ def _effects(module: MoREModule, arrays: Arrays, rows: np.ndarray, domains: np.n
     if len(module.modalities) == 1:
         return {}
     base, present = arrays.base[rows], arrays.present[rows]
-    some = Arrays(base, present, arrays.wide[rows], arrays.batch[rows], arrays.domain[rows])
+    some = Arrays(base, present, arrays.wide[rows], arrays.batch[rows], arrays.domain[rows], arrays.shallow[rows])
     rng = np.random.default_rng(seed)
     effects = {}
     for at, role in enumerate(module.modalities):

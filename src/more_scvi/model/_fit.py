@@ -70,7 +70,8 @@ def make_training_set(
                 module.decoders[name].fit_average(target.target[rows], target.totals[rows])  # type: ignore[operator]
     lessons = None
     if module.annotator is not None and module.classifier is not None:
-        lessons = module.annotator.teach(arrays, labels, train_cells, seed)
+        thin = prepare(cells, module.linear, features, all_shallow=True) if module.annotator.shallow_experts else None
+        lessons = module.annotator.teach(arrays, thin, labels, train_cells, seed)
         taught = lessons.labels[train_cells]
         seen = np.bincount(taught[taught >= 0], minlength=module.n_labels) > 0
         module.classifier.open_classes.copy_(torch.from_numpy(seen))
@@ -183,7 +184,7 @@ def weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, cou
 
     def read(out: dict[str, Any]) -> torch.Tensor:
         z, present = out["z_labels"], out["present"]
-        guess, share = annotator.hear(out["wide"], present)
+        guess, share = annotator.hear(out["wide"], present, out["shallow"], ~out["shallow"])
         voices = annotator.voices(classifier(z).log_softmax(1), z, guess, share, present)
         return torch.cat([out["log_probs"][:, None, : module.n_labels], voices], 1)
 

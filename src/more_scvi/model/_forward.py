@@ -53,17 +53,17 @@ def forward(
     try:
         for start in range(0, max(len(rows), 1), size):  # for no rows one empty block, so that the width is right
             at = rows[start : start + size]
-            base, present, wide, domain = (
+            base, present, wide, domain, shallow = (
                 torch.from_numpy(array[at]).to(device)
-                for array in (arrays.base, arrays.present, arrays.wide, arrays.domain)
+                for array in (arrays.base, arrays.present, arrays.wide, arrays.domain, arrays.shallow)
             )
             placed = None if arrays.placed is None else torch.from_numpy(arrays.placed[at]).to(device)
             out: dict[str, Any] = module.inference(base, present, domain, placed=placed)
-            out |= {"present": present, "wide": wide}
+            out |= {"present": present, "wide": wide, "shallow": shallow}
             if arrays.doubt is None or module.annotator is None:
-                out["log_probs"] = _answer(module, out["z_labels"], wide, present)
+                out["log_probs"] = _answer(module, out["z_labels"], wide, present, domain, shallow)
             else:
-                drawn = _draws(module, base, wide, present, domain, arrays.doubt)
+                drawn = _draws(module, base, wide, present, domain, shallow, arrays.doubt)
                 out["log_probs"] = torch.logsumexp(drawn, 0) - math.log(len(drawn))
             if module.annotator is not None:
                 out["log_probs"] = module.annotator.in_batch(out["log_probs"], domain)
@@ -84,11 +84,19 @@ def forward(
     return np.concatenate(parts)
 
 
-def _answer(module: MoREModule, z: torch.Tensor, wide: torch.Tensor, present: torch.Tensor) -> torch.Tensor | None:
+def _answer(
+    module: MoREModule,
+    z: torch.Tensor,
+    wide: torch.Tensor,
+    present: torch.Tensor,
+    domain: torch.Tensor,
+    shallow: torch.Tensor,
+) -> torch.Tensor | None:
     """Log-probabilities of the answer, (cells, n_labels); None without labels."""
     if module.annotator is None:
         return None
-    return module.annotate(z, *module.annotator.hear(wide, present), present)
+    vouched = module.annotator.vouched(domain, shallow)
+    return module.annotate(z, *module.annotator.hear(wide, present, shallow, vouched), present, vouched)
 
 
 def _draws(
@@ -97,15 +105,19 @@ def _draws(
     wide: torch.Tensor,
     present: torch.Tensor,
     domain: torch.Tensor,
+    shallow: torch.Tensor,
     doubt: Doubt,
 ) -> torch.Tensor:
     """Answers for what cells may be beside what is expected of them, (draws, cells, n_labels)."""
     widths = torch.tensor(module.layout.widths, device=base.device)
     has = present.repeat_interleave(widths, 1).to(base.dtype)
     answers = []
-    for more, further in zip(torch.from_numpy(doubt.base), torch.from_numpy(doubt.wide), strict=True):
+    usual, of_shallow = torch.from_numpy(doubt.wide), torch.from_numpy(doubt.shallow)
+    for more, *further in zip(torch.from_numpy(doubt.base), usual, of_shallow, strict=True):
         out = module.inference(base + has * more.to(base.device), present, domain)
-        answers.append(_answer(module, out["z_labels"], wide.float() + further.to(wide.device), present))
+        own, others = (x.to(wide.device) for x in further)
+        moved = wide.float() + torch.where(shallow[:, None], others, own)
+        answers.append(_answer(module, out["z_labels"], moved, present, domain, shallow))
     return torch.stack([answer for answer in answers if answer is not None])
 
 

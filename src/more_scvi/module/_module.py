@@ -135,8 +135,9 @@ class MoREModule(BaseModuleClass):
         self.annotator = self.spread = None
         if n_labels:
             niche, n_seen = self.base(layout.modalities[0]).niche_columns, self.linear.n_wide if n_wide else 0
+            depth = any(hasattr(self.base(name).direct, "shallow") for name in layout.modalities)
             self.annotator = Annotator(
-                layout, self.n_latent, n_labels, n_seen, patterns, niche, n_new_labels, n_domains
+                layout, self.n_latent, n_labels, n_seen, patterns, niche, n_new_labels, n_domains, depth
             )
         self.clusters: GaussianClassifier | None = None  # of cells, where there are no labels
         if n_domains > 1 and n_refinement_steps:
@@ -277,11 +278,13 @@ class MoREModule(BaseModuleClass):
             "log_probs": log_probs if guess is None or share is None else mix(log_probs, guess, share),
         }
 
-    def annotate(self, z_labels: Tensor, guess: Tensor, share: Tensor, present: Tensor) -> Tensor | None:
-        """Log-probabilities of the answer, (cells, n_labels); None without labels."""
+    def annotate(
+        self, z_labels: Tensor, guess: Tensor, share: Tensor, present: Tensor, vouched: Tensor
+    ) -> Tensor | None:
+        """Log-probabilities of the answer, (cells, n_labels); None without labels. See :class:`Annotator`."""
         if self.classifier is None or self.annotator is None:
             return None
-        return self.annotator(self.classifier(z_labels).log_softmax(1), z_labels, guess, share, present)
+        return self.annotator(self.classifier(z_labels).log_softmax(1), z_labels, guess, share, present, vouched)
 
     def group(self, z_labels: Tensor, log_probs: Tensor | None) -> Tensor | None:
         """Log-probabilities of what cells are compared within: types, or clusters where there are no labels."""
