@@ -27,7 +27,7 @@ SPECIAL = {
     "Few labels": ("annotate._self_training",),
     "Batches without labels": (
         *("annotate._composition", "annotate._experts.UNSEEN_SHARE"),
-        *("modalities.rna.SHALLOW_SCALE", "modalities.rna.SHALLOW_CELL"),
+        *("modalities.rna.SHALLOW_DEPTH", "modalities.rna.SHALLOW_CELL"),
     ),
     "No labels": ("base._clusters", "module._module.FROZEN_KEPT"),
     "Several modalities": (

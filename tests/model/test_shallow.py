@@ -120,3 +120,16 @@ def test_labels_vouch_for_a_shallow_batch(brain):
         assert np.array_equal(arrays.shallow, new)
         vouched = model.module.annotator.vouched(*map(torch.from_numpy, (arrays.domain, arrays.shallow))).numpy()
         assert np.array_equal(vouched, ~new | labelled)
+
+
+def test_where_no_expert_answers_shallow_cells_are_answered_by_all_that_is_left(brain):
+    """Without a wide input nothing takes the place of the discriminant analysis, which must not fall silent."""
+    both = together(brain[0], thinned(brain[1], 0.1))
+    more.MoRE.setup_anndata(both, batch_key="batch", labels_key="label", unlabeled_category="Unknown")
+    model = more.MoRE(both, n_views=0, n_wide=0, seed=0)
+    model.train(max_epochs=1, **SETTINGS)
+    annotator = model.module.annotator
+    assert model.reader.arrays(both).shallow.any() and annotator.gaussian.is_fitted
+    usual = model.predict(soft=True)
+    annotator.taught.fill_(True)
+    pd.testing.assert_frame_equal(model.predict(soft=True), usual)

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import torch
 
 from more_scvi.modalities import log_normalise
-from more_scvi.modalities.rna import SHALLOW_CELL, SHALLOW_SCALE, BatchMoments
+from more_scvi.modalities.rna import SHALLOW_CELL, SHALLOW_DEPTH, BatchMoments
 from more_scvi.module import (
     Classifier,
     DirectPath,
@@ -80,9 +80,25 @@ def test_for_shallow_cells_one_count_of_the_shallowest_batch_is_one():
     np.testing.assert_allclose(path.transform_shallow(norm, everything), expected, atol=1e-3)
     for size, doubt in ((n, path.doubt_shallow(everything, n, rng)) for n in (2, 4)):
         assert doubt.shape == (size, path.n_wide) and not doubt.any()
-    assert fitted_direct(sp.csr_matrix(deep), batch, 70)[0].shallow_scale == pytest.approx(SHALLOW_SCALE)
+    usual = fitted_direct(sp.csr_matrix(deep), batch, 70)[0]
+    steps = deep.sum(1) / np.where(deep > 0, deep, deep.max()).min(1)
+    assert float(usual.shallow_scale) == pytest.approx(SHALLOW_DEPTH * steps.mean() / 1e4, rel=0.02)
+    empty = np.concatenate([thin, np.zeros((40, 60), int)])
+    for of in (np.repeat([0, 1, 2], [100, 100, 40]), np.repeat([0, 1], [100, 140])):  # says nothing of the others
+        assert float(fitted_direct(sp.csr_matrix(empty), of, 70)[0].shallow_scale) == float(path.shallow_scale)
     genes = (thin > 0).sum(1).mean()
     assert path.shallow(norm, genes).tolist() == ((thin > 0).sum(1) < SHALLOW_CELL * genes).tolist()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e6])
+def test_what_is_made_for_shallow_cells_does_not_depend_on_what_values_were_normalised_to(size):
+    x, _ = counts()
+    mean = [None, None]
+    for at, own in enumerate((1e4, size)):
+        norm, path = log_normalise(x, size=own), DirectPath(x.shape[1], n_variable=60, normalised=True)
+        path.fit(lambda norm=norm: [(norm, np.zeros(x.shape[0], int))], 1)
+        mean[at] = path.shallow_mean.numpy()[np.argsort(path.features)]
+    np.testing.assert_allclose(*mean, rtol=1e-3)
 
 
 def test_direct_path_is_the_pca_of_scaled_genes():

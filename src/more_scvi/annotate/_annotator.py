@@ -107,7 +107,7 @@ class Annotator(nn.Module):
     ):
         super().__init__()
         self.register_buffer("composition", torch.zeros(n_domains, n_labels))
-        self.register_buffer("taught", torch.zeros(n_domains, dtype=torch.bool))  # batches with a label
+        self.register_buffer("taught", torch.zeros(n_domains, dtype=torch.bool))  # of batches with a label
         self.layout, self.n_labels, self.niche = layout, n_labels, niche
         self.experts = WideClassifier(n_wide, n_labels, patterns) if n_wide else None
         self.shallow_experts = WideClassifier(n_wide, n_labels, patterns) if n_wide and depth_counts else None
@@ -115,15 +115,23 @@ class Annotator(nn.Module):
         self.gaussian = GaussianClassifier(n_latent, n_labels, patterns)
         self.types = NewTypes(n_latent, n_labels, n_new)
 
-    def teach(self, arrays: Arrays, thin: Arrays | None, visible: np.ndarray, cells: np.ndarray, seed: int) -> Lessons:
+    def teach(
+        self,
+        arrays: Arrays,
+        deep: Arrays,
+        thin: Arrays | None,
+        visible: np.ndarray,
+        cells: np.ndarray,
+        seed: int,
+    ) -> Lessons:
         """Solve what is solved before training, anew.
 
         Parameters
         ----------
         arrays
             All registered cells.
-        thin
-            The same, all with the wide input of shallow cells; None: no cell can be shallow.
+        deep, thin
+            The same with the wide input that deep cells have, and that of shallow ones; None: no cell can be shallow.
         visible
             Codes of their visible labels, (cells,); -1 = not labelled.
         cells
@@ -140,14 +148,14 @@ class Annotator(nn.Module):
             own = arrays.base[:, self.layout.columns(self.layout.modalities[0])]
             keeps = niche_helps(own, self.niche, arrays.batch, labels)
             if not keeps:
-                arrays = replace(arrays, wide=self._without_niche(arrays.wide))
+                arrays, deep = (replace(x, wide=self._without_niche(x.wide)) for x in (arrays, deep))
                 thin = None if thin is None else replace(thin, wide=self._without_niche(thin.wide))
         if self.experts is None:
             return Lessons(visible, labels, *_silent(len(labels), self.n_labels), keeps)
         if len(self.experts.patterns) == 1 and needs_self_training(labels[cells]):
-            parts = (arrays.wide[cells].astype(np.float32), arrays.base[cells], labels[cells], arrays.batch[cells])
+            parts = (deep.wide[cells].astype(np.float32), deep.base[cells], labels[cells], deep.batch[cells])
             labels[cells] = self_train(*parts, seed)
-        fit_experts(self.experts, self.layout, arrays, labels, seed)
+        fit_experts(self.experts, self.layout, deep, labels, seed)
         if self.shallow_experts is not None and thin is not None:
             fit_experts(self.shallow_experts, self.layout, thin, labels, seed)
         guess, share = self.say(arrays)
@@ -183,7 +191,7 @@ class Annotator(nn.Module):
         return guess, torch.where(vouched[:, None] | (share == 0), share, UNSEEN_SHARE)
 
     def vouched(self, domain: Tensor, shallow: Tensor) -> Tensor:
-        """Cells for which labelled ones vouch: those that are not shallow, and all of batches with a label.
+        """Cells for which labelled ones vouch: those that are not shallow, and all of batches with a label in training.
 
         Codes of batch × measured modalities and bool, (cells,) each -> bool (cells,).
         """
@@ -220,7 +228,8 @@ class Annotator(nn.Module):
         if self.gaussian.is_fitted:
             third = self.gaussian(z).log_softmax(1)
             mean = ((1 - GAUSSIAN_SHARE) * out + GAUSSIAN_SHARE * third).log_softmax(1)
-            out = torch.where((self.gaussian.serves(present) & vouched)[:, None], mean, out)
+            silent = ~vouched & (share[:, 0] > 0)  # where no expert answers, the others are all there is
+            out = torch.where((self.gaussian.serves(present) & ~silent)[:, None], mean, out)
         return out
 
     def voices(self, head: Tensor, z: Tensor, guess: Tensor, share: Tensor, present: Tensor) -> Tensor:

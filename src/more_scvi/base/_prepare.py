@@ -202,7 +202,9 @@ def without_silent(cells: CellSet, linear: LinearBase) -> CellSet:
     return replace(cells, measured=measured)
 
 
-def prepare(cells: CellSet, linear: LinearBase, features: Mapping[str, Features], all_shallow: bool = False) -> Arrays:
+def prepare(
+    cells: CellSet, linear: LinearBase, features: Mapping[str, Features], as_shallow: bool | None = None
+) -> Arrays:
     """What module and annotator read of cells.
 
     Parameters
@@ -213,8 +215,8 @@ def prepare(cells: CellSet, linear: LinearBase, features: Mapping[str, Features]
         The fitted linear base.
     features
         Per modality, from :func:`fit_base` or :func:`more_scvi.base.read_features`.
-    all_shallow
-        Give all cells the wide input of shallow ones, from which experts on these learn.
+    as_shallow
+        Give all cells the wide input of shallow ones, or none; experts learn from this. None: each its own.
     """
     layout = linear.layout
     base = join_bases(cells, linear, features)
@@ -224,7 +226,9 @@ def prepare(cells: CellSet, linear: LinearBase, features: Mapping[str, Features]
     for modality, measured in cells.measured.items():
         rows, columns, part = measured.cells, layout.columns(modality), linear.base(modality)
         own, batch = base[rows, columns], cells.batch[rows]
-        few = all_shallow | np.where(batch < 0, features[modality].few, part.shallow.cpu().numpy()[batch])
+        few = np.where(batch < 0, features[modality].few, part.shallow.cpu().numpy()[batch])
+        if as_shallow is not None:
+            few = np.full(len(rows), as_shallow)
         shallow[rows] |= few
         wide[rows, layout.wide_columns(modality)] = wide_view(part, features[modality], own, batch, few)
         base[rows, columns] = part.shift(own, batch)

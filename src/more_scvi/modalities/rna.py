@@ -42,9 +42,9 @@ N_BINS = 20
 SHALLOW, LEAST_DETECTED = 0.5, 0.01
 """Genes per cell, over the mean of all batches, below which a batch is shallow, and share of its cells in which a gene
 is to be seen. Source: record tuning/shallow_batches.md."""
-SHALLOW_SCALE = 0.02
-"""Scale of expression for shallow cells where no batch is shallow: one count of 200. Source: plain value, not
-tuned."""
+SHALLOW_DEPTH = 0.1
+"""Depth, over that of the average cell, that the scale for shallow cells is made for where no batch is shallow.
+Source: plain value, not tuned."""
 SHALLOW_CELL = 0.4
 """The same of one cell of a batch that the model does not know, over the mean of all cells: cells of a batch differ.
 Source: plain value, not tuned."""
@@ -86,7 +86,7 @@ class DirectPath(ComponentTables):
         super().__init__(min(n_variable, n_genes), n_components, n_wide)
         self.n_genes, self.normalised = n_genes, normalised
         self.register_buffer("shallow_mean", torch.zeros(len(self.features)))
-        self.register_buffer("shallow_scale", torch.tensor(SHALLOW_SCALE))
+        self.register_buffer("shallow_scale", torch.ones(()))
         self.factors = FactorModel(n_genes, min(N_FACTORS, self.n_wide))
 
     def normalise(self, x: sp.csr_matrix, visible: np.ndarray | None = None, share: float = 1.0) -> sp.csr_matrix:
@@ -216,7 +216,8 @@ class BatchMoments:
         self.n = np.zeros(n_batch)
         self.log_sum, self.log_squares, self.sum, self.squares = np.zeros((4, n_batch, n_genes))
         self.detected = np.zeros((n_batch, n_genes))  # cells that show a gene
-        self.steps = np.zeros(n_batch)  # sum over cells of one over their least value, which is mostly one count
+        # cells that show a gene, and the sum over them of one over their least value, which is mostly one count
+        self.filled, self.steps = np.zeros((2, n_batch))
 
     def add(self, x: sp.csr_matrix, batch: np.ndarray) -> None:
         """Add a block of log-normalised cells (csr) with their batch codes."""
@@ -232,16 +233,23 @@ class BatchMoments:
             positive = np.where(linear.data > 0, linear.data, np.inf)  # a sparse matrix may store zeros
             least = np.minimum.reduceat(positive, linear.indptr[filled])
             self.steps += np.bincount(batch[filled], weights=1.0 / least, minlength=len(self.n))
+            self.filled += np.bincount(batch[filled], weights=least < np.inf, minlength=len(self.n))
 
     def shallow(self) -> np.ndarray:
-        """Batches whose cells show fewer than ``SHALLOW`` times as many genes as those of others, bool (batches,)."""
-        per_cell = self.detected.sum(1) / np.maximum(self.n, 1)
-        return (self.n > 0) & (per_cell < SHALLOW * per_cell[self.n > 0].mean())
+        """Batches whose cells show fewer than ``SHALLOW`` times as many genes as those of others, bool (batches,).
+
+        Cells without any gene are left out.
+        """
+        there = self.filled > 0
+        per_cell = self.detected.sum(1) / np.maximum(self.filled, 1)
+        return there & (per_cell < SHALLOW * per_cell[there].mean()) if there.any() else there
 
     def shallow_scale(self) -> float:
-        """Scale of expression on which one count in the shallowest batch is 1, if one is shallow."""
+        """Scale of expression on which one count of a shallow cell is about 1, whatever values were normalised to."""
         shallow = self.shallow()
-        return min(1.0, float((self.steps[shallow] / self.n[shallow]).min())) if shallow.any() else SHALLOW_SCALE
+        if shallow.any():
+            return float(self.steps[shallow].sum() / self.filled[shallow].sum())
+        return SHALLOW_DEPTH * float(self.steps.sum()) / max(float(self.filled.sum()), 1.0)
 
     def mean_std(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of log-normalised expression over all cells; 1 for constant genes."""

@@ -70,8 +70,11 @@ def make_training_set(
                 module.decoders[name].fit_average(target.target[rows], target.totals[rows])  # type: ignore[operator]
     lessons = None
     if module.annotator is not None and module.classifier is not None:
-        thin = prepare(cells, module.linear, features, all_shallow=True) if module.annotator.shallow_experts else None
-        lessons = module.annotator.teach(arrays, thin, labels, train_cells, seed)
+        deep, thin = arrays, None
+        if module.annotator.shallow_experts is not None:
+            thin = prepare(cells, module.linear, features, as_shallow=True)
+            deep = prepare(cells, module.linear, features, as_shallow=False) if arrays.shallow.any() else arrays
+        lessons = module.annotator.teach(arrays, deep, thin, labels, train_cells, seed)
         taught = lessons.labels[train_cells]
         seen = np.bincount(taught[taught >= 0], minlength=module.n_labels) > 0
         module.classifier.open_classes.copy_(torch.from_numpy(seen))

@@ -43,9 +43,9 @@ def forward(
 
     The module is in evaluation mode meanwhile and as before afterwards. ``read`` takes what
     :meth:`more_scvi.module.MoREModule.inference` returns, with ``log_probs`` (of the answer; None without labels),
-    ``embedding``, ``present`` and ``wide``, and returns one row per cell. ``rows``: in order; None: all; ``size`` per
-    block. ``new_types``: whether types that came with queries are among the answers; None: for cells of other batches
-    than those the reference was trained on.
+    ``embedding``, ``present``, ``wide`` and ``shallow``, and returns one row per cell. ``rows``: in order; None: all;
+    ``size`` per block. ``new_types``: whether types that came with queries are among the answers; None: for cells of
+    other batches than those the reference was trained on.
     """
     rows = np.arange(len(arrays)) if rows is None else rows
     device, was_training, parts = next(module.parameters()).device, module.training, []

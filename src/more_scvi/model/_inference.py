@@ -190,9 +190,11 @@ def parameter_counts(self: MoRE) -> pd.DataFrame:
         trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
         if trained:
             rows[name] = (trained, 0)
-    experts = None if self.module.annotator is None else self.module.annotator.experts
-    if experts is not None:  # solved in closed form, but learned from labels all the same
-        rows["experts"] = (experts.weight.numel() + experts.bias.numel(), 0)
+    annotator = self.module.annotator
+    experts = [] if annotator is None else [annotator.experts, annotator.shallow_experts]
+    solved = sum(e.weight.numel() + e.bias.numel() for e in experts if e is not None)
+    if solved:  # in closed form, but learned from labels all the same
+        rows["experts"] = (solved, 0)
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["trained", "frozen"])
     table.loc["total"] = table.sum()
     return table
