@@ -289,3 +289,16 @@ def test_proteins_alone_need_no_coordinates(multi):
         query = mudata.MuData({"protein": multi.adata["protein"].copy()})
     query.obs["batch"] = multi.adata.obs["batch"].reindex(query.obs_names)
     assert np.isfinite(embed(multi, query)).all()
+
+
+def test_what_a_section_without_labels_holds_is_not_weighed():
+    cells = make_adata(400)
+    types, batch = cells.obs["cell_type"].astype(str), cells.obs["batch"].astype(str)
+    cells = cells[(batch == batch.iloc[0]) | (types == types.iloc[0])].copy()  # others hold one type
+    new = (cells.obs["batch"].astype(str) != batch.iloc[0]).to_numpy()
+    cells.obs["label"] = cells.obs["cell_type"].astype(str).where(~new, "Unknown")
+    weighed = []
+    for key in (None, "spatial"):
+        model = build(cells, 30, labels_key="label", unlabeled_category="Unknown", spatial_key=key)
+        weighed.append(bool(model.module.annotator.composition.any()))
+    assert weighed == [True, False]

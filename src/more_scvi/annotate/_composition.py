@@ -10,7 +10,8 @@ in :math:`\pi`, and the answer becomes
 with :math:`D_1 = 1`, so that a batch that holds what the others hold is hardly changed: there, rare types would
 pay for errors of the estimate. A batch that is measured otherwise can look as if it were of one type. Then classifiers
 that read different views say different things, and nothing is changed. Nor is it for cells that are measured otherwise
-than all labelled ones: for them, classifiers only guess.
+than all labelled ones: for them, classifiers only guess. In tissue nothing is weighed at all: a spot holds cells of
+several types, so that answers do not add up to the shares of types, and no section is of one type.
 
 References: expectation maximisation of class proportions, Saerens et al. 2002.
 """

@@ -174,12 +174,14 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
 
 
 def weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, counts: np.ndarray) -> None:
-    """Learn what batches without labels hold, from cells that are measured like labelled ones.
+    """Learn what batches without labels hold, from cells that are measured like labelled ones; not in tissue.
 
     ``lone``: positions of their cells, whose answers are not weighed yet; ``counts``: labelled cells of each type.
     """
     annotator, classifier = module.annotator, module.classifier
     assert annotator is not None and classifier is not None
+    if annotator.niche is not None:
+        return
     serves = annotator.gaussian.serves(torch.from_numpy(arrays.present[lone]).to(annotator.composition.device))
     lone = lone[(arrays.domain[lone] >= 0) & serves.cpu().numpy()]
     if not len(lone):
