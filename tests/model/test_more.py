@@ -101,8 +101,8 @@ def test_trained_parameters_are_few(trained):
     table = trained.parameter_counts()
     assert table.loc["backbone", "trained"] == 0
     assert table.loc["total", "trained"] < 0.05 * table.loc["total", "frozen"]
-    experts = trained.module.annotator.experts
-    fitted = sum(tensor.numel() for tensor in (experts.weight, experts.bias))
+    annotator = trained.module.annotator
+    fitted = sum(x.numel() for e in (annotator.experts, annotator.shallow_experts) for x in (e.weight, e.bias))
     by_gradient = sum(p.numel() for p in trained.module.parameters() if p.requires_grad)
     assert table.loc["total", "trained"] == by_gradient + fitted
 
