@@ -202,9 +202,7 @@ def without_silent(cells: CellSet, linear: LinearBase) -> CellSet:
     return replace(cells, measured=measured)
 
 
-def prepare(
-    cells: CellSet, linear: LinearBase, features: Mapping[str, Features], as_shallow: bool | None = None
-) -> Arrays:
+def prepare(cells: CellSet, linear: LinearBase, features: Mapping[str, Features]) -> Arrays:
     """What module and annotator read of cells.
 
     Parameters
@@ -215,8 +213,6 @@ def prepare(
         The fitted linear base.
     features
         Per modality, from :func:`fit_base` or :func:`more_scvi.base.read_features`.
-    as_shallow
-        Give all cells the wide input of shallow ones, or none; experts learn from this. None: each its own.
     """
     layout = linear.layout
     base = join_bases(cells, linear, features)
@@ -227,12 +223,27 @@ def prepare(
         rows, columns, part = measured.cells, layout.columns(modality), linear.base(modality)
         own, batch = base[rows, columns], cells.batch[rows]
         few = np.where(batch < 0, features[modality].few, part.shallow.cpu().numpy()[batch])
-        if as_shallow is not None:
-            few = np.full(len(rows), as_shallow)
         shallow[rows] |= few
         wide[rows, layout.wide_columns(modality)] = wide_view(part, features[modality], own, batch, few)
         base[rows, columns] = part.shift(own, batch)
     return Arrays(base, cells.present, wide, cells.batch, cells.domain, shallow, doubts(cells, linear))
+
+
+def all_alike(
+    arrays: Arrays, cells: CellSet, linear: LinearBase, features: Mapping[str, Features], shallow: bool
+) -> Arrays:
+    """Arrays in which all cells have the wide input of shallow ones, or that of the others, for experts to learn from.
+
+    ``arrays``: from :func:`prepare`, like the other arguments.
+    """
+    wide = arrays.wide.copy()
+    for modality, measured in cells.measured.items():
+        own, rows = features[modality], measured.cells
+        if own.shallow is not None:
+            start = linear.layout.wide_columns(modality).start
+            usual = own.shallow if shallow else linear.base(modality).centre_wide(own.wide, cells.batch[rows])
+            wide[rows, start : start + usual.shape[1]] = usual  # the niche, which comes last, is that of all
+    return replace(arrays, wide=wide)
 
 
 def prepare_masked(

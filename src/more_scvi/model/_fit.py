@@ -12,7 +12,7 @@ from more_scvi.annotate._annotator import Lessons
 from more_scvi.base._arrays import Arrays, MaskedViews
 from more_scvi.base._clusters import shared_clusters
 from more_scvi.base._offsets import CLUSTER_PRIOR, TYPE_PRIOR
-from more_scvi.base._prepare import fit_base, fit_space, gene_panels, join_bases, prepare, prepare_masked
+from more_scvi.base._prepare import all_alike, fit_base, fit_space, gene_panels, join_bases, prepare, prepare_masked
 from more_scvi.model._forward import forward
 from more_scvi.model._imputers import fit_imputers
 from more_scvi.model._inside import inside_arrays, moved
@@ -72,8 +72,9 @@ def make_training_set(
     if module.annotator is not None and module.classifier is not None:
         deep, thin = arrays, None
         if module.annotator.shallow_experts is not None:
-            thin = prepare(cells, module.linear, features, as_shallow=True)
-            deep = prepare(cells, module.linear, features, as_shallow=False) if arrays.shallow.any() else arrays
+            of = arrays, cells, module.linear, features
+            thin = all_alike(*of, shallow=True)
+            deep = all_alike(*of, shallow=False) if arrays.shallow.any() else arrays
         lessons = module.annotator.teach(arrays, deep, thin, labels, train_cells, seed)
         taught = lessons.labels[train_cells]
         seen = np.bincount(taught[taught >= 0], minlength=module.n_labels) > 0
