@@ -1,8 +1,5 @@
 """Direct paths of protein and chromatin accessibility: fixed linear maps, fitted in chunks, without labels."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -224,13 +221,10 @@ def test_paths_travel_in_the_state_of_the_module():
 
 
 @pytest.mark.slow
-def test_accessibility_tells_real_types_apart():
-    file = Path(os.environ.get("MORE_DATA", "no folder")) / "bench" / "snareseq.h5mu"
-    if not file.is_file():
-        pytest.skip("needs bench/snareseq.h5mu below the folder named by MORE_DATA")
+def test_accessibility_tells_real_types_apart(real_data):
     import mudata
 
-    atac = mudata.read_h5mu(file)["atac"]
+    atac = mudata.read_h5mu(real_data("bench/snareseq.h5mu"))["atac"]
     batch = atac.obs["batch"].astype("category").cat.codes.to_numpy()
     path, tf = fitted_peaks(sp.csr_matrix(atac.X), batch, size=2000, n_components=30)
     u = path.transform(tf)

@@ -1,8 +1,6 @@
 """Peaks to genes: every overlap found once, whatever the naming; what cannot be read is refused in words."""
 
 import gzip
-import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -160,11 +158,8 @@ def test_names_that_are_refused(names, error):
         genes_of_peaks(names)
 
 
-def test_positions_agree_with_the_genes_that_came_with_the_data():
-    folder = Path(os.environ.get("MORE_DATA", "no folder"))
-    data, annotation = folder / "bench" / "snareseq.h5mu", folder / "annotation" / "mouse_genes.tsv.gz"
-    if not (data.is_file() and annotation.is_file()):
-        pytest.skip("needs bench/snareseq.h5mu and annotation/ below the folder named by MORE_DATA")
+def test_positions_agree_with_the_genes_that_came_with_the_data(real_data):
+    data, annotation = real_data("bench/snareseq.h5mu"), real_data("annotation/mouse_genes.tsv.gz")
     import h5py
     from anndata.io import read_elem
 

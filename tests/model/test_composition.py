@@ -1,8 +1,5 @@
 """The same cells get the same answers, whichever other cells came along."""
 
-import os
-from pathlib import Path
-
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -17,12 +14,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
-def gastrula():
+def gastrula(real_data):
     """Parts of an embryo, which hold other shares of its cell types; one of them is new."""
-    file = Path(os.environ.get("MORE_DATA", "no folder")) / "dev" / "human_gastrula.h5ad"
-    if not file.is_file():
-        pytest.skip("needs dev/human_gastrula.h5ad below the folder named by MORE_DATA")
-    data = ad.read_h5ad(file)
+    data = ad.read_h5ad(real_data("dev/human_gastrula.h5ad"))
     data.obs = data.obs[["batch", "cell_type"]].astype(str)
     new = data.obs["batch"] == NEW
     return data[~new].copy(), data[new & data.obs["cell_type"].isin(data.obs["cell_type"][~new])].copy()

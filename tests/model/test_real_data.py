@@ -1,8 +1,5 @@
 """A mosaic of real donors: cells with RNA, with proteins, with both."""
 
-import os
-from pathlib import Path
-
 import mudata
 import numpy as np
 import pytest
@@ -12,11 +9,8 @@ import more_scvi as more
 
 
 @pytest.fixture(scope="module")
-def mosaic():
-    file = Path(os.environ.get("MORE_DATA", "no folder")) / "bench" / "pbmc_mosaic_hao.h5mu"
-    if not file.is_file():
-        pytest.skip("needs bench/pbmc_mosaic_hao.h5mu below the folder named by MORE_DATA")
-    return mudata.read_h5mu(file)
+def mosaic(real_data):
+    return mudata.read_h5mu(real_data("bench/pbmc_mosaic_hao.h5mu"))
 
 
 @pytest.mark.filterwarnings("ignore")

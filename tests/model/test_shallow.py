@@ -1,8 +1,5 @@
 """Batches and cells of which far less was read than of labelled ones."""
 
-import os
-from pathlib import Path
-
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -28,12 +25,9 @@ def thinned(data, share):
 
 
 @pytest.fixture(scope="module")
-def brain():
+def brain(real_data):
     """Regions of a brain, and the deepest of them as it is."""
-    file = Path(os.environ.get("MORE_DATA", "no folder")) / "dev" / "mouse_oligo_regions.h5ad"
-    if not file.is_file():
-        pytest.skip("needs dev/mouse_oligo_regions.h5ad below the folder named by MORE_DATA")
-    data = ad.read_h5ad(file)
+    data = ad.read_h5ad(real_data("dev/mouse_oligo_regions.h5ad"))
     data.obs = data.obs[["batch", "cell_type"]].astype(str)
     new = (data.obs["batch"] == sorted(data.obs["batch"].unique())[0]).to_numpy()
     query = data[new & data.obs["cell_type"].isin(data.obs["cell_type"][~new])].copy()
@@ -41,10 +35,10 @@ def brain():
     return data[~new].copy(), query
 
 
-def fitted(data):
+def fitted(data, epochs=30, **kwargs):
     more.MoRE.setup_anndata(data, batch_key="batch", labels_key="label", unlabeled_category="Unknown")
-    model = more.MoRE(data, n_views=0, seed=0)
-    model.train(max_epochs=30, **SETTINGS)
+    model = more.MoRE(data, n_views=0, seed=0, **kwargs)
+    model.train(max_epochs=epochs, **SETTINGS)
     return model
 
 
@@ -112,9 +106,7 @@ def test_labels_vouch_for_a_shallow_batch(brain):
     cells, query = brain[0], thinned(brain[1], 0.1)
     for labelled in (False, True):
         both = together(cells, query, labelled)
-        more.MoRE.setup_anndata(both, batch_key="batch", labels_key="label", unlabeled_category="Unknown")
-        model = more.MoRE(both, n_views=0, seed=0)
-        model.train(max_epochs=1, **SETTINGS)
+        model = fitted(both, epochs=1)
         arrays = model.reader.arrays(both)
         new = (both.obs["batch"] == NEW).to_numpy()
         assert np.array_equal(arrays.shallow, new)
@@ -125,9 +117,7 @@ def test_labels_vouch_for_a_shallow_batch(brain):
 def test_where_no_expert_answers_shallow_cells_are_answered_by_all_that_is_left(brain):
     """Without a wide input nothing takes the place of the discriminant analysis, which must not fall silent."""
     both = together(brain[0], thinned(brain[1], 0.1))
-    more.MoRE.setup_anndata(both, batch_key="batch", labels_key="label", unlabeled_category="Unknown")
-    model = more.MoRE(both, n_views=0, n_wide=0, seed=0)
-    model.train(max_epochs=1, **SETTINGS)
+    model = fitted(both, epochs=1, n_wide=0)
     annotator = model.module.annotator
     assert model.reader.arrays(both).shallow.any() and annotator.gaussian.is_fitted
     usual = model.predict(soft=True)
