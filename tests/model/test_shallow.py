@@ -76,7 +76,8 @@ def test_an_unlabelled_batch_of_a_tenth_of_the_depth_is_answered_as_well_as_by_r
     truth = both.obs["cell_type"][new]
     assert (answer[new].idxmax(axis=1) == truth).mean() >= logistic_regression(cells, query) - 0.05
     model.save(tmp_path / "model")
-    pd.testing.assert_frame_equal(more.MoRE.load(tmp_path / "model", adata=both).predict(soft=True), answer)
+    again = more.MoRE.load(tmp_path / "model", adata=both).predict(soft=True)
+    pd.testing.assert_frame_equal(again, answer, atol=1e-4)  # read again: sums of threads come in another order
 
 
 @pytest.mark.parametrize("share", [0.1, 0.05, 0.03])
