@@ -97,25 +97,29 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file or of a file written by ``torch.save``, on the CPU."""
+    """All tensors of a safetensors file or of a file written by ``torch.save``, on the CPU.
+
+    They are views of the mapped file, not copies: what is to last must be copied out of them, so that nobody who
+    replaces the file changes a network.
+    """
     check_file(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: truncated or damaged ({error}). Download it again.") from None
-    found = read_torch(path)
+    found = read_torch(path, mapped=zipfile.is_zipfile(path))  # files of torch before 1.6 cannot be
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ValueError(f"{path}: expected tensors by name (a state dict), found a {type(found).__name__}.")
     return dict(found)
 
 
-def read_torch(path: Path) -> Any:
-    """Tensors and plain values of a file written by ``torch.save``, on the CPU."""
+def read_torch(path: Path, mapped: bool = False) -> Any:
+    """Tensors and plain values of a file written by ``torch.save``, on the CPU; ``mapped``: as views of the file."""
     check_file(path)
     try:
         check_torch_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__  # torch adds a page of advice
         raise ValueError(
@@ -124,9 +128,12 @@ def read_torch(path: Path) -> Any:
 
 
 def fit_state(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as float32, after checking that they are finite and have exactly the names and shapes expected."""
+    """The tensors, after checking that they are finite and have exactly the names and shapes expected.
+
+    Whatever their type, ``load_state_dict`` copies them into float32; a copy here would be a second one.
+    """
     check_tensors(state, expected, path, "The file and its config must be of one published model: download both again.")
-    return {name: state[name].float() for name in expected}
+    return {name: state[name] for name in expected}
 
 
 def size_of(
@@ -238,8 +245,10 @@ def check_torch_file(path: Path) -> None:
                 check_pickle(handle)
         return
     with zipfile.ZipFile(path) as records:
-        if sum(record.file_size for record in records.infolist()) > path.stat().st_size:  # torch compresses none
+        if sum(record.file_size for record in records.infolist()) > path.stat().st_size:
             raise ValueError("its records unpack to more than the file holds")
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records.infolist()):
+            raise ValueError("its records are compressed, which torch never does")  # a map would show them packed
         for name in records.namelist():
             if name.endswith(".pkl"):
                 check_pickle(io.BytesIO(records.read(name)))
