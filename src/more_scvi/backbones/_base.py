@@ -154,6 +154,19 @@ class Backbone(nn.Module, ABC):
                 f"depth={depth} of backbone {self.name!r}: give a number of layers from 1 to {self.n_layers}."
             )
 
+    @property
+    def tokens_at_once(self) -> int | None:
+        """Tokens that pass the layers together, by which extraction is cut; None: all cells cost the same."""
+        return None
+
+    def lengths(self, x: Matrix, match: GeneMatch | None) -> np.ndarray | None:
+        """How much of each cell is read, (cells,) tokens, before it is; None where :attr:`tokens_at_once` is."""
+        return None
+
+    def working_bytes(self) -> int:
+        """Most memory in bytes that one pass takes beside weights, rows and features; 0: next to none."""
+        return 0
+
     def check_match(self, match: GeneMatch) -> None:
         """Raise a ValueError if this backbone cannot read genes that match like this; called before any is read."""
 
@@ -199,7 +212,7 @@ class Backbone(nn.Module, ABC):
         for key, tensor in sorted(self.state_dict().items()):
             digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
             raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)  # NumPy has no bfloat16
-            digest.update(raw.numpy().tobytes())
+            digest.update(raw.numpy())
         return digest.hexdigest()
 
 

@@ -14,16 +14,15 @@ import torch
 from filelock import FileLock
 from scipy.sparse import csr_matrix, issparse
 
-from more_scvi._progress import progress_bar
 from more_scvi.data._arguments import check_integer, check_number, check_option, check_type
 from more_scvi.data._genes import GeneMatch, match_genes
 
 from ._base import Backbone
+from ._chunks import HASH_ROWS, memory_said, plan_chunks, rows_of, tokens_said
 from ._store import FeatureStore
 
 logger = logging.getLogger("more_scvi")
 Precision = Literal["auto", "float32", "bfloat16"]
-_HASH_ROWS = 4096  # fixed, so that the fingerprint of the data does not depend on chunk_size
 _FEW_GENES = 0.1
 
 
@@ -99,7 +98,8 @@ def compute_features(
 ) -> FeatureCache:
     """Features of all cells: the full view and one view per panel.
 
-    Rows are read in chunks and only these are converted. Features do not depend on the chunk size.
+    Rows are read in chunks and only these are converted. Features do not depend on the chunk size. What it takes is
+    logged before it starts: weights, features, and the most that is at work at once.
 
     Parameters
     ----------
@@ -114,7 +114,8 @@ def compute_features(
     normalised
         Whether ``x`` is log1p of counts per 10,000 instead of counts.
     chunk_size
-        Cells per chunk.
+        Most cells per chunk, which is what a kill loses at most. Chunks of a sequence model are smaller: as many cells
+        as have some ten thousand tokens.
     cache_dir
         Folder for a file that is memory-mapped and survives a kill: the same call takes up where it stopped, and
         returns at once when all is there. Damaged files are noticed and computed again. None: in memory.
@@ -153,13 +154,16 @@ def compute_features(
         if folder is None or not store.read():  # what is finished may be of another user and not writable
             with _alone(folder):
                 store.open()  # reads once more: another process may have finished it while this one waited
-                starts = range(store.n_done, n_cells, chunk_size)
-                show = progress and bool(starts)
-                for start in progress_bar(starts, desc=f"{backbone.name} features", unit="chunk", show=show):
-                    rows = _rows(x, start, start + chunk_size)
-                    views = [None, *panels]
-                    encoded = [backbone.encode(rows, match, visible=v, normalised=normalised) for v in views]
-                    store.write(start, np.stack(encoded, axis=1))
+                plan = plan_chunks(backbone, x, match, chunk_size, store.n_done)
+                if progress and plan.starts and (said := memory_said(backbone, store, plan)):
+                    logger.info(said)
+                with plan.bar(f"{backbone.name} features", progress) as bar:
+                    for start, stop, amount in plan:
+                        rows = rows_of(x, start, stop)
+                        views = [None, *panels]
+                        encoded = [backbone.encode(rows, match, visible=v, normalised=normalised) for v in views]
+                        store.write(start, np.stack(encoded, axis=1))
+                        bar.update(amount)
         features = store.finish()
     return FeatureCache(features[:, 0], features[:, 1:], panels, fingerprint)
 
@@ -186,7 +190,7 @@ def token_chunks(
     depth
         Number of layers above.
     chunk_size
-        Cells per chunk.
+        Most cells per chunk; fewer where a sequence model reads long ones.
 
     Yields
     ------
@@ -203,12 +207,16 @@ def token_chunks(
     device = torch.device(device)
     faster = _bfloat16_is_faster(device)
     with _on_device(backbone, device, "float32"):  # bfloat16 around the yield would reach the caller's own work
-        starts = range(0, x.shape[0], chunk_size)
-        for start in progress_bar(starts, desc=f"{backbone.name} tokens", unit="chunk", show=progress):
-            rows = _rows(x, start, start + chunk_size)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=faster):
-                values, keep = backbone.tokens(rows, match, depth=depth, normalised=normalised)
-            yield slice(start, start + len(values)), values, keep
+        plan = plan_chunks(backbone, x, match, chunk_size)
+        if progress and (said := tokens_said(backbone, plan, depth)):
+            logger.info(said)
+        with plan.bar(f"{backbone.name} tokens", progress) as bar:
+            for start, stop, amount in plan:
+                rows = rows_of(x, start, stop)
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=faster):
+                    values, keep = backbone.tokens(rows, match, depth=depth, normalised=normalised)
+                yield slice(start, stop), values, keep
+                bar.update(amount)
 
 
 def _check(backbone: Any, x: Any, normalised: Any, chunk_size: Any) -> Any:
@@ -220,7 +228,7 @@ def _check(backbone: Any, x: Any, normalised: Any, chunk_size: Any) -> Any:
     if shape is None or len(shape) != 2 or hasattr(x, "obs_names"):  # an AnnData has a shape, too
         raise TypeError(f"x is a {type(x).__name__} of shape {shape}; give a (cells, genes) matrix, such as adata.X.")
     x = x.tocsr() if issparse(x) and x.format != "csr" else x
-    kind = _rows(x, 0, 1).dtype  # what slices rows need not have a dtype of NumPy
+    kind = rows_of(x, 0, 1).dtype  # what slices rows need not have a dtype of NumPy
     if kind.kind not in "biuf":
         raise TypeError(f"x is a {type(x).__name__} of {kind} values; give a matrix of numbers, such as adata.X.")
     return x
@@ -273,19 +281,13 @@ def _match(
     return match, panels
 
 
-def _rows(x: Any, start: int, stop: int) -> Any:
-    """Rows as a CSR matrix with sorted indices (an order that sums rely on), or a dense array as it is."""
-    rows = x[start : min(stop, x.shape[0])]
-    return csr_matrix(rows).sorted_indices() if issparse(rows) else np.asarray(rows)
-
-
 def _fingerprint(backbone: Backbone, x: Any, genes: Sequence[str] | None, panels: np.ndarray, options: list) -> str:
     """SHA-256 of all that the features follow from; the same for sparse and dense and for any number type."""
     digest = hashlib.sha256(f"{backbone.fingerprint()}{tuple(x.shape)}{options}".encode())
     digest.update("\n".join(map(str, [] if genes is None else genes)).encode())
     digest.update(np.packbits(panels).tobytes())
-    for start in range(0, x.shape[0], _HASH_ROWS):
-        rows = csr_matrix(_rows(x, start, start + _HASH_ROWS))
+    for start in range(0, x.shape[0], HASH_ROWS):
+        rows = csr_matrix(rows_of(x, start, start + HASH_ROWS))
         for part in (rows.indptr.astype(np.int64), rows.indices.astype(np.int32), rows.data.astype(np.float32)):
             digest.update(part.tobytes())
     return digest.hexdigest()

@@ -118,7 +118,7 @@ class Geneformer(TokenBackbone):
                 " positions of this checkpoint."
             )
         self.max_length, self._padding = int(length), (genes.special["<pad>"], 0.0)
-        size = bert.config.hidden_size, bert.config.num_hidden_layers
+        size = bert.config.hidden_size, bert.config.num_hidden_layers, bert.config.num_attention_heads
         self._finish(*size, pool, len(marks[0]), len(marks[1]), min_overlap)
 
     @classmethod

@@ -168,7 +168,7 @@ class ScGPT(TokenBackbone):
         self.max_length, self._padding = int(length), (special["<pad>"], sizes.pad_value)
         # one number per gene, whatever genes the data have
         self._haste = -np.log(np.random.default_rng(_CHOICE_SEED).random(len(ids)))
-        self._finish(sizes.d_model, sizes.n_layers, pool, 1, 0, min_overlap)
+        self._finish(sizes.d_model, sizes.n_layers, sizes.n_heads, pool, 1, 0, min_overlap)
 
     @classmethod
     def load(

@@ -32,8 +32,9 @@ logger = logging.getLogger("more_scvi")
 Pool = Literal["mean", "cls"]
 
 _WIDTH_STEP = 64  # block widths are multiples of it
-_BLOCK_TOKENS, _BLOCK_TOKENS_GPU = 2048, 32768
+_BLOCK_TOKENS, _BLOCK_TOKENS_GPU = 1024, 32768
 _SLOW_TOKENS = 1024
+_STATES = 8  # arrays of the model's width that are alive at once: states, queries, keys, values, sums
 
 
 class PoolReadout(nn.Module):
@@ -76,7 +77,9 @@ class TokenBackbone(Backbone):
     _padding: tuple[int, float]  # token id and value
     max_length: int  # most tokens of a cell, special ones included
 
-    def _finish(self, d_model: int, n_layers: int, pool: Pool, n_before: int, n_after: int, min_overlap: float) -> None:
+    def _finish(
+        self, d_model: int, n_layers: int, n_heads: int, pool: Pool, n_before: int, n_after: int, min_overlap: float
+    ) -> None:
         """Set what :class:`Backbone` promises, check the options and freeze."""
         if pool not in get_args(Pool):
             raise ValueError(f"pool={pool!r} of backbone {self.name!r}: choose one of {', '.join(get_args(Pool))}.")
@@ -84,7 +87,7 @@ class TokenBackbone(Backbone):
             raise ValueError(f"min_overlap={min_overlap!r} of backbone {self.name!r}: choose a share from 0 to 1.")
         if pool == "cls" and not n_before:
             raise ValueError(f"pool='cls' of backbone {self.name!r}: this checkpoint has no <cls> token; use 'mean'.")
-        self.d_model, self.n_layers, self.n_pooled = d_model, n_layers, n_layers + 1
+        self.d_model, self.n_layers, self.n_heads, self.n_pooled = d_model, n_layers, n_heads, n_layers + 1
         self.n_features = self.n_pooled * d_model
         self.pool, self.min_overlap = pool, min_overlap
         self.readout = PoolReadout(pool, n_before, n_after)
@@ -161,6 +164,23 @@ class TokenBackbone(Backbone):
         """Options that change the features."""
         return {"pool": self.pool, "max_length": self.max_length}
 
+    @property
+    def tokens_at_once(self) -> int:
+        """Tokens of a block: cells of similar length, or one cell that is longer."""
+        return max(_budget(self.device.type), self.max_length)
+
+    def lengths(self, x: Matrix, match: GeneMatch | None) -> np.ndarray:
+        """Tokens of each cell, (cells,), special ones included; 0 for a cell without genes."""
+        counts, _ = visible_counts(self.name, x, match, None, False, np.float32)
+        n_genes = np.diff(counts.indptr)
+        marks = self.readout.n_before + self.readout.n_after
+        return np.where(n_genes > 0, np.minimum(n_genes + marks, self.max_length), 0)
+
+    def working_bytes(self) -> int:
+        """Bytes of the activations of a block, float32; attention is computed in pieces and adds little."""
+        widest = max(parameter.shape[0] for parameter in self._layers()[0].parameters())
+        return 4 * self.tokens_at_once * (_STATES * self.d_model + 2 * widest)
+
     def _sequences(
         self, x: Matrix, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
     ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -218,10 +238,15 @@ class TokenBackbone(Backbone):
             yield rows, self._embed(at_ids, at_values), at_keep
 
 
+def _budget(device: str) -> int:
+    """Tokens of a block, unless a single cell has more."""
+    return _BLOCK_TOKENS if device == "cpu" else _BLOCK_TOKENS_GPU
+
+
 def _plan(lengths: np.ndarray, max_length: int, device: str) -> Iterable[tuple[np.ndarray, int, int]]:
     """Cells of similar length, with the height and width of their block; cells of length 0 are left out."""
     widths = np.minimum(-(-lengths // _WIDTH_STEP) * _WIDTH_STEP, max_length)
-    budget = _BLOCK_TOKENS if device == "cpu" else _BLOCK_TOKENS_GPU
+    budget = _budget(device)
     for width in np.unique(widths[widths > 0]):
         cells = np.flatnonzero(widths == width)
         height = max(1, budget // int(width))  # by width alone, see above: never by how many cells there are
