@@ -17,7 +17,8 @@ from more_scvi.module._inside import Inside, InsideAdapter
 from more_scvi.module._module import MoREModule
 
 ADAPTERS = ("output", "bottleneck", "lora")
-CELLS_PER_PASS = 128
+CELLS_PER_PASS, TOKENS_PER_PASS = 128, 8192
+"""Most cells, and tokens of all of them, that pass the last layers at once: long ones would fill the memory."""
 
 
 def make_inside(frozen: FrozenReader, arguments: Mapping[str, Any]) -> Inside | None:
@@ -110,8 +111,17 @@ def _token_chunks(
     )
     for rows, tokens, keep in chunks:
         with torch.inference_mode():  # of the float16 tokens that training reads, so that its change starts at 0
-            frozen = top(torch.from_numpy(tokens).to(device).float(), torch.from_numpy(keep).to(device))
-        yield rows, InsideArrays(tokens, keep, frozen.cpu().numpy())
+            passes = [
+                top(torch.from_numpy(tokens[part]).to(device).float(), torch.from_numpy(keep[part]).to(device))
+                for part in _passes(*keep.shape)
+            ]
+        yield rows, InsideArrays(tokens, keep, torch.cat(passes).cpu().numpy())
+
+
+def _passes(n_cells: int, width: int) -> list[slice]:
+    """Rows that pass the last layers together; at least one pass, of no rows if there are none."""
+    step = max(1, min(CELLS_PER_PASS, TOKENS_PER_PASS // max(width, 1)))
+    return [slice(start, start + step) for start in range(0, max(n_cells, 1), step)]
 
 
 def _blocks(cells: CellSet, features: Mapping[str, Features], module: MoREModule) -> np.ndarray | None:
@@ -131,8 +141,8 @@ def _added(module: MoREModule, cached: InsideArrays, rows: np.ndarray) -> np.nda
     assert inside is not None
     part = module.base(inside.modality)
     device, out = part.shares.device, []
-    for start in range(0, max(len(rows), 1), CELLS_PER_PASS):
-        chunk = cached.rows(rows[start : start + CELLS_PER_PASS])
+    for taken in _passes(len(rows), 1 if cached.keep is None else cached.keep.shape[1]):
+        chunk = cached.rows(rows[taken])
         tensors = {name: torch.from_numpy(np.ascontiguousarray(x)).to(device) for name, x in chunk.items()}
         out.append(inside(part, **tensors).cpu().numpy())
     return np.concatenate(out)
