@@ -355,9 +355,12 @@ def obsm_features(adata: AnnData, key: str) -> np.ndarray:
     values = adata.obsm[key]
     features = np.asarray(values.toarray() if sp.issparse(values) else values, dtype=np.float32)
     if features.ndim != 2 or not np.isfinite(features).all():
+        bad = ~np.isfinite(features).reshape(len(features), -1).all(1)
         raise ValueError(
             f"adata.obsm[{key!r}] must be a finite (cells, features) array; got shape {features.shape} with"
-            f" {int((~np.isfinite(features)).sum())} values that are not finite. Recompute it, or drop these cells."
+            f" {int((~np.isfinite(features)).sum())} values that are not finite, in {int(bad.sum())} cells"
+            f" ({', '.join(map(repr, adata.obs_names[bad][:3]))}). Rows that a tool dropped are NaN after reindex:"
+            " leave such cells out, adata[numpy.isfinite(features).all(1)].copy(), or compute their features."
         )
     return features
 
