@@ -136,7 +136,7 @@ def _pairs(of: Scores) -> dict[str, list[float]]:
     return {p: pair for p, pair in pairs.items() if not np.isnan(pair[0])}
 
 
-def main() -> None:
+if __name__ == "__main__":
     args = arguments(__doc__, weights=BUNDLED, sets=BENCH, cells=2000)
     bench = {name: evaluate(read_bench(name, args.data, args.cells), args.weights) for name in args.sets}
     gain = {name: round(mean(r["pre-trained"]) - mean(r["untrained programs"]), 4) for name, r in bench.items()}
@@ -154,7 +154,3 @@ def main() -> None:
     stored = {"weights": MoreMini.load(args.weights).fingerprint(), "gain over untrained programs": gain}
     stored |= {"passed": passed, "macro_f1 (linear, kNN)": scores}
     (args.weights / "gates.json").write_text(json.dumps(stored, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

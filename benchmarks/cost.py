@@ -12,8 +12,6 @@ whole process. Writes ``cost.md``, ``mapping.md``, ... into ``results/``.
 import sys
 import time
 from argparse import Namespace
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
 from multiprocessing import get_context
 from resource import RUSAGE_SELF, getrusage
 
@@ -43,8 +41,8 @@ def measure(method: str, args: Namespace) -> dict[str, str]:
 
 
 def methods(args: Namespace) -> None:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        rows = list(pool.map(measure, args.methods, repeat(args)))
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        rows = pool.starmap(measure, [(method, args) for method in args.methods], 1)
     about = "CPU seconds of set-up, features, training and embedding; peak memory of the whole process, with libraries."
     write(args.results / ("mapping.md" if args.queries else "cost.md"), "Cost", made_by(), about, markdown(rows))
 
@@ -100,12 +98,8 @@ def peaks(args: Namespace) -> None:
     write(args.results / "atac_memory.md", "Many peaks", made_by(), text)
 
 
-def main() -> None:
+if __name__ == "__main__":
     what = {one.__name__: one for one in (methods, speed, peaks)}
     options = {"dataset": "bm_vangalen", "methods": ["more", "scanvi"], "queries": 0, "cells": 4096, "peaks": 120_000}
     args = arguments(__doc__, {"what": what}, data="peaks" not in sys.argv, **options)
     what[args.what](args)
-
-
-if __name__ == "__main__":
-    main()

@@ -102,7 +102,7 @@ def text(value: object) -> str:
     return f"{value:.3f}" if there and isinstance(value, float) else str(value) if there else ""
 
 
-def main() -> None:
+if __name__ == "__main__":
     args = arguments(__doc__, sets=SETS, new_batch=["pbmc_kang", "pbmc_4batch"], seeds=[0, 1])
     path = args.results / "distillation.json"
     rows = json.loads(path.read_text()) if path.exists() else []
@@ -115,7 +115,3 @@ def main() -> None:
         table = [{c: text(r.get(c)) for c in COLUMNS} for r in rows]
         write(path.with_suffix(".md"), "Distillation", made_by(), TEXTS["distillation"], markdown(table))
         path.write_text(json.dumps(rows, indent=1, default=float) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -60,7 +60,7 @@ def conditions(genes: pd.Index) -> Iterator[Case]:
         yield "conditions", f"batch is {key}", AnnData(counts.astype(np.float32), obs, data.var[[]]), {"told": told}
 
 
-def main() -> None:
+if __name__ == "__main__":
     args = arguments(__doc__, sets=SETS, types=2, methods=["more", "pca_raw", "pca", "harmony"])
     asked = [(name, case) for name in args.sets for case in cases(load(name, args.data, 1600), args.types)]
     asked += [("simulated", case) for case in conditions(load("human_gastrula", args.data).var_names)]
@@ -74,7 +74,3 @@ def main() -> None:
                 row = {"guard": guard, "set": name, "what": what, "method": method, "figure": key}
                 rows.append(row | {"value": f"{value:.3f}"})
     write(args.results / "tuning/guards.md", "Guards", made_by(), TEXTS["guards"], markdown(rows))
-
-
-if __name__ == "__main__":
-    main()

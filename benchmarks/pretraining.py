@@ -65,16 +65,13 @@ def thinned(study: Data) -> Data:
     return x, [genes[g] for g in panel], batch, labels
 
 
-def main() -> None:
-    args = arguments(
-        __doc__, work=Path("pretraining-work"), steps=1500, variants=list(VARIANTS), held_out=HELD_OUT, studies=int
-    )
+if __name__ == "__main__":
+    args = arguments(__doc__, work=Path("pretraining-work"), steps=1500, variants=list(VARIANTS), held_out=HELD_OUT)
     sets = read_gene_sets(args.data / "programs" / "cellmatch_human.gmt.gz")
     preferred = set().union(*sets.values())
     everything = read_pool(args.data / "pretrain", args.data / "annotation", n_genes=12_000, keep=preferred)
     whole = [read_study(everything, name) for name in args.held_out]
     pool = everything.of_studies(args.held_out, drop=True)
-    pool = pool.of_studies(pool.studies[: args.studies])  # of the first so many, to try the script
     args.work.mkdir(parents=True, exist_ok=True)
     store = args.work / "scores.json"
     scores = json.loads(store.read_text()) if store.exists() else {}
@@ -109,7 +106,3 @@ def main() -> None:
         trained = pretrain(pool, views, front, n_steps=args.steps, resume=True, **given)
         done(name, trained, time.process_time() - started)
         trained.save(args.work / name)
-
-
-if __name__ == "__main__":
-    main()

@@ -103,10 +103,6 @@ def _read(path: Path) -> list[Record]:
     return records
 
 
-def main() -> None:
+if __name__ == "__main__":
     args = arguments(__doc__, {"folder": Path}, data=False)
     print(f"{merge(args.results, load_results(args.folder))} new or changed results in {args.results}")
-
-
-if __name__ == "__main__":
-    main()

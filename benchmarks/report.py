@@ -12,21 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from answers import answers, say
-from catalogue import (
-    BACKBONES,
-    CLASSIFIERS,
-    COLUMNS,
-    CONTROLS,
-    DATASETS,
-    GROUPS,
-    METHODS,
-    REGIMES,
-    SHORT,
-    TEXTS,
-    Group,
-    family,
-    named,
-)
+from catalogue import BACKBONES, COLUMNS, DATASETS, GROUPS, METHODS, REGIMES, SHORT, TEXTS, Group, family, named
 from frame import RESULTS, arguments, markdown
 from gathered import OURS, Results, interval, marked, number, probability, ranged, signed
 from records import load
@@ -107,7 +93,8 @@ def _contents(results: Results) -> str:
 
 
 def _headline(results: Results, sets: list[str]) -> str:
-    among = {"of each row": results.rivals, "that integrates": results.integrating, "that only classifies": CLASSIFIERS}
+    among = {"of each row": results.rivals, "that integrates": results.integrating}
+    among["that only classifies"] = [method for method in results.rivals if method not in results.integrating]
     best = {who: results.against_best("annotation", ORDINARY["rna"], among=names) for who, names in among.items()}
     if not any(best.values()):
         return "Not measured yet."
@@ -139,7 +126,7 @@ def _comparisons(results: Results, metric: str, group: Group) -> str:
         logs = None if cost is None else np.log(cost.splits["other"] / cost.splits["ours"])
         longer = None if logs is None or not np.isfinite(logs).all() else float(np.exp(logs.mean()))
         rows.append({
-            "MoRE against": _name(other) + " (control)" * (other.split(":")[0] in CONTROLS),
+            "MoRE against": _name(other) + " (control)" * (other in results.controls),
             "Δ": marked(found),
             "95 %": interval(found),
             "won / level / lost": " / ".join(map(str, found.tally())),
@@ -326,7 +313,7 @@ def stale(records: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{name} ({n})" for name, n in sorted(found.items())]
 
 
-def main() -> None:
+if __name__ == "__main__":
     args = arguments(__doc__, data=False, docs=DOCS)
     results = Results(load(args.results))
     written = pages(results)
@@ -336,7 +323,3 @@ def main() -> None:
     draw(results, args.docs / "results")
     print(f"{len(results.records):,} results, {len(written)} pages in {args.docs}")
     print(f"made by other code or settings than the present: {', '.join(stale(results.records)) or 'none'}")
-
-
-if __name__ == "__main__":
-    main()

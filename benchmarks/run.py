@@ -63,7 +63,7 @@ def run(stages: Sequence[Stage], args: Namespace, results: Path, cells: int | No
     print(f"{done} new results in {results}")
 
 
-def main() -> None:
+if __name__ == "__main__":
     args = arguments(__doc__, results=RESULTS, quick=False, stages=[str], **OPTIONS)
     known = {stage.name: stage for stage in STAGES}
     if unknown := sorted(set(args.stages or ()) - set(known)):
@@ -72,7 +72,3 @@ def main() -> None:
         run(QUICK, args, HERE / "results-quick" if args.results == RESULTS else args.results, QUICK_CELLS)
     else:
         run([known[name] for name in args.stages or known], args, args.results)
-
-
-if __name__ == "__main__":
-    main()

@@ -103,14 +103,10 @@ def tables(records: list[dict], variants: Sequence[str]) -> str:
     return "\n\n".join(parts)
 
 
-def main() -> None:
+if __name__ == "__main__":
     variants, args = asked()
     logging.getLogger("more_scvi").setLevel(logging.ERROR)
     text = tables(run(variants, args), list(variants))
     print(text)
     if args.output:
         write(args.output, args.output.stem, made_by(), text)
-
-
-if __name__ == "__main__":
-    main()

@@ -22,7 +22,7 @@ WHAT = {
 """Name → parts of its page, folder of its records, title, and what to say of records that name no code."""
 
 
-def main() -> None:
+if __name__ == "__main__":
     args = arguments(__doc__, {"name": WHAT}, data="--report" not in sys.argv, report=False, **OPTIONS)
     report, folder, title, earlier = WHAT[args.name]
     if not args.report:
@@ -32,7 +32,3 @@ def main() -> None:
     said = [f"`python benchmarks/experiments {args.name} --data $MORE_DATA --cache /tmp/more-cache`."]
     said += [] if all(record.get("fingerprint") for record in results.records) else [earlier]
     write(args.results / "experiments" / f"{args.name}.md", title, *said, TEXTS[args.name], *parts)
-
-
-if __name__ == "__main__":
-    main()
