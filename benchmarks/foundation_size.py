@@ -53,8 +53,7 @@ if __name__ == "__main__":
     args = arguments(__doc__, data=False, models=["geneformer/V2-104M/2048", "scgpt/whole-human/1200"], cells=24)
     with TemporaryDirectory() as folder, get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         given = [(Path(folder, model), args.cells, args.threads) for model in args.models]
-        for path, *_ in given:
-            write_synthetic(path, *path.parts[-3:-1])
+        pool.starmap(write_synthetic, [(path, *path.parts[-3:-1]) for path, *_ in given], 1)
         rows, errors = zip(*pool.starmap(measure, given, 1), strict=True)
     parts = [made_by(), TEXTS["foundation_size"], markdown(rows), TEXTS["foundation_errors"], "\n".join(errors)]
     write(args.results / "foundation_size.md", "Foundation models of full size", *parts)

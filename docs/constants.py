@@ -13,7 +13,8 @@ APART = ("cli", "diagnosis", "evaluation", "metrics", "pl", "pretraining", "repo
 """Folders whose constants do not touch what a model computes."""
 STEERS_NOTHING = {
     *("FORMAT", "VERSION", "SEED", "SIZE", "N_PCS", "N_CONTEXT", "AVERAGE_TOTAL"),  # definitions
-    *("BLOCK", "MANY_WEIGHTS", "BLOCK_VALUES", "CHUNK", "CELLS_PER_PASS", "CHECK_EVERY", "N_KEPT"),  # speed
+    *("BLOCK", "MANY_WEIGHTS", "BLOCK_VALUES", "CHUNK", "CELLS_PER_PASS", "TOKENS_PER_PASS", "HASH_ROWS"),  # speed
+    *("CHECK_EVERY", "N_KEPT"),  # speed, too
     *("MAX_CELLS", "MOST_CELLS", "N_HELD_SECTIONS", "N_LINKED_GENES", "N_BATCH_AXES"),  # most that is looked at or kept
     *("OVERSAMPLING", "N_PASSES", "TIE", "LEAST_OPEN", "LARGEST", "MIN_LINKED", "LEAST_SIGNAL"),  # numerics
     *("PENALTIES", "N_FOLDS"),  # what cross-validation chooses among

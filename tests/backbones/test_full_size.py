@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +260,13 @@ class TestMemory:
         assert backbone.fingerprint() == before
 
 
+def test_files_of_old_torch_are_read_without_a_map(folders, tmp_path):
+    shutil.copytree(folders["scgpt"], tmp_path / "old")
+    path = tmp_path / "old" / "best_model.pt"
+    torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False)
+    assert get_backbone(tmp_path / "old").fingerprint() == get_backbone(folders["scgpt"]).fingerprint()
+
+
 SCRIPT = """
 import os, signal, sys
 from more_scvi.backbones import _chunks, _tokens, compute_features, get_backbone, make_panels, synthetic_counts
@@ -316,6 +324,22 @@ def test_bfloat16_is_float32_within_a_tolerance_in_every_layer(backbone):
     cosine = (half * exact).sum(2) / np.linalg.norm(half, axis=2) / np.linalg.norm(exact, axis=2)
     assert (error <= 0.02).all() and (cosine >= 0.999).all()
     assert (error[1:] > 0).all()  # it is another precision
+
+
+@pytest.mark.parametrize(
+    ("tiles", "products", "weights", "precision"),
+    [(True, False, 1, "bfloat16"), (False, True, 3 * 10**7, "bfloat16"), (False, True, 10**7, "float32")]
+    + [(False, False, 10**9, "float32")],
+)
+def test_precision_follows_from_cpu_and_size(backbone, monkeypatch, tiles, products, weights, precision):
+    for name, found in (("amx_tile", tiles), ("avx512_bf16", products)):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda found=found: found, raising=False)
+    monkeypatch.setattr(type(backbone), "n_parameters", lambda self: weights)
+    x, given = counts(backbone), {"progress": False, "dtype": "float32"}
+    auto = compute_features(backbone, x, names(backbone), **given)
+    explicit = compute_features(backbone, x, names(backbone), precision=precision, **given)
+    assert auto.fingerprint == explicit.fingerprint
+    np.testing.assert_array_equal(auto.full, explicit.full)
 
 
 def test_a_saved_store_says_nothing_when_it_is_done(backbone, said, monkeypatch, tmp_path):

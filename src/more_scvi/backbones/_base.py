@@ -159,9 +159,9 @@ class Backbone(nn.Module, ABC):
         """Tokens that pass the layers together, by which extraction is cut; None: all cells cost the same."""
         return None
 
-    def lengths(self, x: Matrix, match: GeneMatch | None) -> np.ndarray | None:
-        """How much of each cell is read, (cells,) tokens, before it is; None where :attr:`tokens_at_once` is."""
-        return None
+    def lengths(self, x: Matrix, match: GeneMatch | None) -> np.ndarray:
+        """How much of each cell is read, (cells,) tokens, before it is; asked where :attr:`tokens_at_once` is given."""
+        raise NotImplementedError(f"Backbone {self.name!r} has tokens_at_once, but does not define lengths.")
 
     def working_bytes(self) -> int:
         """Most memory in bytes that one pass takes beside weights, rows and features; 0: next to none."""

@@ -24,6 +24,8 @@ from ._store import FeatureStore
 logger = logging.getLogger("more_scvi")
 Precision = Literal["auto", "float32", "bfloat16"]
 _FEW_GENES = 0.1
+_MANY_WEIGHTS = 30_000_000
+"""Weights from which products in bfloat16 pay on a CPU without AMX, see ``benchmarks/results/foundation_size.md``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +123,8 @@ def compute_features(
         returns at once when all is there. Damaged files are noticed and computed again. None: in memory.
     precision
         Precision of the backbone's matrix products. ``"auto"`` is bfloat16 where that is faster, which is on CUDA
-        devices with bfloat16 and on CPUs with AMX tiles, and float32 elsewhere.
+        devices with bfloat16, on CPUs with AMX tiles and, for backbones of 30 million weights or more, on CPUs with
+        AVX512-BF16; float32 elsewhere.
     device
         Torch device.
     progress
@@ -205,7 +208,7 @@ def token_chunks(
     x = _check(backbone, x, normalised, chunk_size)
     match, _ = _match(backbone, genes, None, x.shape[1])
     device = torch.device(device)
-    faster = _bfloat16_is_faster(device)
+    faster = _bfloat16_is_faster(device, backbone)
     with _on_device(backbone, device, "float32"):  # bfloat16 around the yield would reach the caller's own work
         plan = plan_chunks(backbone, x, match, chunk_size)
         if progress and (said := tokens_said(backbone, plan, depth)):
@@ -305,7 +308,7 @@ def _on_device(backbone: Backbone, device: str | torch.device, precision: str) -
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device={device!r} is no device of torch ({error}); give 'cpu' or 'cuda'.") from None
     if precision == "auto":
-        precision = "bfloat16" if _bfloat16_is_faster(chosen) else "float32"
+        precision = "bfloat16" if _bfloat16_is_faster(chosen, backbone) else "float32"
     try:
         backbone.to(chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # the second is that of torch without CUDA
@@ -317,8 +320,13 @@ def _on_device(backbone: Backbone, device: str | torch.device, precision: str) -
         backbone.to(home)
 
 
-def _bfloat16_is_faster(device: torch.device) -> bool:
+def _bfloat16_is_faster(device: torch.device, backbone: Backbone) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    # without AMX tiles a CPU spends more on conversions than it gains; old torch does not know of AMX
-    return device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    if device.type != "cpu":
+        return False
+    tiles, products = (  # old torch does not know of them
+        getattr(torch.cpu, f"_is_{name}_supported", bool)() for name in ("amx_tile", "avx512_bf16")
+    )
+    # without tiles a small network spends more on conversions than its products gain
+    return tiles or (products and backbone.n_parameters() >= _MANY_WEIGHTS)

@@ -75,7 +75,7 @@ def plan_chunks(backbone: Backbone, x: Any, match: GeneMatch | None, chunk_size:
         amounts = [min(chunk_size, n_cells - start) for start in starts]
         return Chunks(starts, n_cells, amounts, n_done, "cell")
     parts = [backbone.lengths(rows_of(x, start, start + HASH_ROWS), match) for start in range(0, n_cells, HASH_ROWS)]
-    lengths = np.concatenate([np.zeros(0, np.int64), *(part for part in parts if part is not None)]).astype(np.int64)
+    lengths = np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
     starts, amounts = [], []
     for row, length in enumerate(lengths[n_done:].tolist(), n_done):
         if not starts or row - starts[-1] == chunk_size or amounts[-1] + length > _BLOCKS * at_once:
@@ -106,6 +106,8 @@ def memory_said(backbone: Backbone, store: FeatureStore, plan: Chunks) -> str:
 
 def tokens_said(backbone: Backbone, plan: Chunks, depth: int) -> str:
     """What all that enters the last ``depth`` layers takes where it is kept; nothing to say where that is little."""
+    if not plan.longest:
+        return ""
     width = backbone.top_layers(depth).d_model
     n_bytes = 2 * plan.stop * plan.longest * width
     if n_bytes < _WORTH_SAYING:
