@@ -19,7 +19,7 @@ def test_training_without_bars_shows_none_of_feature_extraction_either(capfd):
         model = more.MoRE(adata, seed=0)
         capfd.readouterr()
         model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=wanted)
-        shown[wanted] = "chunk/s" in capfd.readouterr().err
+        shown[wanted] = "cell/s" in capfd.readouterr().err
     assert shown == {True: True, False: False}
 
 

@@ -230,7 +230,7 @@ class TestMemory:
                 return [layer]
 
         assert Full().tokens_at_once == sizes.n_tokens == 4096
-        assert Full().working_bytes() == 4 * 4096 * (8 * 768 + 2 * 3072) < 4e9
+        assert Full().working_bytes() == 4 * 4096 * (16 * 768 + 3 * 3072) < 4e9
 
     def test_tokens_that_are_kept_are_said(self, backbone, said, monkeypatch):
         monkeypatch.setattr(_chunks, "_WORTH_SAYING", 0)

@@ -34,7 +34,7 @@ Pool = Literal["mean", "cls"]
 _WIDTH_STEP = 64  # block widths are multiples of it
 _BLOCK_TOKENS, _BLOCK_TOKENS_GPU = 1024, 32768
 _SLOW_TOKENS = 1024
-_STATES = 8  # arrays of the model's width that are alive at once: states, queries, keys, values, sums
+_STATES, _HIDDEN = 16, 3  # arrays of the width of the model and of its widest map that the allocator holds at once
 
 
 class PoolReadout(nn.Module):
@@ -179,7 +179,7 @@ class TokenBackbone(Backbone):
     def working_bytes(self) -> int:
         """Bytes of the activations of a block, float32; attention is computed in pieces and adds little."""
         widest = max(parameter.shape[0] for parameter in self._layers()[0].parameters())
-        return 4 * self.tokens_at_once * (_STATES * self.d_model + 2 * widest)
+        return 4 * self.tokens_at_once * (_STATES * self.d_model + _HIDDEN * widest)
 
     def _sequences(
         self, x: Matrix, match: GeneMatch | None, visible: np.ndarray | None, normalised: bool
