@@ -102,6 +102,16 @@ def test_precomputed_hands_rows_on():
     assert backbone.n_parameters() == 0
 
 
+def test_precomputed_features_of_several_layers():
+    backbone = get_backbone("precomputed", n_features=6, n_pooled=3)
+    assert (backbone.n_pooled, backbone.config()) == (3, {"n_pooled": 3})
+    assert backbone.fingerprint() != get_backbone("precomputed", n_features=6).fingerprint()
+    with pytest.raises(ValueError, match="n_pooled=4 does not divide the 6 columns"):
+        Precomputed(6, 4)
+    with pytest.raises(ValueError, match="n_pooled=0 is too small"):
+        Precomputed(6, 0)
+
+
 def test_precomputed_refuses_other_widths_and_nan():
     with pytest.raises(ValueError, match=r"\(2, 4\), expected \(cells, 3\)"):
         Precomputed(3).encode(np.zeros((2, 4)), None)

@@ -176,13 +176,22 @@ def test_another_backbone_is_refused_on_load(trained, tmp_path):
         more.MoRE.load(tmp_path / "m", adata=False)
 
 
-def test_precomputed_features_and_registered_backbones(cells):
+def test_precomputed_features_and_registered_backbones(cells, tmp_path):
     adata = cells.copy()
     adata.obsm["X_mine"] = np.random.default_rng(0).normal(size=(adata.n_obs, 7)).astype(np.float32)
     more.MoRE.setup_anndata(adata, batch_key="batch", labels_key="label")
     model = more.MoRE(adata, backbone="precomputed", backbone_kwargs={"obsm_key": "X_mine"})
     model.train(**SHORT)
     assert model.module.base("rna").paths["frozen"].rotation.shape[0] == 7
+
+    adata.obsm["X_layers"] = np.random.default_rng(1).normal(size=(adata.n_obs, 6)).astype(np.float32)
+    options = {"obsm_key": "X_layers", "n_pooled": 3}
+    model = more.MoRE(adata, backbone="precomputed", backbone_kwargs=options)
+    model.train(**SHORT)
+    assert len(model.get_layer_weights()) == 3
+    model.save(tmp_path / "layers")
+    loaded = more.MoRE.load(tmp_path / "layers", adata)
+    np.testing.assert_array_equal(loaded.get_latent_representation(), model.get_latent_representation())
 
     class Depth(Backbone):
         name, n_features, vocabulary = "depth", 1, None

@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike
 from scipy.sparse import csr_matrix, issparse
 from torch import Tensor, nn
 
+from more_scvi.data._arguments import check_integer
 from more_scvi.data._genes import GeneMatch, GeneVocabulary
 
 Matrix: TypeAlias = csr_matrix | np.ndarray
@@ -223,6 +224,14 @@ class Precomputed(Backbone):
     ----------
     n_features
         Width of the features.
+    n_pooled
+        Layers whose features lie side by side, blocks of ``n_features // n_pooled`` columns, of which a model learns a
+        mix; 1: one feature.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``n_pooled`` is no whole number from 1, or the columns cannot be divided into as many blocks.
 
     Examples
     --------
@@ -232,10 +241,19 @@ class Precomputed(Backbone):
 
     name = "precomputed"
 
-    def __init__(self, n_features: int) -> None:
+    def __init__(self, n_features: int, n_pooled: int = 1) -> None:
         super().__init__()
-        self.n_features = int(n_features)
+        self.n_features, self.n_pooled = int(n_features), check_integer("n_pooled", n_pooled)
+        if self.n_features % self.n_pooled:
+            raise ValueError(
+                f"n_pooled={n_pooled} does not divide the {n_features} columns of the precomputed features; give the"
+                " number of layers that lie side by side in them, 1 if it is one feature."
+            )
         self.freeze()
+
+    def config(self) -> dict[str, Any]:
+        """Blocks of the feature, where it has several."""
+        return {"n_pooled": self.n_pooled} if self.n_pooled > 1 else {}
 
     def encode(
         self, x: Matrix, match: GeneMatch | None = None, *, visible: np.ndarray | None = None, normalised: bool = False
