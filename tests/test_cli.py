@@ -499,6 +499,39 @@ def test_evaluate_reads_several_modalities(tmp_path, quick, monkeypatch):
     assert set(twin["modality_weights"]["type0"]) == {"rna", "protein"}
 
 
+def test_evaluate_compares_backbones_and_goes_on_from_stored_results(cells, tmp_path, quick, monkeypatch):
+    page, results, before = tmp_path / "page.html", tmp_path / "results", cells.read_bytes()
+    arguments = [
+        "--batch",
+        "platform",
+        "--labels",
+        "cell_type",
+        "--backbones",
+        "zeroed,more-mini",
+        "--quick",
+        "-o",
+        page,
+    ]
+    arguments += ["--protocols", "S1-60", "--seeds", "0,1", "--results", results]
+    first = run("evaluate", cells, *arguments)
+    assert first.exit_code == 0, first.output
+    assert "With 60 cells, half of them labelled (S1-60)" in " ".join(first.stdout.split())
+    text = page.read_text()
+    assert "--backbones zeroed,more-mini" in text and "<b>100</b> cells" in text  # at most 100 in a quick look here
+    assert all(f">{name}<" in text for name in ("none", "zeroed", "more-mini", "lr_hvg"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "results"]
+    assert cells.read_bytes() == before
+
+    monkeypatch.setattr(MoRE, "train", lambda *_, **__: pytest.fail("trained"))
+    again = run("evaluate", cells, *arguments)
+    assert again.exit_code == 2 and "add --overwrite" in again.stderr
+    again = run("evaluate", cells, *arguments, "--overwrite", "--json")
+    assert again.exit_code == 0, again.output
+    summary = json.loads(again.stdout)
+    assert summary["backbones"] == ["none", "zeroed", "more-mini"] and list(summary["sentences"]) == ["S1-60"]
+    assert {row["n"] for row in summary["differences"]} == {2} and summary["report"] == str(page)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -517,6 +550,17 @@ def test_evaluate_reads_several_modalities(tmp_path, quick, monkeypatch):
         (["{cells}", "--methods", "obsm:X_mine"], "obsm has no array 'X_mine'"),
         (["{cells}", "--methods", ","], "names nothing"),
         (["{cells}", "--protocols", "S1,S9"], "protocol 'S9' is unknown"),
+        (["{cells}", "--backbones", "none", "--methods", "pca"], "--methods does not go with --backbones"),
+        (["{cells}", "--backbones", "none", "--prefilter", "scrublet"], "--prefilter does not go with --backbones"),
+        (["{cells}", "--gene-key", "symbol"], "--gene-key is read with --backbones only"),
+        (["{cells}", "--backbones", ","], "--backbones ',' names nothing"),
+        (["{cells}", "--backbones", "zero"], "'zero' is unknown, and no folder. Give one of none, zeroed"),
+        (["{cells}", "--backbones", "geneformer:{tmp}/no"], "no is no folder. Give geneformer:FOLDER"),
+        (["{cells}", "--backbones", "obsm:X_mine"], "has no 'X_mine'. There are: none"),
+        (["{cells}", "--backbones", "none", "--protocols", "S3"], "regimes holds 'S3'; give some of S1"),
+        (["{cells}", "--backbones", "none", "--gene-key", "symbol"], "gene_key: var has no column 'symbol'"),
+        (["{cells}", "--backbones", "none", "-o", "{tmp}/page.pdf"], "must end in .html"),
+        (["{cells}", "--backbones", "none", "-o", "{tmp}/notes.html"], "notes.html exists. Name another --output"),
         (["{cells}", "--protocols", "S2a", "--batch", "same"], "there is only one ('a')"),
         (["{cells}", "--seeds", "0,one"], "must be whole numbers"),
         (["{cells}", "--prefilter", "doublets"], "choose one of 'scrublet'"),

@@ -14,6 +14,7 @@ import typer
 
 from more_scvi._files import check_writable
 
+from ._backbones import QUICK_REGIMES, check_page, compare
 from ._shared import Json, choose_layer, quiet, read, refusals, show
 
 if TYPE_CHECKING:
@@ -44,22 +45,36 @@ def evaluate(
         Path | None, typer.Option(metavar="FOLDER", help="Keep results here; a second call goes on where it stopped.")
     ] = None,
     prefilter: Annotated[str | None, typer.Option(help="scrublet: leave out doublets, for all methods.")] = None,
+    backbones: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare MoRE on these instead, separated by commas: none, zeroed, random, shuffled, more-mini,"
+            " geneformer:FOLDER, scgpt:FOLDER, obsm:KEY, a folder."
+        ),
+    ] = None,
+    gene_key: Annotated[
+        str | None, typer.Option(help="With --backbones: column of var with gene symbols or Ensembl ids.")
+    ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="S1, one seed, cheap methods, at most 2,000 cells drawn at random.")
+        bool, typer.Option("--quick", help="Few splits, cheap methods, at most 2,000 cells drawn at random.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
     as_json: Json = False,
 ) -> None:
     """Hide known labels, let MoRE and other methods predict them, and write a report (HTML and JSON).
 
+    With --backbones: which frozen backbone helps MoRE on these cells, as one page (HTML).
+
     The file is not changed. Hidden labels reach no method but those called LEAK.
     """
     start = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr), refusals():
-        _check_report(output, overwrite, results)
+        _check_backbones(backbones, methods, prefilter, gene_key)
+        check_page(output, overwrite) if backbones is not None else _check_report(output, overwrite)
+        _check_results(results)
         chosen = _names("--methods", methods, QUICK_METHODS if quick else ())
         asked = _names("--protocols", protocols, ("S1",) if quick else ("S1", "S2a"))
-        drawn = _numbers("--seeds", seeds, (0,) if quick else (0, 1, 2))
+        drawn = _numbers("--seeds", seeds, (0,) if quick and backbones is None else (0, 1, 2))
         data, matrix = choose_layer(read(source), layer)
         options = {
             "--batch": batch,
@@ -70,24 +85,41 @@ def evaluate(
             "--protocols": protocols,
             "--seeds": seeds,
             "--prefilter": prefilter,
+            "--backbones": backbones,
+            "--gene-key": gene_key,
         }
         command = ["more-scvi", "evaluate", str(source)]
         command += [text for name, value in options.items() if value is not None for text in (name, value)]
         keys = {"batch_key": batch, "labels_key": labels, "unlabeled_category": unlabeled, "layer": matrix}
-        with tempfile.TemporaryDirectory() as nowhere:
-            plan = _Plan(source.stem, asked, drawn, QUICK_CELLS if quick else None, prefilter, results or Path(nowhere))
-            said = shlex.join([*command, *(["--quick"] if quick else [])])
-            page, twin = _report(data, keys, chosen, plan, output, said)
-    written = json.loads(twin.read_text())
-    summary = {
-        "report": str(page),
-        "json": str(twin),
-        "cells": written["data"]["cells"],
-        "methods": list(written["methods"]),
-        "verdict": written["verdict"],
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    show(summary, as_json)
+        said = shlex.join([*command, *(["--quick"] if quick else [])])
+        if backbones is not None:
+            summary = compare(
+                data,
+                {**keys, "gene_key": gene_key},
+                _names("--backbones", backbones, ()),
+                asked if protocols else QUICK_REGIMES if quick else None,
+                drawn,
+                source.stem,
+                QUICK_CELLS if quick else None,
+                results,
+                output,
+                said,
+                as_json,
+            )
+        else:
+            with tempfile.TemporaryDirectory() as nowhere:
+                most, folder = QUICK_CELLS if quick else None, results or Path(nowhere)
+                plan = _Plan(source.stem, asked, drawn, most, prefilter, folder)
+                page, twin = _report(data, keys, chosen, plan, output, said)
+            written = json.loads(twin.read_text())
+            summary = {
+                "report": str(page),
+                "json": str(twin),
+                "cells": written["data"]["cells"],
+                "methods": list(written["methods"]),
+                "verdict": written["verdict"],
+            }
+    show(summary | {"seconds": round(time.perf_counter() - start, 1)}, as_json)
 
 
 @dataclass(frozen=True)
@@ -178,7 +210,16 @@ def _select(bare: Data, known: Any, plan: _Plan) -> tuple[Data, Any, str, list[s
     return bare, known, name, notes
 
 
-def _check_report(output: Path, overwrite: bool, results: Path | None) -> None:
+def _check_backbones(backbones: str | None, methods: str | None, prefilter: str | None, gene_key: str | None) -> None:
+    """Refuse options that would not be read."""
+    if backbones is None and gene_key is not None:
+        raise ValueError("--gene-key is read with --backbones only; leave it out, or name backbones.")
+    for option, value in (("--methods", methods), ("--prefilter", prefilter)):
+        if backbones is not None and value is not None:
+            raise ValueError(f"{option} does not go with --backbones, which compares MoRE on several; leave one out.")
+
+
+def _check_report(output: Path, overwrite: bool) -> None:
     if output.suffix != ".html":
         raise ValueError(f"--output {output} must end in .html; a .json file is written beside it.")
     both = (output, output.with_suffix(".json"))
@@ -187,6 +228,9 @@ def _check_report(output: Path, overwrite: bool, results: Path | None) -> None:
     old = [path for path in both if path.exists()]
     if old and not overwrite:
         raise FileExistsError(f"{old[0]} exists. Name another --output, or add --overwrite.")
+
+
+def _check_results(results: Path | None) -> None:
     if results is not None:
         if results.exists() and not results.is_dir():
             raise ValueError(f"--results {results} is a file. Give a folder.")

@@ -1,6 +1,8 @@
 """Leakage-free evaluation: splits that hide labels, methods behind one interface, a resumable runner, its tables."""
 
 from . import methods  # noqa: F401 - registers them
+from ._backbone_result import BackboneComparison
+from ._backbones import compare_backbones
 from ._compare import Comparison, compare, summarise
 from ._data import prepare
 from ._datasets import DATASETS, load_dataset
@@ -15,8 +17,8 @@ from ._tuning import tune
 from .methods._method import Given, Method, Result, get_method, leak, list_methods, register_method
 
 __all__ = [
-    "DATASETS", "PROTOCOLS", "Comparison", "Given", "Method", "Result", "Split", "Task", "compare", "evaluate",
-    "get_method", "inner_split", "leak", "list_methods", "load_dataset", "load_results", "load_splits",
-    "make_splits", "make_tasks", "prefilter", "prepare", "register_method", "run", "run_benchmark", "run_task",
-    "summarise", "tidy", "tune",
+    "DATASETS", "PROTOCOLS", "BackboneComparison", "Comparison", "Given", "Method", "Result", "Split", "Task",
+    "compare", "compare_backbones", "evaluate", "get_method", "inner_split", "leak", "list_methods",
+    "load_dataset", "load_results", "load_splits", "make_splits", "make_tasks", "prefilter", "prepare",
+    "register_method", "run", "run_benchmark", "run_task", "summarise", "tidy", "tune",
 ]  # fmt: skip

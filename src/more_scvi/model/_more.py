@@ -64,8 +64,8 @@ class MoRE(QueryMixin, SaveLoadMixin, SetupMixin):
         Name of a registered backbone (:func:`more_scvi.backbones.list_backbones`), or a folder with weights;
         ``"precomputed"`` reads features from ``adata.obsm``; ``None`` uses the direct path alone.
     backbone_kwargs
-        Arguments of the backbone; for ``"precomputed"`` ``{"obsm_key": "X_mymodel"}``, and ``"n_pooled"`` where features
-        of so many layers lie side by side.
+        Arguments of the backbone; for ``"precomputed"`` ``{"obsm_key": "X_mymodel"}``, and ``"n_pooled"`` where
+        features of so many layers lie side by side.
     n_latent
         Width of the embedding (at most the width of all paths together).
     n_components

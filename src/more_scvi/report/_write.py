@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 
 from more_scvi._files import check_writable, write_files
+from more_scvi._page import number
+from more_scvi._page import render as fill
 from more_scvi.evaluation._compare import LOWER_IS_BETTER
 
 from ._figures import Picture, pictures
@@ -57,11 +58,11 @@ def write_report(inputs: ReportInputs, path: str | Path) -> tuple[Path, Path]:
 
 def _render(summary: dict[str, Any], images: dict[str, Picture], diagnosis: pd.DataFrame | None) -> str:
     """The page. Whatever comes from the data is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": _number, "score": _score, "range": _range, "cell": _cell, "features": _features}
-    template = environment.from_string((files(__package__) / "page.html").read_text(encoding="utf-8"))
+    template = (files(__package__) / "page.html").read_text(encoding="utf-8")
     used = {metric for protocol in summary["protocols"].values() for metric in protocol["metrics"]}
-    return template.render(
+    return fill(
+        template,
+        {"score": _score, "range": _range, "cell": _cell, "features": _features},
         **{**summary, "diagnosis": [] if diagnosis is None else diagnosis.to_dict("records")},
         images=images,
         metrics={name: words for name, words in METRICS.items() if name in used},
@@ -88,16 +89,12 @@ def _features(modality: str) -> str:
     return {"rna": "genes", "atac": "peaks", "prot": "proteins"}.get(modality, f"features of {modality}")
 
 
-def _number(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
-
-
 def _score(point: dict[str, float] | None) -> str:
-    return "–" if point is None else _number(point["mean"], 2)
+    return "–" if point is None else number(point["mean"], 2)
 
 
 def _range(point: dict[str, float] | None) -> str:
     """Lowest and highest seed; empty where they are the same."""
     if point is None or point["max"] - point["min"] < 0.005:  # both ends would read alike
         return ""
-    return f"{_number(point['min'], 2)} to {_number(point['max'], 2)}"
+    return f"{number(point['min'], 2)} to {number(point['max'], 2)}"

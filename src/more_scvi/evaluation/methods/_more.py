@@ -86,7 +86,9 @@ class MoRE(Method):
             model = Model(data, **{"seed": given.seed, "backbone": name, **(model_kwargs or {})})
         with watch("training"):
             model.train(**{"enable_progress_bar": False, **(train_kwargs or {})})
-        parts = [] if given.query is None else [_of_rna(part, spatial, keys) for part in rounds_of(given)]
+        parts = [] if given.query is None else [self._of_rna(part, spatial, keys) for part in rounds_of(given)]
+        for part in parts:
+            self._complete(model, part)
         prediction = probability = before = None
         if given.rounds:
             before = model.get_latent_representation(obsm_key=None), np.asarray(model.predict())
@@ -108,10 +110,9 @@ class MoRE(Method):
         result.parameters = {"trained": int(total["trained"]) + tuned, "frozen": int(total["frozen"]) - tuned}
         return result
 
-    @staticmethod
-    def _set_up(model: Any, data: Data, used: tuple[str, ...], spatial: bool, keys: dict[str, Any]) -> Data:
+    def _set_up(self, model: Any, data: Data, used: tuple[str, ...], spatial: bool, keys: dict[str, Any]) -> Data:
         if isinstance(data, AnnData) or used == (RNA,):
-            registered = _of_rna(data, spatial, keys)
+            registered = self._of_rna(data, spatial, keys)
             model.setup_anndata(registered, **keys)
             return registered
         mdata = give_labels(data, data.obs[LABELS_KEY])
@@ -119,6 +120,17 @@ class MoRE(Method):
             keys.setdefault("peak_genes", "gene")
         model.setup_mudata(mdata, modalities={ROLES[name]: name for name in used}, **keys)
         return mdata
+
+    def _of_rna(self, data: Data, spatial: bool, keys: dict[str, Any]) -> AnnData:
+        """The RNA and what MoRE is told of it; with coordinates also their key."""
+        adata = AnnData(rna(data).X, obs=data.obs.copy(), var=rna(data).var[[]].copy())
+        if spatial and "spatial" in data.obsm:
+            adata.obsm["spatial"] = data.obsm["spatial"]
+            keys["spatial_key"] = "spatial"
+        return adata
+
+    def _complete(self, model: Any, part: AnnData) -> None:
+        """Change in place what a query lacks and the trained model knows; nothing here."""
 
     @staticmethod
     def _hidden_modalities(given: Given, data: Data, used: tuple[str, ...], result: Result, watch: Stopwatch) -> None:
@@ -132,15 +144,6 @@ class MoRE(Method):
             for name in used:
                 options = {"obsm_key": None, "modality": ROLES[name]}
                 result.unimodal[name] = model.get_latent_representation(given.counterparts, **options)
-
-
-def _of_rna(data: Data, spatial: bool, keys: dict[str, Any]) -> AnnData:
-    """The RNA and what MoRE is told of it; with coordinates also their key."""
-    adata = AnnData(rna(data).X, obs=data.obs.copy(), var=rna(data).var[[]].copy())
-    if spatial and "spatial" in data.obsm:
-        adata.obsm["spatial"] = data.obsm["spatial"]
-        keys["spatial_key"] = "spatial"
-    return adata
 
 
 def make_backbone(kind: Kind, given: Given, **options: Any) -> tuple[MoreMini, int, dict[str, Any]]:
