@@ -11,6 +11,7 @@ import torch
 from more_scvi import MoRE
 from more_scvi.backbones import _checkpoints, _tokens, compute_features, get_backbone, make_panels
 from more_scvi.data import match_genes, simulate_batches
+from more_scvi.evaluation import compare_backbones
 
 from .tiny_checkpoints import ENSEMBL, LAYERS, SYMBOLS, D, toy_counts, write_geneformer, write_scgpt
 
@@ -294,3 +295,14 @@ def test_no_file_imports_the_extra_before_it_is_needed():
         for node in ast.parse(path.read_text()).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
             assert not {str(n).split(".")[0] for n in names} & {"transformers", "peft", "huggingface_hub"}, path
+
+
+def test_folders_are_compared_on_ones_own_cells(folders):
+    """Layers are mixed as with the backbone itself, and a folder is called by its last part."""
+    adata = simulate_batches(120, len(SYMBOLS), 3, 2, markers=0.2, gene_names=SYMBOLS, seed=0)
+    names = [f"scgpt:{folders['scgpt']}", str(folders["geneformer_v2"])]
+    keys = {"batch_key": "batch", "labels_key": "cell_type", "train_kwargs": {"max_epochs": 1}, "progress": False}
+    found = compare_backbones(adata, names, regimes=["S1-60", "S9-50"], seeds=[0], max_rotations=1, **keys)
+    assert found.backbones == ("none", "scgpt:scgpt", "geneformer_v2") and found.left_out.empty
+    cost = found.cost.loc[["scgpt:scgpt", "geneformer_v2"]]
+    assert (cost["megabytes"] == 2 * (LAYERS + 1) * D / 1e3).all() and (cost["frozen"] > 0).all()

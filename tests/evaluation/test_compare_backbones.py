@@ -60,7 +60,7 @@ def test_features_that_are_the_answer_are_shown_to_help_and_noise_is_not(found):
     assert found.backbones == ("none", "obsm:X_answer", "obsm:X_noise")  # none is always there
     assert list(found.sentences) == ["S4-2"]
     said = found.sentences["S4-2"]
-    assert said.startswith("With 2 labels per type (S4-2) obsm:X_answer is best") and "above none (shown, +" in said
+    assert said.startswith("With 2 labels per type (S4-2), obsm:X_answer is best") and "above none (shown, +" in said
     assert said.count(".") - len(re.findall(r"\d\.\d", said)) == 1  # one sentence
 
 
@@ -150,12 +150,6 @@ def test_controls_differ_from_the_backbone(cells):
         assert np.abs(tables[name] - tables["more-mini"]).max() > 0.01, name
     bare, _, again, _ = features_of(cells, "shuffled")
     np.testing.assert_array_equal(again.rows(bare.var_names, bare.obs_names), tables["shuffled"])
-
-
-def test_features_of_several_layers_are_mixed(cells, monkeypatch):
-    monkeypatch.setattr(MoreMini, "n_pooled", 2)
-    _, _, features, _ = features_of(cells, "more-mini")
-    assert OnFeatures("mini", features).options["model_kwargs"]["backbone_kwargs"]["n_pooled"] == 2
 
 
 def test_regimes_that_the_data_do_not_allow_are_left_out_with_a_reason(cells, tmp_path):
@@ -253,7 +247,7 @@ def test_sentences_follow_from_the_numbers():
     ]
     means = {"none": 0.8, "more-mini": 0.7, "lr_hvg": 0.9}
     assert sentence("S1", "half", means, found) == (
-        "With half (S1) MoRE without a backbone is best (macro-F1 0.80); the next, more-mini, is 0.10 below it (shown,"
+        "With half (S1), MoRE without a backbone is best (macro-F1 0.80); the next, more-mini, is 0.10 below it (shown,"
         " −0.10 to −0.10 in 3 splits); a logistic regression on the genes is better still (0.90)."
     )
 

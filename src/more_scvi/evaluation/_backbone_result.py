@@ -163,9 +163,9 @@ def sentence(regime: str, words: str, means: Mapping[str, float], differences: p
     rows = differences[differences["regime"] == regime].set_index(["backbone", "against"])
     ranked = sorted((name for name in means if name != REGRESSION), key=lambda name: -means[name])
     if not ranked:
-        return f"With {words} ({regime}) no backbone has a result."
+        return f"With {words} ({regime}), no backbone has a result."
     best = ranked[0]
-    text = f"With {words} ({regime}) {best if best != NONE else 'MoRE without a backbone'} is best"
+    text = f"With {words} ({regime}), {best if best != NONE else 'MoRE without a backbone'} is best"
     text += f" (macro-F1 {means[best]:.2f})"
     if (best, NONE) in rows.index:
         text += f", {_against(rows.loc[(best, NONE)], NONE)}"
