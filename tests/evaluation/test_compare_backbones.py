@@ -24,7 +24,7 @@ QUICK = {**KEYS, "train_kwargs": {"max_epochs": 2}, "progress": False}
 def cells():
     """240 cells of three types that lie close together, in two batches, in genes that more-mini knows."""
     names = MoreMini.load().vocabulary.human_symbol[:3000:15]
-    adata = simulate_batches(240, 200, 3, 2, markers=0.1, batch_sd=0.4, gene_names=names, seed=2)
+    adata = simulate_batches(240, 200, 3, 2, markers=0.05, batch_sd=0.4, gene_names=names, seed=2)
     adata.obs = adata.obs[["batch", "cell_type"]].astype(str)
     code = np.unique(adata.obs["cell_type"], return_inverse=True)[1]
     adata.obsm["X_answer"] = np.eye(3, dtype=np.float32)[code]
