@@ -512,10 +512,10 @@ def test_evaluate_compares_backbones_and_goes_on_from_stored_results(cells, tmp_
         "-o",
         page,
     ]
-    arguments += ["--protocols", "S1-60", "--seeds", "0,1", "--results", results]
+    arguments += ["--protocols", "S1", "--seeds", "0,1", "--results", results]
     first = run("evaluate", cells, *arguments)
     assert first.exit_code == 0, first.output
-    assert "With 60 cells, half of them labelled (S1-60)" in " ".join(first.stdout.split())
+    assert "With labels for half of the cells (S1), " in " ".join(first.stdout.split())
     text = page.read_text()
     assert "--backbones zeroed,more-mini" in text and "<b>100</b> cells" in text  # at most 100 in a quick look here
     assert all(f">{name}<" in text for name in ("none", "zeroed", "more-mini", "lr_hvg"))
@@ -528,7 +528,7 @@ def test_evaluate_compares_backbones_and_goes_on_from_stored_results(cells, tmp_
     again = run("evaluate", cells, *arguments, "--overwrite", "--json")
     assert again.exit_code == 0, again.output
     summary = json.loads(again.stdout)
-    assert summary["backbones"] == ["none", "zeroed", "more-mini"] and list(summary["sentences"]) == ["S1-60"]
+    assert summary["backbones"] == ["none", "zeroed", "more-mini"] and list(summary["sentences"]) == ["S1"]
     assert {row["n"] for row in summary["differences"]} == {2} and summary["report"] == str(page)
 
 

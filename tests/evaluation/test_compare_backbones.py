@@ -167,6 +167,16 @@ def test_regimes_that_the_data_do_not_allow_are_left_out_with_a_reason(cells, tm
         compare_backbones(one, regimes=["S2a"], **QUICK)
 
 
+def test_splits_without_enough_to_score_are_counted(cells):
+    labels = cells.obs["cell_type"].to_numpy().astype(str)
+    few = cells[np.isin(labels, np.unique(labels)[:2])].copy()
+    few.obs.loc[few.obs.index[20:], "cell_type"] = None  # 20 cells with a label: their halves differ from seed to seed
+    found = compare_backbones(few, ["none"], regimes=["S1"], seeds=range(4), **QUICK)
+    (regime, which, why), n = found.left_out.to_numpy().tolist()[0], found.differences["n"]
+    assert (regime, which) == ("S1", "all") and re.match(r"in \d of 4 splits fewer than two types", why)
+    assert (n == 4 - int(why.split()[1])).all() and found.data["unlabelled"] == few.n_obs - 20
+
+
 def test_given_features_are_left_out_where_genes_are_missing(cells):
     options = {**QUICK, "max_rotations": 1, "seeds": [0]}
     found = compare_backbones(cells, ["obsm:X_noise"], regimes=["S9-50", "S1-60"], **options)

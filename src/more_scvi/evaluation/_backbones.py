@@ -121,8 +121,8 @@ def compare_backbones(
     Notes
     -----
     The time is that of the fits, one for each backbone and split: with the default regimes, three seeds and four
-    batches 57. Reading given features, MoRE does not see the backbone's features of cells whose genes are partly
-    masked, which its own training uses; under ``S9`` what the query lacks is completed much as with the backbone itself.
+    batches 57. Reading given features, MoRE does not see what the backbone says of cells whose genes are partly masked,
+    which its own training uses; under ``S9`` what the query lacks is completed much as with the backbone itself.
 
     Examples
     --------

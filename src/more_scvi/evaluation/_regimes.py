@@ -69,10 +69,12 @@ def plan_regimes(
         except ValueError as error:  # says why
             left_out.append((regime, EVERY, str(error)))
             continue
-        if usable := [split for split in made if _scored_types(split, labels, known) >= 2]:
+        usable = [split for split in made if _scored_types(split, labels, known) >= 2]
+        if usable:
             plan[regime] = usable
-        else:
-            why = f"fewer than two types have visible labels and {MIN_SCORED} hidden cells to score"
+        if lost := len(made) - len(usable):
+            where = f"in {lost} of {len(made)} splits " if usable else ""
+            why = f"{where}fewer than two types have visible labels and {MIN_SCORED} hidden cells to score"
             left_out.append((regime, EVERY, why))
     if not plan:
         reasons = "; ".join(f"{regime}: {why}" for regime, _, why in left_out)
