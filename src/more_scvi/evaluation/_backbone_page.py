@@ -13,6 +13,14 @@ WIDTH, LEFT, RIGHT, ROW, GAP = 720, 190, 20, 20, 34
 LEAST = 0.05
 """Smallest half range of the axis, so that differences of no importance do not look large."""
 STEPS = (0.02, 0.05, 0.1, 0.2, 0.5)
+WORDS = {
+    "none": "MoRE without a backbone: a linear view of the data themselves.",
+    "more-mini": "The bundled backbone: a linear front of gene programs, and a transformer that adds to it.",
+    "zeroed": "The front of more-mini with its network off. What more-mini is above it is the network's worth.",
+    "random": "The same front, and a transformer of random weights: what any network of this size would add.",
+    "shuffled": "more-mini reading every count under another gene's name: what features add that know no gene.",
+    "lr_hvg": "No backbone: a logistic regression on 2,000 variable genes. Does the task need any of these?",
+}
 
 
 def render(summary: dict[str, Any], command: str) -> str:
@@ -25,8 +33,16 @@ def render(summary: dict[str, Any], command: str) -> str:
         best={regime: max(_own(of).values(), default=None) for regime, of in summary["means"].items()},
         over={against: _over(summary, against) for against in ("none", "zeroed")},
         figure=_figure(summary),
+        words={name: _words(name) for name in (*summary["backbones"], "lr_hvg")},
         command=command,
     )
+
+
+def _words(name: str) -> str:
+    """What a backbone is, in a sentence."""
+    if name.startswith("obsm:"):
+        return f"Features that lie in the data as obsm[{name.removeprefix('obsm:')!r}]; they may have seen labels."
+    return WORDS.get(name, "Weights in a folder, or a backbone that was registered under this name.")
 
 
 def _own(means: dict[str, float]) -> dict[str, float]:
@@ -77,7 +93,7 @@ def _figure(summary: dict[str, Any]) -> dict[str, Any]:
         "ticks": ticks,
         "zero": x(0),
         "bottom": y + 6,
-        "height": y + 46,
+        "height": y + 52,
         "width": WIDTH,
         "left": LEFT,
     }
