@@ -71,8 +71,8 @@ def compare_backbones(
         ``"zeroed"``                its linear front with the network off: what is above it is the network's worth
         ``"random"``                the front, and a transformer of random weights
         ``"shuffled"``              ``more-mini`` reading each count under the name of another gene that it knows
-        ``"geneformer:FOLDER"``,    weights in a folder on this machine
-        ``"scgpt:FOLDER"``
+        ``"geneformer:FOLDER"``     weights in a folder on this machine
+        ``"scgpt:FOLDER"``          the same
         a folder                    the same, recognised by its files
         ``"obsm:KEY"``              features that lie in ``adata.obsm``; whether they saw labels is for you to know
         ==========================  ================================================================================
