@@ -49,10 +49,10 @@ def read_study(pool, name: str) -> Data:
     """Labelled cells of a pool study, at most as deep as droplets; the genes it measured."""
     study = pool.of_studies([name])
     types, n = np.unique(study.labels, return_counts=True)
-    study = study.select(np.flatnonzero(np.isin(study.labels, types[(n >= 6) & (types != "") & (types != "ND")])))
+    cells = np.flatnonzero(np.isin(study.labels, types[(n >= 6) & (types != "") & (types != "ND")]))
     genes = np.flatnonzero(study.measured[0])
-    names, batch = [study.vocabulary.human_symbol[g] for g in genes], np.full(len(study.labels), "one")
-    return thin(study.counts, DROPLETS, np.random.default_rng(0))[:, genes], names, batch, study.labels
+    names, batch = [study.vocabulary.human_symbol[g] for g in genes], np.full(len(cells), "one")
+    return thin(study.counts[cells], DROPLETS, np.random.default_rng(0))[:, genes], names, batch, study.labels[cells]
 
 
 def thinned(study: Data) -> Data:

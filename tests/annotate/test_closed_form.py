@@ -34,7 +34,7 @@ def test_the_gaussian_classifier_knows_the_posterior_of_gaussians(gaussians):
     assert (p[:, 2] == 0).all()  # no label carries class 2
 
 
-@pytest.mark.parametrize("labels", [np.zeros(40, int), np.arange(40) % 38], ids=["one type", "too few per type"])
+@pytest.mark.parametrize("labels", [np.zeros(40, int), np.arange(40)], ids=["one type", "one cell of each"])
 def test_the_gaussian_classifier_stays_out_where_it_cannot_know_a_spread(labels):
     classifier = GaussianClassifier(5, 40, ONE)
     x = np.random.default_rng(0).normal(size=(40, 5))

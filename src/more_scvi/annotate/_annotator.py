@@ -2,16 +2,19 @@ r"""Labels of cells, from what is solved in closed form and from the trained hea
 
 Before training, :meth:`Annotator.teach` solves experts on the wide input; what they say of the registered cells,
 :math:`p_w`, is handed to training as fixed numbers. After training, :meth:`Annotator.finish` solves classifiers on the
-finished embedding. No loss reads this module: what training learns cannot depend on when answers were asked for.
+finished base and embedding. No loss reads this module: what training learns cannot depend on when answers were asked
+for.
 
-The answer mixes the trained head :math:`p_h`, with several modalities averaged with a regression on the embedding, with
-the expert, and takes a geometric mean with a discriminant analysis :math:`p_g`:
+The answer is a mixture of the trained head :math:`p_h`, with several modalities averaged with a regression on the
+embedding, of the expert, solved again on wide input and linear base together, and of discriminant analyses of base and
+embedding, :math:`p_g`; and types are believed to be less unequally frequent than :math:`n_t` labels make them:
 
-.. math:: p \propto \left[(1 - s)\, p_h + s\, p_w\right]^{1 - g}\, p_g^{\,g}
+.. math:: p \propto \left\{(1 - g) \left[(1 - s)\, p_h + s\, p_w\right] + g\, p_g\right\}
+          \frac{n_t + n_0}{n_t}
 
 Shallow cells, of which far less was read than of others, have an expert of their own: on a scale of expression on which
 one of their counts is about 1, they look as thinned deep cells do. In batches without labels it says most of them,
-:math:`s = 0.8`, and the discriminant analysis nothing, :math:`g = 0`: no labelled cell vouches for how the embedding
+:math:`s = 0.8`, and the discriminant analyses nothing, :math:`g = 0`: no labelled cell vouches for how the embedding
 places them. A batch is shallow if its cells show less than half as many genes as those of all batches do, a cell of a
 batch that the model does not know if it shows less than 0.4 of them.
 
@@ -20,6 +23,7 @@ In batches without labels the answer is weighed by the composition found there (
 
 import math
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -34,6 +38,10 @@ from more_scvi.annotate._self_training import needs_self_training, self_train
 from more_scvi.annotate._statistics import NewTypes
 from more_scvi.base._arrays import Arrays
 from more_scvi.base._layout import Layout
+
+BELIEF = 5.0
+"""Cells of each type that are believed in beside the labelled ones when it comes to how frequent types are. Source:
+record tuning/few_labels.md."""
 
 CERTAINTY = 0.9
 """Probability from which what an expert says of a cell counts as its type when batches are compared. Source: plain
@@ -92,6 +100,7 @@ class Annotator(nn.Module):
 
     composition: Tensor
     taught: Tensor
+    prior: Tensor
 
     def __init__(
         self,
@@ -108,11 +117,14 @@ class Annotator(nn.Module):
         super().__init__()
         self.register_buffer("composition", torch.zeros(n_domains, n_labels))
         self.register_buffer("taught", torch.zeros(n_domains, dtype=torch.bool))  # of batches with a label
+        self.register_buffer("prior", torch.zeros(n_labels))
         self.layout, self.n_labels, self.niche = layout, n_labels, niche
-        self.experts = WideClassifier(n_wide, n_labels, patterns) if n_wide else None
+        self.experts = WideClassifier(n_wide + layout.width, n_labels, patterns) if n_wide else None
         self.shallow_experts = WideClassifier(n_wide, n_labels, patterns) if n_wide and depth_counts else None
         self.probe = ProbeClassifier(n_latent, n_labels) if len(layout.modalities) > 1 else None
         self.gaussian = GaussianClassifier(n_latent, n_labels, patterns)
+        of_base = (GaussianClassifier(layout.width, n_labels, pattern[None]) for pattern in patterns)
+        self.of_base = nn.ModuleList(of_base)  # its columns are those of modalities, so that each pattern has its own
         self.types = NewTypes(n_latent, n_labels, n_new)
 
     def teach(
@@ -141,6 +153,8 @@ class Annotator(nn.Module):
         """
         labels, keeps = np.full(len(arrays), -1, dtype=np.int64), True
         labels[cells] = visible[cells]
+        counts = np.bincount(labels[labels >= 0], minlength=self.n_labels)
+        self.prior.copy_(torch.from_numpy(_believed(counts) - _log_share(counts)))
         of_taught = np.isin(arrays.batch, arrays.batch[labels >= 0])
         self.taught.zero_()
         self.taught[np.unique(arrays.domain[of_taught])] = True
@@ -155,9 +169,9 @@ class Annotator(nn.Module):
         if len(self.experts.patterns) == 1 and needs_self_training(labels[cells]):
             parts = (deep.wide[cells].astype(np.float32), deep.base[cells], labels[cells], deep.batch[cells])
             labels[cells] = self_train(*parts, seed)
-        fit_experts(self.experts, self.layout, deep, labels, seed)
+        fit_experts(self.experts, self.layout, deep, labels, seed, with_base=False)
         if self.shallow_experts is not None and thin is not None:
-            fit_experts(self.shallow_experts, self.layout, thin, labels, seed)
+            fit_experts(self.shallow_experts, self.layout, thin, labels, seed, with_base=False)
         guess, share = self.say(arrays)
         sure = (guess.max(1) >= math.log(CERTAINTY)) & (share[:, 0] > 0)
         types = np.where(labels >= 0, labels, np.where(sure, guess.argmax(1), -1))
@@ -169,14 +183,16 @@ class Annotator(nn.Module):
         device, guess, share = self.gaussian.bias.device, *_silent(len(arrays), self.n_labels)
         for start in range(0, len(arrays), BLOCK):
             rows = slice(start, start + BLOCK)
-            parts = (arrays.wide, arrays.present, arrays.domain, arrays.shallow)
-            wide, present, domain, shallow = (torch.from_numpy(x[rows]).to(device) for x in parts)
-            heard = self.hear(wide, present, shallow, self.vouched(domain, shallow))
+            parts = (arrays.wide, arrays.base, arrays.present, arrays.domain, arrays.shallow)
+            wide, base, present, domain, shallow = (torch.from_numpy(x[rows]).to(device) for x in parts)
+            heard = self.hear(wide, base, present, shallow, self.vouched(domain, shallow))
             guess[rows], share[rows] = (x.cpu().numpy() for x in heard)
         return guess, share
 
-    def hear(self, wide: Tensor, present: Tensor, shallow: Tensor, vouched: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`say`, of tensors (cells, n_wide), bool (cells, modalities), and bool (cells,) each.
+    def hear(
+        self, wide: Tensor, base: Tensor, present: Tensor, shallow: Tensor, vouched: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`say`, of tensors (cells, n_wide), (cells, width), bool (cells, modalities), bool (cells,) each.
 
         ``vouched``: from :meth:`vouched`.
         """
@@ -184,7 +200,7 @@ class Annotator(nn.Module):
             return wide.new_zeros((len(wide), self.n_labels), dtype=torch.float32), wide.new_zeros(
                 (len(wide), 1)
             ).float()
-        guess, share = self.experts(wide.float(), present)
+        guess, share = self.experts(torch.cat([wide.float(), base], 1), present)
         if self.shallow_experts is not None and shallow.any():
             own = self.shallow_experts(wide.float(), present)
             guess, share = (torch.where(shallow[:, None], x, y) for x, y in zip(own, (guess, share), strict=True))
@@ -197,16 +213,40 @@ class Annotator(nn.Module):
         """
         return ~shallow | ((domain >= 0) & self.taught[domain.clamp_min(0)])
 
-    def finish(self, z: np.ndarray, labels: np.ndarray, present: np.ndarray) -> None:
-        """Solve the classifiers on the finished embedding of cells with a label, (cells, n_latent)."""
+    def finish(self, arrays: Arrays, z: np.ndarray, cells: np.ndarray, lessons: Lessons, seed: int) -> None:
+        """Solve the classifiers on what training left.
+
+        Parameters
+        ----------
+        arrays
+            All registered cells, the base as it is after training.
+        z, cells
+            Embedding of training cells with a label, (labelled cells, n_latent), and their positions.
+        lessons
+            From :meth:`teach`.
+        seed
+            Seed.
+        """
+        labels = np.full(len(arrays), -1, dtype=np.int64)
+        labels[cells] = lessons.labels[cells]
+        if self.niche is not None and not lessons.keeps_niche:
+            base = arrays.base.copy()
+            base[:, self.niche] = 0.0  # of the first modality, whose columns come first
+            arrays = replace(arrays, base=base, wide=self._without_niche(arrays.wide))
+        deep = np.where(arrays.shallow, -1, labels)  # the wide input of shallow cells is another
+        if self.experts is not None and (deep >= 0).any():
+            fit_experts(self.experts, self.layout, arrays, deep, seed, with_base=True)
         if self.probe is not None:
-            self.probe.fit(z, labels)
-        self.gaussian.fit(z, labels, present)
+            self.probe.fit(z, labels[cells])
+        self.gaussian.fit(z, labels[cells], arrays.present[cells])
+        for own in self._of_base():
+            rows = cells[(arrays.present[cells] == own.patterns.cpu().numpy()).all(1)]
+            own.fit(arrays.base[rows], labels[rows], arrays.present[rows])
         self.types.reference.reset()
-        self.types.reference.add(z, labels)
+        self.types.reference.add(z, labels[cells])
 
     def forward(
-        self, head: Tensor, z: Tensor, guess: Tensor, share: Tensor, present: Tensor, vouched: Tensor
+        self, head: Tensor, z: Tensor, base: Tensor, guess: Tensor, share: Tensor, present: Tensor, vouched: Tensor
     ) -> Tensor:
         """Log-probabilities of the answer, (cells, n_labels).
 
@@ -216,6 +256,8 @@ class Annotator(nn.Module):
             Log-probabilities of the trained head, (cells, n_labels).
         z
             Embedding that it read, (cells, n_latent).
+        base
+            Linear base, (cells, width).
         guess, share
             From :meth:`say`.
         present
@@ -225,42 +267,56 @@ class Annotator(nn.Module):
         """
         head = self._probed(head, z)
         out = mix(head, guess, share)
-        if self.gaussian.is_fitted:
-            third = self.gaussian(z).log_softmax(1)
-            mean = ((1 - GAUSSIAN_SHARE) * out + GAUSSIAN_SHARE * third).log_softmax(1)
-            silent = ~vouched & (share[:, 0] > 0)  # where no expert answers, the others are all there is
-            out = torch.where((self.gaussian.serves(present) & ~silent)[:, None], mean, out)
-        return out
+        third, speaks = self.discriminant(base, z, present)
+        silent = ~vouched & (share[:, 0] > 0)  # where no expert answers, the others are all there is
+        out = mix(out, third, GAUSSIAN_SHARE * (speaks & ~silent)[:, None].float())
+        return (out + self.prior).log_softmax(1)
 
-    def voices(self, head: Tensor, z: Tensor, guess: Tensor, share: Tensor, present: Tensor) -> Tensor:
+    def voices(self, head: Tensor, z: Tensor, base: Tensor, guess: Tensor, share: Tensor, present: Tensor) -> Tensor:
         """What each classifier says alone, (cells, 3, n_labels) log-probabilities; the head speaks for silent ones.
 
         Parameters as of :meth:`forward`.
         """
         head = self._probed(head, z)
-        third = head
-        if self.gaussian.is_fitted:
-            third = torch.where(self.gaussian.serves(present)[:, None], self.gaussian(z).log_softmax(1), head)
-        return torch.stack([head, torch.where(share > 0, guess, head), third], 1)
+        third, speaks = self.discriminant(base, z, present)
+        third = torch.where(speaks[:, None], third, head)
+        return (torch.stack([head, torch.where(share > 0, guess, head), third], 1) + self.prior).log_softmax(2)
 
-    def weigh(self, answer: np.ndarray, voices: np.ndarray, domain: np.ndarray, counts: np.ndarray) -> None:
+    def discriminant(self, base: Tensor, z: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of the discriminant analyses of base and embedding, (cells, n_labels), and whom it serves, (cells,).
+
+        Log-probabilities; those of cells that it does not serve mean nothing.
+        """
+        of_base, serves = z.new_zeros(len(z), self.n_labels), self.gaussian.serves(present)
+        by_pattern = torch.zeros_like(serves)
+        for own in self._of_base():
+            rows = own.serves(present)
+            of_base[rows] = own(base[rows])
+            by_pattern |= rows
+        both = self.gaussian(z).log_softmax(1), of_base.log_softmax(1)
+        serves = serves & by_pattern
+        return torch.where(serves[:, None], torch.logaddexp(*both) - math.log(2.0), 0.0), serves
+
+    def _of_base(self) -> list[GaussianClassifier]:
+        return cast(list[GaussianClassifier], list(self.of_base))
+
+    def weigh(self, voices: np.ndarray, domain: np.ndarray, counts: np.ndarray) -> None:
         """Learn what batches without labels hold.
 
         Parameters
         ----------
-        answer, voices
-            Of their cells, as :meth:`forward` and :meth:`voices` give them.
+        voices
+            What :meth:`voices` gives of their cells.
         domain
             Codes of batch × measured modalities, (cells,).
         counts
             Labelled cells of each type, (n_labels,).
         """
         for code in np.unique(domain):
-            rows = domain == code
-            said = voices[rows].swapaxes(0, 1)
+            said = voices[domain == code].swapaxes(0, 1)
             if (said == said[:1]).all():  # the head alone speaks: nobody can agree with it
                 continue
-            shift = composition_shift(answer[rows], list(said), counts)
+            shift = composition_shift(list(said), np.where(counts > 0, counts + BELIEF, 0.0))
             self.composition[int(code)] = torch.from_numpy(shift).to(self.composition)
 
     def in_batch(self, answer: Tensor, domain: Tensor) -> Tensor:
@@ -285,6 +341,16 @@ class Annotator(nn.Module):
 def mix(head: Tensor, guess: Tensor, share: Tensor) -> Tensor:
     """Mixture of two classifiers' log-probabilities, (cells, n_labels), of which the second has a ``share``."""
     return torch.logaddexp(head + torch.log1p(-share), guess + share.log())  # of share 0 the log, -inf, adds nothing
+
+
+def _believed(counts: np.ndarray) -> np.ndarray:
+    """How frequent types are, (types,) logarithms, given labelled cells of each."""
+    return _log_share(np.where(counts > 0, counts + BELIEF, 0.0))
+
+
+def _log_share(counts: np.ndarray) -> np.ndarray:
+    """Logarithms of shares, (types,); 0 for types without cells."""
+    return np.log(np.where(counts > 0, counts / max(counts.sum(), 1), 1.0))
 
 
 def _silent(n_cells: int, n_labels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,9 +6,8 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-GAUSSIAN_SHARE = 0.2
-"""Weight of the discriminant analysis in the geometric mean with the other classifiers. Source: plain value, not
-tuned."""
+GAUSSIAN_SHARE = 0.4
+"""Share of the discriminant analyses in the mixture with the other classifiers. Source: record tuning/few_labels.md."""
 
 
 class _LinearClassifier(nn.Module):
@@ -56,20 +55,20 @@ class ProbeClassifier(_LinearClassifier):
 
 
 class GaussianClassifier(_LinearClassifier):
-    r"""Linear discriminant analysis on the finished embedding, solved after training.
+    r"""Linear discriminant analysis of the finished embedding or of the linear base, solved after training.
 
     Types are Gaussians of one covariance :math:`\Sigma`, estimated within types with Ledoit-Wolf shrinkage:
 
     .. math:: \ell_t = \mu_t^\top \Sigma^{-1} z - \tfrac12 \mu_t^\top \Sigma^{-1} \mu_t + \log \pi_t
 
     A boundary halfway between centres moves less from batch to batch than one drawn along the cells at the border, as
-    regressions and the trained head draw it. It counts a fifth in a geometric mean of probabilities, for cells measured
-    like those it was fitted on: the spread within types is another where other modalities were measured.
+    regressions and the trained head draw it. It is for cells measured like those it was fitted on: the spread within
+    types is another where other modalities were measured.
 
     Parameters
     ----------
     n_latent, n_labels
-        Width of the embedding and number of classes.
+        Width of what it reads, the embedding or the linear base, and number of classes.
     patterns
         bool (patterns, modalities): sets of modalities that cells may have.
 
@@ -87,7 +86,7 @@ class GaussianClassifier(_LinearClassifier):
         self.register_buffer("labelled", torch.zeros(len(patterns), dtype=torch.bool))
 
     def serves(self, present: Tensor) -> Tensor:
-        """Cells with the modalities of labelled ones, (cells,); ``present``: bool (cells, modalities)."""
+        """Cells measured like those of the fit, (cells,), if there was one; ``present``: bool (cells, modalities)."""
         return ((present[:, None] == self.patterns).all(2) & self.labelled).any(1)
 
     def fit(self, z: np.ndarray, labels: np.ndarray, present: np.ndarray) -> None:
@@ -96,25 +95,28 @@ class GaussianClassifier(_LinearClassifier):
         Parameters
         ----------
         z, labels
-            (cells, n_latent) embeddings and (cells,) codes.
+            (cells, n_latent) and (cells,) codes.
         present
             bool (cells, modalities): what was measured in them.
         """
         self._store(np.zeros(self.weight.shape), np.full(len(self.bias), -np.inf))  # nothing of an earlier fit
-        measured = torch.from_numpy(np.unique(np.asarray(present, dtype=bool), axis=0)).to(self.patterns.device)
-        self.labelled.copy_((self.patterns[:, None] == measured).all(2).any(1))
+        self.labelled.zero_()
         classes, code, n = np.unique(labels, return_inverse=True, return_counts=True)
-        if len(classes) < 2 or len(labels) - len(classes) < z.shape[1]:
+        if len(classes) < 2 or len(labels) == len(classes):
             return
-        z = np.asarray(z, dtype=np.float64)
+        used = np.flatnonzero(z.std(0) > 0)  # columns of modalities that were not measured say nothing
+        z = np.asarray(z[:, used], dtype=np.float64)
         centres = np.stack([z[code == k].mean(0) for k in range(len(classes))])
         covariance, _ = ledoit_wolf(z - centres[code], assume_centered=True)
         if np.linalg.matrix_rank(covariance) < len(covariance):  # cells that do not differ
             return
         weight, bias = np.zeros(self.weight.shape), np.full(len(self.bias), -np.inf)
-        weight[classes] = np.linalg.solve(covariance, centres.T).T
-        bias[classes] = np.log(n / n.sum()) - 0.5 * (weight[classes] * centres).sum(1)
+        solved = np.linalg.solve(covariance, centres.T).T
+        weight[np.ix_(classes, used)] = solved
+        bias[classes] = np.log(n / n.sum()) - 0.5 * (solved * centres).sum(1)
         self._store(weight, bias)
+        measured = torch.from_numpy(np.unique(np.asarray(present, dtype=bool), axis=0)).to(self.patterns.device)
+        self.labelled.copy_((self.patterns[:, None] == measured).all(2).any(1))
 
 
 def solve_logistic(x: np.ndarray, labels: np.ndarray, n_labels: int) -> tuple[np.ndarray, np.ndarray]:

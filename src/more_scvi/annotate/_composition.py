@@ -1,8 +1,8 @@
 r"""Composition of batches without labels: types that a batch holds often are likelier there than in the reference.
 
 Classifiers answer as if a cell came from data in which types are as frequent as among the labelled cells, :math:`\pi`.
-The proportions :math:`q` of a batch follow from its answers by expectation maximisation, with the belief of a few cells
-in :math:`\pi`, and the answer becomes
+The proportions :math:`q` of a batch follow from the product of what classifiers say of its cells by expectation
+maximisation, with the belief of a few cells in :math:`\pi`, and the answer becomes
 
 .. math:: \log p_t + \min(1, D / D_1) \log \frac{q_t}{\pi_t} + \text{const},\qquad
           D = \sum_t q_t \log \frac{q_t}{\pi_t},
@@ -31,19 +31,20 @@ FULL = 1.0
 """Divergence from the usual composition, in nats, from which on the one found counts in full. Source: plain value, not
 tuned."""
 
+LEAST = -50.0
+"""Log-probability below which classifiers are not taken at their word. Source: plain value, not tuned."""
+
 N_STEPS = 100
 """Steps of expectation maximisation. Source: plain value, not tuned."""
 
 
-def composition_shift(answer: np.ndarray, voices: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
+def composition_shift(voices: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
     """What to add to the log-probabilities of cells of one batch without labels.
 
     Parameters
     ----------
-    answer
-        Log-probabilities of its cells, (cells, types).
     voices
-        What each classifier that takes part says of them, (cells, types) each.
+        What each classifier that takes part says of its cells, log-probabilities (cells, types) each.
     counts
         Labelled cells of each type, (types,); types without any are never answered.
 
@@ -57,10 +58,16 @@ def composition_shift(answer: np.ndarray, voices: list[np.ndarray], counts: np.n
     out = np.zeros(len(counts))
     if any(np.minimum(a, b).sum() < LEAST_OVERLAP for a in shares for b in shares):
         return out
-    found = _proportions(answer[:, open_types], usual)
+    found = _proportions(_mean(voices)[:, open_types], usual)
     ratio = np.log(found / usual)
     out[open_types] = min(1.0, float(found @ ratio) / FULL) * ratio
     return out
+
+
+def _mean(voices: list[np.ndarray]) -> np.ndarray:
+    """Geometric mean of probabilities, as log-probabilities: clearer than a mixture, of which flat parts never go."""
+    total = np.sum([np.maximum(said, LEAST) for said in voices], axis=0) / len(voices)
+    return total - logsumexp(total, axis=1, keepdims=True)
 
 
 def _proportions(said: np.ndarray, usual: np.ndarray) -> np.ndarray:

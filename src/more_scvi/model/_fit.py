@@ -143,7 +143,7 @@ def at_equal_composition(
     return replace(arrays, base=base), masked if views is None or masked is None else replace(masked, base=views)
 
 
-def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cells: np.ndarray) -> None:
+def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cells: np.ndarray, seed: int) -> None:
     """After the last step: classifiers on the embedding, spreads per type and batch, regressions to modalities.
 
     Nothing of it is read by a loss, so that a checkpoint, which needs it, changes nothing.
@@ -158,7 +158,7 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
         visible = train_cells[labels[train_cells] >= 0]
         if len(visible):
             z = forward(module, arrays, lambda out: out["z_labels"], visible)
-            module.annotator.finish(z, labels[visible], arrays.present[visible])
+            module.annotator.finish(arrays, z, visible, cells.lessons, seed)
             given = reader.schema.label_codes(data)[train_cells] >= 0
             lone = train_cells[~np.isin(arrays.batch[train_cells], arrays.batch[train_cells[given]])]
             module.annotator.composition.zero_()
@@ -177,7 +177,7 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
 def weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, counts: np.ndarray) -> None:
     """Learn what batches without labels hold, from cells that are measured like labelled ones; not in tissue.
 
-    ``lone``: positions of their cells, whose answers are not weighed yet; ``counts``: labelled cells of each type.
+    ``lone``: positions of their cells; ``counts``: labelled cells of each type.
     """
     annotator, classifier = module.annotator, module.classifier
     assert annotator is not None and classifier is not None
@@ -190,12 +190,11 @@ def weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, cou
 
     def read(out: dict[str, Any]) -> torch.Tensor:
         z, present = out["z_labels"], out["present"]
-        guess, share = annotator.hear(out["wide"], present, out["shallow"], ~out["shallow"])
-        voices = annotator.voices(classifier(z).log_softmax(1), z, guess, share, present)
-        return torch.cat([out["log_probs"][:, None, : module.n_labels], voices], 1)
+        base = out["base"]
+        guess, share = annotator.hear(out["wide"], base, present, out["shallow"], ~out["shallow"])
+        return annotator.voices(classifier(z).log_softmax(1), z, base, guess, share, present)
 
-    said = forward(module, arrays, read, lone, new_types=False)
-    annotator.weigh(said[:, 0], said[:, 1:], arrays.domain[lone], counts)
+    annotator.weigh(forward(module, arrays, read, lone, new_types=False), arrays.domain[lone], counts)
 
 
 def _fit_spread(module: MoREModule, arrays: Arrays, labels: np.ndarray, visible: np.ndarray) -> None:

@@ -61,7 +61,7 @@ def forward(
             out: dict[str, Any] = module.inference(base, present, domain, placed=placed)
             out |= {"present": present, "wide": wide, "shallow": shallow}
             if arrays.doubt is None or module.annotator is None:
-                out["log_probs"] = _answer(module, out["z_labels"], wide, present, domain, shallow)
+                out["log_probs"] = _answer(module, out["z_labels"], base, wide, present, domain, shallow)
             else:
                 drawn = _draws(module, base, wide, present, domain, shallow, arrays.doubt)
                 out["log_probs"] = torch.logsumexp(drawn, 0) - math.log(len(drawn))
@@ -87,6 +87,7 @@ def forward(
 def _answer(
     module: MoREModule,
     z: torch.Tensor,
+    base: torch.Tensor,
     wide: torch.Tensor,
     present: torch.Tensor,
     domain: torch.Tensor,
@@ -96,7 +97,8 @@ def _answer(
     if module.annotator is None:
         return None
     vouched = module.annotator.vouched(domain, shallow)
-    return module.annotate(z, *module.annotator.hear(wide, present, shallow, vouched), present, vouched)
+    heard = module.annotator.hear(wide, base, present, shallow, vouched)
+    return module.annotate(z, base, *heard, present, vouched)
 
 
 def _draws(
@@ -114,10 +116,11 @@ def _draws(
     answers = []
     usual, of_shallow = torch.from_numpy(doubt.wide), torch.from_numpy(doubt.shallow)
     for more, *further in zip(torch.from_numpy(doubt.base), usual, of_shallow, strict=True):
-        out = module.inference(base + has * more.to(base.device), present, domain)
+        shown = base + has * more.to(base.device)
+        out = module.inference(shown, present, domain)
         own, others = (x.to(wide.device) for x in further)
         moved = wide.float() + torch.where(shallow[:, None], others, own)
-        answers.append(_answer(module, out["z_labels"], moved, present, domain, shallow))
+        answers.append(_answer(module, out["z_labels"], shown, moved, present, domain, shallow))
     return torch.stack([answer for answer in answers if answer is not None])
 
 

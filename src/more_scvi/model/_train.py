@@ -137,7 +137,7 @@ def train(
             cells = make_training_set(self.reader, data, sets[0], views, self.seed, str(device))
         with one_thread(small or not self.module.passes_backbone):
             self.reader.remember(self.reader.key(data), cells.arrays)
-            done = partial(finish, self.reader, data, cells, sets[0])
+            done = partial(finish, self.reader, data, cells, sets[0], self.seed)
             loader = CellDataModule(cells, *sets, batch_size=batch_size)
             max_epochs = default_epochs(loader.n_train, batch_size) if max_epochs is None else max_epochs
             arguments = _trainer_arguments(trainer_kwargs, self, done, early_stopping, bool(len(sets[1])))

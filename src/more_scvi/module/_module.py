@@ -279,12 +279,13 @@ class MoREModule(BaseModuleClass):
         }
 
     def annotate(
-        self, z_labels: Tensor, guess: Tensor, share: Tensor, present: Tensor, vouched: Tensor
+        self, z_labels: Tensor, base: Tensor, guess: Tensor, share: Tensor, present: Tensor, vouched: Tensor
     ) -> Tensor | None:
         """Log-probabilities of the answer, (cells, n_labels); None without labels. See :class:`Annotator`."""
         if self.classifier is None or self.annotator is None:
             return None
-        return self.annotator(self.classifier(z_labels).log_softmax(1), z_labels, guess, share, present, vouched)
+        head = self.classifier(z_labels).log_softmax(1)
+        return self.annotator(head, z_labels, base, guess, share, present, vouched)
 
     def group(self, z_labels: Tensor, log_probs: Tensor | None) -> Tensor | None:
         """Log-probabilities of what cells are compared within: types, or clusters where there are no labels."""
