@@ -85,7 +85,7 @@ def tables(records: list[dict], variants: Sequence[str]) -> str:
     def means(of: Callable[[pd.Series], float]) -> str:
         found = pd.DataFrame({c: [of(results.values(v, c)) for v in variants] for c in shown}).dropna(axis=1, how="all")
         rows = [{"variant": v} | {c: f"{found[c][i]:.4f}" for c in found} for i, v in enumerate(variants)]
-        return markdown(rows).replace("nan", "–")
+        return markdown(rows).replace(" nan ", " – ")
 
     def difference(name: str, column: str) -> str:
         if (found := results.compare(first, column, ours=name)) is None:

@@ -105,6 +105,8 @@ class GaussianClassifier(_LinearClassifier):
         if len(classes) < 2 or len(labels) == len(classes):
             return
         used = np.flatnonzero(z.std(0) > 0)  # columns of modalities that were not measured say nothing
+        if not len(used):
+            return
         z = np.asarray(z[:, used], dtype=np.float64)
         centres = np.stack([z[code == k].mean(0) for k in range(len(classes))])
         covariance, _ = ledoit_wolf(z - centres[code], assume_centered=True)
