@@ -87,14 +87,15 @@ def test_composition_found_in_an_unlabelled_batch_helps_is_saved_and_touches_no_
     pd.testing.assert_frame_equal(model.predict(soft=True, batch_size=7), answer)
     model.save(tmp_path / "model")
     again = more.MoRE.load(tmp_path / "model", adata=both)
-    pd.testing.assert_frame_equal(again.predict(soft=True), answer)
-    pd.testing.assert_frame_equal(again.predict(soft=True, indices=np.flatnonzero(new)[:1]), answer[new][:1])
+    read_again = again.predict(soft=True)
+    pd.testing.assert_frame_equal(read_again, answer, atol=1e-4)  # sums of threads come in another order
+    pd.testing.assert_frame_equal(again.predict(soft=True, indices=np.flatnonzero(new)[:1]), answer[new][:1], atol=1e-4)
     more_cells = reference[:50].copy()
     more_cells.obs = more_cells.obs.assign(batch="other", label="a new type")
     grown = more.MoRE.load_query_data(more_cells, again)
     assert len(grown.module.annotator.composition) == len(found) + 1
     old = grown.predict(both, soft=True, new_types=False)[list(model.labels)]
-    pd.testing.assert_frame_equal(old, answer, atol=1e-6)
+    pd.testing.assert_frame_equal(old, read_again, atol=1e-6)
     found.zero_()
     usual, truth = model.predict(soft=True), both.obs["cell_type"].to_numpy()
     pd.testing.assert_frame_equal(usual[~new], answer[~new])
@@ -116,7 +117,8 @@ def test_what_an_added_query_holds_is_found_by_training_on_it(gastrula, tmp_path
     right = [(p.idxmax(axis=1).to_numpy() == truth).mean() for p in (before, after)]
     assert right[1] >= right[0]
     grown.save(tmp_path / "grown")
-    pd.testing.assert_frame_equal(more.MoRE.load(tmp_path / "grown", adata=cells).predict(soft=True), after)
+    again = more.MoRE.load(tmp_path / "grown", adata=cells)
+    pd.testing.assert_frame_equal(again.predict(soft=True), after, atol=1e-4)
     cells.obs["cell_type"] = truth  # labels say what a batch holds
     labelled = more.MoRE.load_query_data(cells, grown)
     assert not labelled.module.annotator.composition.any()

@@ -21,11 +21,11 @@ from scipy.special import logsumexp
 
 PRIOR_CELLS = 5
 """Weight, in cells, of the belief that a batch holds types as the labelled cells do. Source: record
-tuning/found_composition.md."""
+tuning/composition.md."""
 
 LEAST_OVERLAP = 0.5
 """Share that any two classifiers' estimates of a composition must have in common. Source: record
-tuning/found_composition.md."""
+tuning/composition.md."""
 
 FULL = 1.0
 """Divergence from the usual composition, in nats, from which on the one found counts in full. Source: plain value, not

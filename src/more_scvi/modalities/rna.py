@@ -41,10 +41,10 @@ N_BINS = 20
 """Bins of mean expression in which genes' dispersions are compared. Source: paper Satija 2015 (Seurat)."""
 SHALLOW, LEAST_DETECTED = 0.5, 0.01
 """Genes per cell, over the mean of all batches, below which a batch is shallow, and share of its cells in which a gene
-is to be seen. Source: record tuning/shallow_batches.md."""
+is to be seen. Source: record tuning/shallow.md."""
 SHALLOW_CELL = 0.4
 """Genes, over the mean of all cells, below which a cell of a batch that the model does not know is shallow. Source:
-record tuning/shallow_answers.md."""
+record tuning/shallow.md."""
 SHALLOW_DEPTH = 0.1
 """Depth, over that of the average cell, that the scale for shallow cells is made for where no batch is shallow.
 Source: plain value, not tuned."""
