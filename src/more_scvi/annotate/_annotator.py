@@ -300,23 +300,28 @@ class Annotator(nn.Module):
     def _of_base(self) -> list[GaussianClassifier]:
         return cast(list[GaussianClassifier], list(self.of_base))
 
-    def weigh(self, voices: np.ndarray, domain: np.ndarray, counts: np.ndarray) -> None:
+    def weigh(
+        self, answer: np.ndarray, voices: np.ndarray, domain: np.ndarray, shallow: np.ndarray, counts: np.ndarray
+    ) -> None:
         """Learn what batches without labels hold.
 
         Parameters
         ----------
-        voices
-            What :meth:`voices` gives of their cells.
-        domain
-            Codes of batch × measured modalities, (cells,).
+        answer, voices
+            Of their cells, as :meth:`forward` and :meth:`voices` give them.
+        domain, shallow
+            Codes of batch × measured modalities and bool, (cells,) each. In shallow batches the expert's word counts,
+            which is most of the answer: head and discriminant analyses do not know such cells.
         counts
             Labelled cells of each type, (n_labels,).
         """
         for code in np.unique(domain):
-            said = voices[domain == code].swapaxes(0, 1)
+            rows = domain == code
+            said = voices[rows].swapaxes(0, 1)
             if (said == said[:1]).all():  # the head alone speaks: nobody can agree with it
                 continue
-            shift = composition_shift(list(said), np.where(counts > 0, counts + BELIEF, 0.0))
+            believed = np.where(counts > 0, counts + BELIEF, 0.0)
+            shift = composition_shift(list(said), believed, answer[rows] if shallow[rows].any() else None)
             self.composition[int(code)] = torch.from_numpy(shift).to(self.composition)
 
     def in_batch(self, answer: Tensor, domain: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ N_STEPS = 100
 """Steps of expectation maximisation. Source: plain value, not tuned."""
 
 
-def composition_shift(voices: list[np.ndarray], counts: np.ndarray) -> np.ndarray:
+def composition_shift(voices: list[np.ndarray], counts: np.ndarray, answer: np.ndarray | None = None) -> np.ndarray:
     """What to add to the log-probabilities of cells of one batch without labels.
 
     Parameters
@@ -47,6 +47,8 @@ def composition_shift(voices: list[np.ndarray], counts: np.ndarray) -> np.ndarra
         What each classifier that takes part says of its cells, log-probabilities (cells, types) each.
     counts
         Labelled cells of each type, (types,); types without any are never answered.
+    answer
+        Log-probabilities that the proportions follow from; None: the product of the voices.
 
     Returns
     -------
@@ -58,7 +60,7 @@ def composition_shift(voices: list[np.ndarray], counts: np.ndarray) -> np.ndarra
     out = np.zeros(len(counts))
     if any(np.minimum(a, b).sum() < LEAST_OVERLAP for a in shares for b in shares):
         return out
-    found = _proportions(_mean(voices)[:, open_types], usual)
+    found = _proportions((_mean(voices) if answer is None else answer)[:, open_types], usual)
     ratio = np.log(found / usual)
     out[open_types] = min(1.0, float(found @ ratio) / FULL) * ratio
     return out

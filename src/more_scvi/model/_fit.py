@@ -177,7 +177,7 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
 def weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, counts: np.ndarray) -> None:
     """Learn what batches without labels hold, from cells that are measured like labelled ones; not in tissue.
 
-    ``lone``: positions of their cells; ``counts``: labelled cells of each type.
+    ``lone``: positions of their cells, whose answers are not weighed yet; ``counts``: labelled cells of each type.
     """
     annotator, classifier = module.annotator, module.classifier
     assert annotator is not None and classifier is not None
@@ -192,9 +192,11 @@ def weigh_compositions(module: MoREModule, arrays: Arrays, lone: np.ndarray, cou
         z, present = out["z_labels"], out["present"]
         base = out["base"]
         guess, share = annotator.hear(out["wide"], base, present, out["shallow"], ~out["shallow"])
-        return annotator.voices(classifier(z).log_softmax(1), z, base, guess, share, present)
+        voices = annotator.voices(classifier(z).log_softmax(1), z, base, guess, share, present)
+        return torch.cat([out["log_probs"][:, None, : module.n_labels], voices], 1)
 
-    annotator.weigh(forward(module, arrays, read, lone, new_types=False), arrays.domain[lone], counts)
+    said = forward(module, arrays, read, lone, new_types=False)
+    annotator.weigh(said[:, 0], said[:, 1:], arrays.domain[lone], arrays.shallow[lone], counts)
 
 
 def _fit_spread(module: MoREModule, arrays: Arrays, labels: np.ndarray, visible: np.ndarray) -> None:
