@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from mudata import MuData
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import more_scvi as more
@@ -15,6 +16,27 @@ from more_scvi.data import GeneVocabulary
 
 N_GENES, D_MODEL, N_LAYERS = 60, 16, 3
 SYMBOLS = tuple(f"GENE{i}" for i in range(N_GENES))
+
+
+def fitted(data, epochs=30, **kwargs):
+    """A model of batches and labels, "Unknown" where there is none."""
+    more.MoRE.setup_anndata(data, batch_key="batch", labels_key="label", unlabeled_category="Unknown")
+    model = more.MoRE(data, n_views=0, seed=0, **kwargs)
+    model.train(max_epochs=epochs, accelerator="cpu", enable_progress_bar=False, logger=False)
+    return model
+
+
+def regression_on_genes(taught, asked):
+    """Types of cells by logistic regression on log-normalised genes of others."""
+
+    def values(data):
+        x = sp.csr_matrix(data.X, dtype=float)
+        x = sp.diags(1e4 / np.asarray(x.sum(1)).ravel()) @ x
+        x.data = np.log1p(x.data)
+        return x
+
+    fit = LogisticRegression(max_iter=300).fit(values(taught), taught.obs["cell_type"])
+    return fit.predict(values(asked))
 
 
 def tiny_mini(seed: int = 0) -> MoreMini:

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
-from sklearn.linear_model import LogisticRegression
 
 import more_scvi as more
 
-SETTINGS = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
+from .conftest import fitted, regression_on_genes
+
 NEW = "SN"
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -35,13 +35,6 @@ def brain(real_data):
     return data[~new].copy(), query
 
 
-def fitted(data, epochs=30, **kwargs):
-    more.MoRE.setup_anndata(data, batch_key="batch", labels_key="label", unlabeled_category="Unknown")
-    model = more.MoRE(data, n_views=0, seed=0, **kwargs)
-    model.train(max_epochs=epochs, **SETTINGS)
-    return model
-
-
 def together(reference, query, labelled=False):
     both = ad.concat([reference, query])
     both.obs["label"] = both.obs["cell_type"].where((both.obs["batch"] != NEW) | labelled, "Unknown")
@@ -50,15 +43,7 @@ def together(reference, query, labelled=False):
 
 def logistic_regression(reference, query):
     """Share right of logistic regression on log-normalised values."""
-
-    def values(data):
-        x = sp.csr_matrix(data.X, dtype=float)
-        x = sp.diags(1e4 / np.asarray(x.sum(1)).ravel()) @ x
-        x.data = np.log1p(x.data)
-        return x
-
-    fit = LogisticRegression(max_iter=300).fit(values(reference), reference.obs["cell_type"])
-    return (fit.predict(values(query)) == query.obs["cell_type"]).mean()
+    return (regression_on_genes(reference, query) == query.obs["cell_type"]).mean()
 
 
 @pytest.fixture(scope="module")

@@ -154,7 +154,7 @@ class Annotator(nn.Module):
         labels, keeps = np.full(len(arrays), -1, dtype=np.int64), True
         labels[cells] = visible[cells]
         counts = np.bincount(labels[labels >= 0], minlength=self.n_labels)
-        self.prior.copy_(torch.from_numpy(_believed(counts) - _log_share(counts)))
+        self.prior.copy_(torch.from_numpy(_log_share(_believed(counts)) - _log_share(counts)))
         of_taught = np.isin(arrays.batch, arrays.batch[labels >= 0])
         self.taught.zero_()
         self.taught[np.unique(arrays.domain[of_taught])] = True
@@ -320,8 +320,7 @@ class Annotator(nn.Module):
             said = voices[rows].swapaxes(0, 1)
             if (said == said[:1]).all():  # the head alone speaks: nobody can agree with it
                 continue
-            believed = np.where(counts > 0, counts + BELIEF, 0.0)
-            shift = composition_shift(list(said), believed, answer[rows] if shallow[rows].any() else None)
+            shift = composition_shift(list(said), _believed(counts), answer[rows] if shallow[rows].any() else None)
             self.composition[int(code)] = torch.from_numpy(shift).to(self.composition)
 
     def in_batch(self, answer: Tensor, domain: Tensor) -> Tensor:
@@ -349,8 +348,8 @@ def mix(head: Tensor, guess: Tensor, share: Tensor) -> Tensor:
 
 
 def _believed(counts: np.ndarray) -> np.ndarray:
-    """How frequent types are, (types,) logarithms, given labelled cells of each."""
-    return _log_share(np.where(counts > 0, counts + BELIEF, 0.0))
+    """Cells of each type, (types,), of which answers follow how frequent types are, given labelled ones of each."""
+    return np.where(counts > 0, counts + BELIEF, 0.0)
 
 
 def _log_share(counts: np.ndarray) -> np.ndarray:

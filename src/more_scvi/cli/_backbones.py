@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from more_scvi._files import check_writable
-
 from ._shared import quiet
 
 QUICK_REGIMES = ("S1-100", "S4-3")
@@ -55,12 +53,3 @@ def compare(
         "sentences": "\n".join(found.sentences.values()),
         "left out": "\n".join(left_out) or "nothing",
     }
-
-
-def check_page(output: Path, overwrite: bool) -> None:
-    """Refuse what the page cannot be written to, before the work."""
-    if output.suffix != ".html":
-        raise ValueError(f"--output {output} must end in .html.")
-    check_writable(output, f"--output {output}")
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists. Name another --output, or add --overwrite.")

@@ -14,7 +14,7 @@ import typer
 
 from more_scvi._files import check_writable
 
-from ._backbones import QUICK_REGIMES, check_page, compare
+from ._backbones import QUICK_REGIMES, compare
 from ._shared import Json, choose_layer, quiet, read, refusals, show
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def evaluate(
     start = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr), refusals():
         _check_backbones(backbones, methods, prefilter, gene_key)
-        check_page(output, overwrite) if backbones is not None else _check_report(output, overwrite)
+        _check_output(output, overwrite, with_twin=backbones is None)
         _check_results(results)
         chosen = _names("--methods", methods, QUICK_METHODS if quick else ())
         asked = _names("--protocols", protocols, ("S1",) if quick else ("S1", "S2a"))
@@ -219,13 +219,16 @@ def _check_backbones(backbones: str | None, methods: str | None, prefilter: str 
             raise ValueError(f"{option} does not go with --backbones, which compares MoRE on several; leave one out.")
 
 
-def _check_report(output: Path, overwrite: bool) -> None:
+def _check_output(output: Path, overwrite: bool, *, with_twin: bool) -> None:
+    """Refuse what the page, and the .json beside it if there is one, cannot be written to, before the work."""
     if output.suffix != ".html":
-        raise ValueError(f"--output {output} must end in .html; a .json file is written beside it.")
-    both = (output, output.with_suffix(".json"))
-    for path in both:
+        raise ValueError(
+            f"--output {output} must end in .html{'; a .json file is written beside it' if with_twin else ''}."
+        )
+    written = (output, output.with_suffix(".json")) if with_twin else (output,)
+    for path in written:
         check_writable(path, f"--output {path}")
-    old = [path for path in both if path.exists()]
+    old = [path for path in written if path.exists()]
     if old and not overwrite:
         raise FileExistsError(f"{old[0]} exists. Name another --output, or add --overwrite.")
 

@@ -1,9 +1,11 @@
 """The page of a comparison of backbones: sentences first, then the figure and the tables they come from."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from more_scvi._page import number
 from more_scvi._page import render as fill
@@ -28,7 +30,7 @@ def render(summary: dict[str, Any], command: str) -> str:
     template = (files(__package__) / "backbones.html").read_text(encoding="utf-8")
     return fill(
         template,
-        {"signed": _signed, "interval": _interval},
+        {"signed": signed, "interval": interval_text},
         **summary,
         best={regime: max(_own(of).values(), default=None) for regime, of in summary["means"].items()},
         over={against: _over(summary, against) for against in ("none", "zeroed")},
@@ -81,13 +83,13 @@ def _figure(summary: dict[str, Any]) -> dict[str, Any]:
         for name, row in of.items():
             line = None if row["low"] is None else (x(row["low"]), x(row["high"]))
             text = name if len(name) <= 22 else f"{name[:10]}…{name[-11:]}"
-            said = f"{name}: {_signed(row['difference'])} {_interval(row)}, {row['verdict']}"
+            said = f"{name}: {signed(row['difference'])} {interval_text(row)}, {row['verdict']}"
             block["rows"].append({"name": text, "y": y + 8, "x": x(row["difference"]), "line": line, "said": said} | {
                 "kind": row["verdict"].replace(" ", "-") if name != "lr_hvg" else "reference"
             })  # fmt: skip
             y += ROW
         blocks.append(block)
-    ticks = [(x(k * step), _signed(k * step)) for k in range(-int(reach / step), int(reach / step) + 1)]
+    ticks = [(x(k * step), signed(k * step)) for k in range(-int(reach / step), int(reach / step) + 1)]
     return {
         "blocks": blocks,
         "ticks": ticks,
@@ -99,7 +101,7 @@ def _figure(summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _signed(value: float | None, digits: int = 2) -> str:
+def signed(value: float | None, digits: int = 2) -> str:
     """A difference with its sign, none for what is zero in these digits."""
     if value is None:
         return "–"
@@ -107,6 +109,6 @@ def _signed(value: float | None, digits: int = 2) -> str:
     return number(0, digits) if round(value, digits) == 0 else text if value < 0 else f"+{text}"
 
 
-def _interval(row: dict[str, Any]) -> str:
+def interval_text(row: Mapping[str, Any] | pd.Series) -> str:
     """Both ends of an interval; empty where there is none."""
-    return "" if row["low"] is None else f"{_signed(row['low'])} to {_signed(row['high'])}"
+    return "" if row["low"] is None else f"{signed(row['low'])} to {signed(row['high'])}"

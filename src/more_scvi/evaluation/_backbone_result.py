@@ -14,7 +14,7 @@ from scipy.stats import t
 
 from more_scvi._files import check_writable, write_files
 
-from ._backbone_page import render
+from ._backbone_page import interval_text, render, signed
 from ._compare import TIE, split_values
 from ._sources import BUNDLED, NONE, ZEROED
 
@@ -173,7 +173,7 @@ def sentence(regime: str, words: str, means: Mapping[str, float], differences: p
         text += f"; the next, {ranked[1]}, is {_against(rows.loc[(ranked[1], NONE)], 'it')}"
     if (BUNDLED, ZEROED) in rows.index:
         row = rows.loc[(BUNDLED, ZEROED)]
-        text += f"; the network of {BUNDLED} adds {_signed(row['difference'])} to its linear front ({_shown(row)})"
+        text += f"; the network of {BUNDLED} adds {signed(row['difference'])} to its linear front ({_shown(row)})"
     if REGRESSION in means and means[REGRESSION] >= means[best] + TIE:
         text += f"; a logistic regression on the genes is better still ({means[REGRESSION]:.2f})"
     return text + "."
@@ -191,10 +191,4 @@ def _shown(row: pd.Series) -> str:
     if row["n"] < 2:
         return "of one split, not shown"
     said = {"better": "shown, ", "worse": "shown, ", "not shown": "not shown, "}.get(row["verdict"], "")
-    return f"{said}{_signed(row['low'])} to {_signed(row['high'])} in {int(row['n'])} splits"
-
-
-def _signed(value: float) -> str:
-    """Two digits with their sign, none for what is 0.00."""
-    text = f"{value:+.2f}".replace("-", "\u2212")
-    return "0.00" if text.endswith("0.00") else text
+    return f"{said}{interval_text(row)} in {int(row['n'])} splits"
