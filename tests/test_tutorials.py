@@ -1,10 +1,14 @@
 """The tutorials are committed executed, and still run."""
 
 import os
+import re
 import shutil
+from functools import reduce
 from pathlib import Path
 
 import pytest
+
+import more_scvi as more
 
 TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
 
@@ -23,6 +27,14 @@ def test_committed_with_outputs_of_one_run(path):
     kinds = {o.output_type for c in code for o in c.outputs}
     assert "error" not in kinds
     assert "display_data" in kinds
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+def test_names_of_the_package_exist(path):
+    named = {name for c in cells(path) for name in re.findall(r"\bmore((?:\.[A-Za-z_]+)+)\(", c.source)}
+    assert named
+    for name in named:
+        reduce(getattr, name.removeprefix(".").split("."), more)
 
 
 @pytest.mark.slow
