@@ -7,9 +7,11 @@ for.
 
 The answer is a mixture of the trained head :math:`p_h`, with several modalities averaged with a regression on the
 embedding, of the expert, solved again on wide input and linear base together, and of discriminant analyses of base and
-embedding, :math:`p_g`; and types are believed to be less unequally frequent than :math:`n_t` labels make them:
+embedding, :math:`p_g`; what hangs on the base alone counts as far as held-out labels :math:`t` trust it
+(:func:`~more_scvi.annotate._trust.trust_in_base`), and types are believed to be less unequally frequent than
+:math:`n_t` labels make them:
 
-.. math:: p \propto \left\{(1 - g) \left[(1 - s)\, p_h + s\, p_w\right] + g\, p_g\right\}
+.. math:: p \propto \left\{(1 - g) \left[t\, (1 - s)\, p_h + s\, p_w\right] + t\, g\, p_g\right\}
           \frac{n_t + n_0}{n_t}
 
 Shallow cells, of which far less was read than of others, have an expert of their own: on a scale of expression on which
@@ -36,6 +38,7 @@ from more_scvi.annotate._experts import UNSEEN_SHARE, WideClassifier
 from more_scvi.annotate._niche import niche_helps
 from more_scvi.annotate._self_training import needs_self_training, self_train
 from more_scvi.annotate._statistics import NewTypes
+from more_scvi.annotate._trust import trust_in_base
 from more_scvi.base._arrays import Arrays
 from more_scvi.base._layout import Layout
 
@@ -101,6 +104,7 @@ class Annotator(nn.Module):
     composition: Tensor
     taught: Tensor
     prior: Tensor
+    trust: Tensor
 
     def __init__(
         self,
@@ -118,6 +122,7 @@ class Annotator(nn.Module):
         self.register_buffer("composition", torch.zeros(n_domains, n_labels))
         self.register_buffer("taught", torch.zeros(n_domains, dtype=torch.bool))  # of batches with a label
         self.register_buffer("prior", torch.zeros(n_labels))
+        self.register_buffer("trust", torch.ones(len(patterns)))  # in the base, by the expert that stands beside it
         self.layout, self.n_labels, self.niche = layout, n_labels, niche
         self.experts = WideClassifier(n_wide + layout.width, n_labels, patterns) if n_wide else None
         self.shallow_experts = WideClassifier(n_wide, n_labels, patterns) if n_wide and depth_counts else None
@@ -213,7 +218,9 @@ class Annotator(nn.Module):
         """
         return ~shallow | ((domain >= 0) & self.taught[domain.clamp_min(0)])
 
-    def finish(self, arrays: Arrays, z: np.ndarray, cells: np.ndarray, lessons: Lessons, seed: int) -> None:
+    def finish(
+        self, arrays: Arrays, z: np.ndarray, cells: np.ndarray, given: np.ndarray, lessons: Lessons, seed: int
+    ) -> None:
         """Solve the classifiers on what training left.
 
         Parameters
@@ -222,6 +229,8 @@ class Annotator(nn.Module):
             All registered cells, the base as it is after training.
         z, cells
             Embedding of training cells with a label, (labelled cells, n_latent), and their positions.
+        given
+            Whether that label was given rather than found by self-training, bool (labelled cells,).
         lessons
             From :meth:`teach`.
         seed
@@ -242,8 +251,18 @@ class Annotator(nn.Module):
         for own in self._of_base():
             rows = cells[(arrays.present[cells] == own.patterns.cpu().numpy()).all(1)]
             own.fit(arrays.base[rows], labels[rows], arrays.present[rows])
+        self._learn_trust(arrays, cells[given & (deep[cells] >= 0)], labels, seed)
         self.types.reference.reset()
         self.types.reference.add(z, labels[cells])
+
+    def _learn_trust(self, arrays: Arrays, cells: np.ndarray, labels: np.ndarray, seed: int) -> None:
+        """Ask labels of ``cells``, held out in turn, how far the base is to be trusted in each pattern."""
+        self.trust.fill_(1.0)
+        if self.experts is None:
+            return
+        for at, pattern in enumerate(self.experts.patterns.cpu().numpy()):
+            rows = cells[(arrays.present[cells] == pattern).all(1)]
+            self.trust[at] = trust_in_base(arrays, rows, labels, seed)
 
     def forward(
         self, head: Tensor, z: Tensor, base: Tensor, guess: Tensor, share: Tensor, present: Tensor, vouched: Tensor
@@ -265,11 +284,12 @@ class Annotator(nn.Module):
         vouched
             From :meth:`vouched`.
         """
-        head = self._probed(head, z)
-        out = mix(head, guess, share)
+        head, trust = self._probed(head, z), self._trust(present)
         third, speaks = self.discriminant(base, z, present)
         silent = ~vouched & (share[:, 0] > 0)  # where no expert answers, the others are all there is
-        out = mix(out, third, GAUSSIAN_SHARE * (speaks & ~silent)[:, None].float())
+        others = share + trust * (1.0 - share)
+        own, rest = trust * GAUSSIAN_SHARE * (speaks & ~silent)[:, None], others * (1.0 - GAUSSIAN_SHARE)
+        out = mix(mix(head, guess, share / others), third, own / (own + rest))
         return (out + self.prior).log_softmax(1)
 
     def voices(self, head: Tensor, z: Tensor, base: Tensor, guess: Tensor, share: Tensor, present: Tensor) -> Tensor:
@@ -296,6 +316,13 @@ class Annotator(nn.Module):
         both = self.gaussian(z).log_softmax(1), of_base.log_softmax(1)
         serves = serves & by_pattern
         return torch.where(serves[:, None], torch.logaddexp(*both) - math.log(2.0), 0.0), serves
+
+    def _trust(self, present: Tensor) -> Tensor:
+        """How far the base of cells is to be trusted, (cells, 1); only where there is an expert to trust more."""
+        if self.experts is None:
+            return self.trust.new_ones((len(present), 1))
+        expert = self.experts.choose(present)
+        return torch.where(expert >= 0, self.trust[expert.clamp_min(0)], 1.0)[:, None]
 
     def _of_base(self) -> list[GaussianClassifier]:
         return cast(list[GaussianClassifier], list(self.of_base))

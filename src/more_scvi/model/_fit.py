@@ -158,9 +158,10 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
         visible = train_cells[labels[train_cells] >= 0]
         if len(visible):
             z = forward(module, arrays, lambda out: out["z_labels"], visible)
-            module.annotator.finish(arrays, z, visible, cells.lessons, seed)
-            given = reader.schema.label_codes(data)[train_cells] >= 0
-            lone = train_cells[~np.isin(arrays.batch[train_cells], arrays.batch[train_cells[given]])]
+            given = reader.schema.label_codes(data) >= 0
+            module.annotator.finish(arrays, z, visible, given[visible], cells.lessons, seed)
+            of_given = arrays.batch[train_cells[given[train_cells]]]
+            lone = train_cells[~np.isin(arrays.batch[train_cells], of_given)]
             module.annotator.composition.zero_()
             weigh_compositions(module, arrays, lone, np.bincount(labels[visible], minlength=module.n_labels))
             _fit_spread(module, arrays, labels, visible)

@@ -27,7 +27,7 @@ from more_scvi.model._setup import RESOLVED
 logger = logging.getLogger("more_scvi")
 
 WEIGHTS, CARD, DATA, MUDATA = "adapters.safetensors", "model.json", "adata.h5ad", "mdata.h5mu"
-FORMAT = 7
+FORMAT = 8
 _REMEDY = "It was truncated, edited or not written by MoRE.save; give a folder as it was saved."
 _ADDED_ARGUMENTS = {
     **{"adapter": "output", "adapter_layers": 2, "adapter_rank": 8, "freeze_backbone": True},
