@@ -519,7 +519,7 @@ def test_evaluate_compares_backbones_and_goes_on_from_stored_results(cells, tmp_
     text = page.read_text()
     assert "--backbones zeroed,more-mini" in text and "<b>100</b> cells" in text  # at most 100 in a quick look here
     assert all(f">{name}<" in text for name in ("none", "zeroed", "more-mini", "lr_hvg"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "results"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "page.json", "results"]
     assert cells.read_bytes() == before
 
     monkeypatch.setattr(MoRE, "train", lambda *_, **__: pytest.fail("trained"))

@@ -1,5 +1,6 @@
 """Which backbone helps on the data at hand: differences that are right, features computed once, nothing that leaks."""
 
+import json
 import re
 
 import numpy as np
@@ -86,7 +87,11 @@ def test_page_says_everything_and_is_not_replaced_unasked(found, tmp_path):
     found.write(page, overwrite=True)
     with pytest.raises(ValueError, match="ends in .html"):
         found.write(tmp_path / "page.pdf")
-    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    page.unlink()
+    with pytest.raises(FileExistsError, match="page.json exists"):
+        found.write(page)
+    assert [path.name for path in tmp_path.iterdir()] == ["page.json"]
+    assert json.loads((tmp_path / "page.json").read_text()) == found.to_json()
 
 
 def test_features_are_computed_once_and_a_second_call_computes_nothing(cells, tmp_path, count, monkeypatch):

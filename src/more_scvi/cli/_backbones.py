@@ -44,10 +44,11 @@ def compare(
     found = compare_backbones(data, backbones, **keys, **options, seeds=seeds, results_dir=results, dataset=name)
     page = found.write(output, overwrite=True, command=command)
     if as_json:
-        return {"report": str(page), **found.to_json()}
+        return {"report": str(page), "json": str(page.with_suffix(".json")), **found.to_json()}
     left_out = [f"{regime}, {backbone}: {reason}" for regime, backbone, reason in found.left_out.to_numpy()]
     return {
         "report": str(page),
+        "json": str(page.with_suffix(".json")),
         "cells": found.data["cells"],
         "backbones": list(found.backbones),
         "sentences": "\n".join(found.sentences.values()),

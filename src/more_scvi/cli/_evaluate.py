@@ -70,7 +70,7 @@ def evaluate(
     start = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr), refusals():
         _check_backbones(backbones, methods, prefilter, gene_key)
-        _check_output(output, overwrite, with_twin=backbones is None)
+        _check_output(output, overwrite)
         _check_results(results)
         chosen = _names("--methods", methods, QUICK_METHODS if quick else ())
         asked = _names("--protocols", protocols, ("S1",) if quick else ("S1", "S2a"))
@@ -219,13 +219,11 @@ def _check_backbones(backbones: str | None, methods: str | None, prefilter: str 
             raise ValueError(f"{option} does not go with --backbones, which compares MoRE on several; leave one out.")
 
 
-def _check_output(output: Path, overwrite: bool, *, with_twin: bool) -> None:
-    """Refuse what the page, and the .json beside it if there is one, cannot be written to, before the work."""
+def _check_output(output: Path, overwrite: bool) -> None:
+    """Refuse what the page, and the .json beside it, cannot be written to, before the work."""
     if output.suffix != ".html":
-        raise ValueError(
-            f"--output {output} must end in .html{'; a .json file is written beside it' if with_twin else ''}."
-        )
-    written = (output, output.with_suffix(".json")) if with_twin else (output,)
+        raise ValueError(f"--output {output} must end in .html; a .json file is written beside it.")
+    written = (output, output.with_suffix(".json"))
     for path in written:
         check_writable(path, f"--output {path}")
     old = [path for path in written if path.exists()]

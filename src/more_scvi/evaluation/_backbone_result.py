@@ -66,14 +66,15 @@ class BackboneComparison:
     data: Mapping[str, Any]
 
     def write(self, path: str | os.PathLike, *, overwrite: bool = False, command: str = "") -> Path:
-        """Write the comparison as one HTML page that needs no other file and no network.
+        """Write the comparison as one HTML page that needs no other file and no network, and as JSON beside it.
 
         Parameters
         ----------
         path
-            Where; must end in ``.html``. The page is written beside and renamed.
+            Where; must end in ``.html``. Its twin ends in ``.json`` and holds :meth:`to_json`. Both are written beside
+            and renamed.
         overwrite
-            Replace a page that exists.
+            Replace files that exist.
         command
             How to make it again, shown at the end.
 
@@ -86,7 +87,7 @@ class BackboneComparison:
         ValueError
             If ``path`` does not end in ``.html``.
         FileExistsError
-            If it exists and ``overwrite`` is not set.
+            If one of them exists and ``overwrite`` is not set.
         OSError
             If its folder does not exist or cannot be written.
 
@@ -97,10 +98,12 @@ class BackboneComparison:
         page = Path(path)
         if page.suffix != ".html":
             raise ValueError(f"The comparison is a page: give a path that ends in .html, not {str(path)!r}.")
-        check_writable(page)
-        if page.exists() and not overwrite:
-            raise FileExistsError(f"{page} exists. Name another path, or give overwrite=True.")
-        write_files({page: render(self.to_json(), command)})
+        twin, summary = page.with_suffix(".json"), self.to_json()
+        for path in (page, twin):
+            check_writable(path)
+            if path.exists() and not overwrite:
+                raise FileExistsError(f"{path} exists. Name another path, or give overwrite=True.")
+        write_files({page: render(summary, command), twin: json.dumps(summary, indent=2) + "\n"})
         return page
 
     def to_json(self) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """MoRE as a method of the benchmark, through its public interface only; and its backbone with nothing on top.
 
 Weights of the backbone: ``pretrained`` is the bundled ``more-mini``; ``untrained`` its linear programs without the
-transformer; ``random`` the same with a transformer of random weights; ``finetuned`` a copy whose weights were all
-trained on the visible labels.
+transformer; ``random`` the same with a transformer of random weights; ``shuffled`` the pre-trained one with the names
+of its genes exchanged among them; ``finetuned`` a copy whose weights were all trained on the visible labels.
 """
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -41,7 +42,7 @@ from ._rounds import in_order, rounds_of
 from ._shared import centre as centre_batches
 from ._shared import labels_of, rna, with_query
 
-Kind = Literal["pretrained", "untrained", "random", "finetuned"]
+Kind = Literal["pretrained", "untrained", "random", "shuffled", "finetuned"]
 ROLES = {"rna": "rna", "atac": "atac", "prot": "protein"}
 """Modality → what MoRE calls it."""
 
@@ -154,6 +155,13 @@ def make_backbone(kind: Kind, given: Given, **options: Any) -> tuple[MoreMini, i
     """
     if kind not in get_args(Kind):
         raise ValueError(f"Backbone weights {kind!r} are unknown; choose one of {', '.join(get_args(Kind))}.")
+    if kind == "shuffled":
+        backbone = MoreMini.load()
+        known = backbone.vocabulary
+        order = np.random.default_rng(given.seed).permutation(len(known))
+        names = {f.name: v for f in fields(known) if isinstance(v := getattr(known, f.name), tuple)}
+        backbone.vocabulary = replace(known, **{name: tuple(v[i] for i in order) for name, v in names.items()})
+        return backbone, 0, {}
     if kind != "finetuned":
         return MoreMini.load(weights=kind, seed=given.seed), 0, {}
     backbone, adata = MoreMini.load(), rna(given.data)
@@ -213,6 +221,7 @@ for _variant in (
     MoRE("more:backbone-only", model_kwargs={"n_components": 0, "n_wide": 0}),
     MoRE("more:random-backbone", weights="random"),
     MoRE("more:untrained-backbone", weights="untrained"),
+    MoRE("more:shuffled-backbone", weights="shuffled"),
     MoRE("more:finetuned-backbone", weights="finetuned"),
     MoRE("more:rna", names=("rna",)),
     MoRE("more:atac", names=("atac",)),
