@@ -159,8 +159,9 @@ def make_backbone(kind: Kind, given: Given, **options: Any) -> tuple[MoreMini, i
         backbone = MoreMini.load()
         known = backbone.vocabulary
         order = np.random.default_rng(given.seed).permutation(len(known))
-        names = {f.name: v for f in fields(known) if isinstance(v := getattr(known, f.name), tuple)}
-        backbone.vocabulary = replace(known, **{name: tuple(v[i] for i in order) for name, v in names.items()})
+        columns = {f.name: getattr(known, f.name) for f in fields(known)}
+        mixed: dict[str, Any] = {k: tuple(v[i] for i in order) for k, v in columns.items() if isinstance(v, tuple)}
+        backbone.vocabulary = replace(known, **mixed)
         return backbone, 0, {}
     if kind != "finetuned":
         return MoreMini.load(weights=kind, seed=given.seed), 0, {}
