@@ -25,6 +25,7 @@ In batches without labels the answer is weighed by the composition found there (
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -38,7 +39,7 @@ from more_scvi.annotate._experts import UNSEEN_SHARE, WideClassifier
 from more_scvi.annotate._niche import niche_helps
 from more_scvi.annotate._self_training import needs_self_training, self_train
 from more_scvi.annotate._statistics import NewTypes
-from more_scvi.annotate._trust import trust_in_base
+from more_scvi.annotate._trust import Placed, trust_in_base
 from more_scvi.base._arrays import Arrays
 from more_scvi.base._layout import Layout
 
@@ -219,7 +220,14 @@ class Annotator(nn.Module):
         return ~shallow | ((domain >= 0) & self.taught[domain.clamp_min(0)])
 
     def finish(
-        self, arrays: Arrays, z: np.ndarray, cells: np.ndarray, given: np.ndarray, lessons: Lessons, seed: int
+        self,
+        arrays: Arrays,
+        z: np.ndarray,
+        cells: np.ndarray,
+        given: np.ndarray,
+        lessons: Lessons,
+        placed: Placed,
+        seed: int,
     ) -> None:
         """Solve the classifiers on what training left.
 
@@ -233,6 +241,8 @@ class Annotator(nn.Module):
             Whether that label was given rather than found by self-training, bool (labelled cells,).
         lessons
             From :meth:`teach`.
+        placed
+            Base by types.
         seed
             Seed.
         """
@@ -242,6 +252,7 @@ class Annotator(nn.Module):
             base = arrays.base.copy()
             base[:, self.niche] = 0.0  # of the first modality, whose columns come first
             arrays = replace(arrays, base=base, wide=self._without_niche(arrays.wide))
+            placed = partial(_without_columns, placed, self.niche)
         deep = np.where(arrays.shallow, -1, labels)  # the wide input of shallow cells is another
         if self.experts is not None and (deep >= 0).any():
             fit_experts(self.experts, self.layout, arrays, deep, seed, with_base=True)
@@ -251,18 +262,18 @@ class Annotator(nn.Module):
         for own in self._of_base():
             rows = cells[(arrays.present[cells] == own.patterns.cpu().numpy()).all(1)]
             own.fit(arrays.base[rows], labels[rows], arrays.present[rows])
-        self._learn_trust(arrays, cells[given & (deep[cells] >= 0)], labels, seed)
+        self._learn_trust(arrays, cells[given & (deep[cells] >= 0)], labels, placed, seed)
         self.types.reference.reset()
         self.types.reference.add(z, labels[cells])
 
-    def _learn_trust(self, arrays: Arrays, cells: np.ndarray, labels: np.ndarray, seed: int) -> None:
+    def _learn_trust(self, arrays: Arrays, cells: np.ndarray, labels: np.ndarray, placed: Placed, seed: int) -> None:
         """Ask labels of ``cells``, held out in turn, how far the base is to be trusted in each pattern."""
         self.trust.fill_(1.0)
         if self.experts is None:
             return
         for at, pattern in enumerate(self.experts.patterns.cpu().numpy()):
             rows = cells[(arrays.present[cells] == pattern).all(1)]
-            self.trust[at] = trust_in_base(arrays, rows, labels, seed)
+            self.trust[at] = trust_in_base(arrays, rows, labels, placed, seed)
 
     def forward(
         self, head: Tensor, z: Tensor, base: Tensor, guess: Tensor, share: Tensor, present: Tensor, vouched: Tensor
@@ -372,6 +383,12 @@ class Annotator(nn.Module):
 def mix(head: Tensor, guess: Tensor, share: Tensor) -> Tensor:
     """Mixture of two classifiers' log-probabilities, (cells, n_labels), of which the second has a ``share``."""
     return torch.logaddexp(head + torch.log1p(-share), guess + share.log())  # of share 0 the log, -inf, adds nothing
+
+
+def _without_columns(placed: Placed, columns: slice, cells: np.ndarray, types: np.ndarray) -> np.ndarray:
+    base = placed(cells, types)
+    base[:, columns] = 0.0
+    return base
 
 
 def _believed(counts: np.ndarray) -> np.ndarray:

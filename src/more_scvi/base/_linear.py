@@ -230,6 +230,12 @@ class ModalityBase(nn.Module):
         self.composition.copy_(torch.from_numpy(shift))
         return shift
 
+    def placed_by(self, base: np.ndarray, batch: np.ndarray, types: np.ndarray, strength: Strength) -> np.ndarray:
+        """Finished base of some cells as it would be if only these types were known; arguments as above."""
+        measured = base + self.shift_in_all()[batch]
+        offset = strength.part(typed_offsets(measured, batch, types, self.n_batch, TYPE_PRIOR))
+        return (measured - offset[batch]).astype(np.float32)
+
     def _path(self, name: str) -> PathBase:
         return cast(PathBase, self.paths[name])
 

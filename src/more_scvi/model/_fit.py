@@ -1,6 +1,7 @@
 """What ``train`` does before the first step and after the last: everything that is fitted in closed form."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,19 @@ def at_equal_composition(
     return replace(arrays, base=base), masked if views is None or masked is None else replace(masked, base=views)
 
 
+def placed_by(module: MoREModule, arrays: Arrays, cells: np.ndarray, types: np.ndarray) -> np.ndarray:
+    """Base of some cells, (cells, width), with batches put where they would be if only these types were known.
+
+    ``cells``: positions; ``types``: their codes, -1 = unknown.
+    """
+    base, batch = arrays.base[cells].copy(), arrays.batch[cells]
+    for at, name in enumerate(module.modalities):
+        rows, columns = np.flatnonzero(arrays.present[cells, at]), module.layout.columns(name)
+        of = base[rows, columns], batch[rows], types[rows], module.strength
+        base[rows, columns] = module.base(name).placed_by(*of)
+    return base
+
+
 def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cells: np.ndarray, seed: int) -> None:
     """After the last step: classifiers on the embedding, spreads per type and batch, regressions to modalities.
 
@@ -159,7 +173,8 @@ def finish(reader: Reader, data: AnnData | MuData, cells: TrainingSet, train_cel
         if len(visible):
             z = forward(module, arrays, lambda out: out["z_labels"], visible)
             given = reader.schema.label_codes(data) >= 0
-            module.annotator.finish(arrays, z, visible, given[visible], cells.lessons, seed)
+            placed = partial(placed_by, module, arrays)
+            module.annotator.finish(arrays, z, visible, given[visible], cells.lessons, placed, seed)
             of_given = arrays.batch[train_cells[given[train_cells]]]
             lone = train_cells[~np.isin(arrays.batch[train_cells], of_given)]
             module.annotator.composition.zero_()
