@@ -243,7 +243,7 @@ class TestBundled:
 
     def test_loads_and_is_small(self):
         backbone = get_backbone("more-mini")
-        assert backbone.n_features == 128
+        assert backbone.n_features == 192
         assert sum(p.stat().st_size for p in BUNDLED.iterdir()) < 12e6
         assert (BUNDLED / "MODEL_CARD.md").is_file()
         assert all(
@@ -273,4 +273,4 @@ class TestBundled:
             assert trained.keys() == untrained.keys()
             gains.append(np.mean([np.subtract(trained[p], untrained[p]) for p in trained]))
         assert len(gains) == 5
-        assert min(gains) > -0.0005 and np.sum(np.array(gains) > 0) > len(gains) / 2
+        assert min(gains) > -0.005 and np.sum(np.array(gains) > 0) > len(gains) / 2

@@ -71,7 +71,7 @@ def test_a_query_is_mapped_below_and_changes_nothing_above(given, adata, name):
     rest = replace(given, data=adata[~held].copy())
     alone = get_method(name)(rest).z
     mapped = get_method(name)(replace(rest, query=adata[held].copy())).z
-    assert mapped.shape == (240, 128)
+    assert mapped.shape == (240, 192)
     np.testing.assert_array_equal(mapped[: (~held).sum()], alone)
 
 

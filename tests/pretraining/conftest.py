@@ -1,4 +1,4 @@
-"""A pool of five small studies in two species, on disk, with annotation and gene sets."""
+"""A pool of five small studies in two species, on disk, with annotation; and gene sets."""
 
 import gzip
 
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from more_scvi.pretraining import read_gene_sets, read_pool
+from more_scvi.pretraining import read_pool
 
 N_GENES = 60
 
@@ -21,7 +21,7 @@ def write_table(path, columns, rows):
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
-    """Folders pool/ and annotation/ and a GMT file."""
+    """Folders pool/ and annotation/."""
     root = tmp_path_factory.mktemp("pretraining")
     (root / "pool").mkdir()
     (root / "annotation").mkdir()
@@ -38,10 +38,6 @@ def files(tmp_path_factory):
         ["human_symbol", "mouse_symbol", "human_ensembl", "mouse_ensembl", "support_n", "in_mgi", "type"],
         [[h[0], m[0], h[1], m[1], 9, 1, "one2one"] for h, m in zip(human, mouse, strict=True)],
     )
-    with gzip.open(root / "sets.gmt.gz", "wt") as file:
-        for k in range(5):
-            file.write(f"set{k}\ttest\t" + "\t".join(f"GENE{i}" for i in range(10 * k, 10 * k + 8)) + "\n")
-        file.write("unknown\ttest\tNOTHING\tGENE1\n")
     rng = np.random.default_rng(0)
     profiles = rng.gamma(0.5, 4, size=(4, N_GENES))
     for species, studies, names in (
@@ -64,8 +60,9 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def gene_sets(files):
-    return read_gene_sets(files / "sets.gmt.gz")
+def gene_sets():
+    sets = {f"set{k}": [f"GENE{i}" for i in range(10 * k, 10 * k + 8)] for k in range(5)}
+    return sets | {"unknown": ["NOTHING", "GENE1"]}
 
 
 @pytest.fixture(scope="session")

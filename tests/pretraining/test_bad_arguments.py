@@ -17,8 +17,8 @@ from more_scvi.pretraining import (
     fit_front,
     full_vocabulary,
     make_views,
+    marker_sets,
     pretrain,
-    read_gene_sets,
     read_pool,
 )
 
@@ -34,7 +34,7 @@ def good(files, pool, gene_sets, tmp_path_factory):
     path = tmp_path_factory.mktemp("bad") / "c.pt"
     labels = np.resize(["a", "b"], pool.counts.shape[0])
     return {
-        "read_gene_sets": (read_gene_sets, {"path": files / "sets.gmt.gz"}),
+        "marker_sets": (marker_sets, {"pool": pool}),
         "full_vocabulary": (full_vocabulary, {"annotation": files / "annotation"}),
         "read_pool": (read_pool, {"folder": files / "pool", "annotation": files / "annotation", "n_genes": 60}),
         "fit_front": (fit_front, {"pool": pool, "gene_sets": gene_sets, **SMALL}),
@@ -49,9 +49,10 @@ def good(files, pool, gene_sets, tmp_path_factory):
 
 
 CASES = {
-    "read_gene_sets": [
-        ({"path": "none.gmt"}, ["none.gmt not found"]),
-        ({"path": "EMPTY"}, ["GMT", "at least one gene"]),
+    "marker_sets": [
+        ({"pool": None}, ["pool is a NoneType", "read_pool"]),
+        ({"n_genes": 0}, ["n_genes=0", "at least 1"]),
+        ({"seed": -1}, ["seed=-1"]),
     ],
     "full_vocabulary": [
         ({"annotation": "none"}, ["human_genes.tsv.gz not found"]),
@@ -61,7 +62,6 @@ CASES = {
         ({"folder": "none"}, ["none: no .h5ad file"]),
         ({"n_genes": 0}, ["n_genes=0", "at least 1"]),
         ({"n_genes": 10.0}, ["n_genes=10.0"]),
-        ({"keep": "GENE1"}, ["keep='GENE1'", "['GENE1']"]),
         ({"folder": "STUDY"}, ["obs lacks 'study'", "cell_type"]),
         ({"folder": "SHAPE"}, ["varm['measured'] has shape (60, 2)", "the 4 studies"]),
         ({"folder": "NEGATIVE"}, ["a.h5ad.X holds 1 negative values"]),
@@ -125,9 +125,6 @@ CASES = {
 
 def made(value, tmp_path, files, pool):
     """Files and pools that are wrong in the way the word says; any other value as it is."""
-    if value == "EMPTY":
-        (tmp_path / "sets.gmt").write_text("\n")
-        return tmp_path / "sets.gmt"
     if value == "BARE":
         shutil.copytree(files / "annotation", tmp_path / "a")
         with gzip.open(tmp_path / "a" / "human_genes.tsv.gz", "wt") as file:

@@ -1,9 +1,12 @@
 """The pool and the linear front that is fitted to it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
-from more_scvi.pretraining import fit_front, read_gene_sets, read_pool
+from more_scvi.pretraining import fit_front, marker_sets, read_pool
 from more_scvi.pretraining._programs import _components, _gene_statistics, _normalise, expected_share
 
 SMALL = {"n_components": 4, "n_features": 8, "n_tokens": 4, "d_model": 8, "n_layers": 1, "n_heads": 2}
@@ -21,9 +24,8 @@ def test_pool_joins_studies_of_two_species(pool):
 
 
 def test_vocabulary_size(files):
-    small = read_pool(files / "pool", files / "annotation", n_genes=20, keep=["GENE7"])
+    small = read_pool(files / "pool", files / "annotation", n_genes=20)
     assert len(small.vocabulary) == small.counts.shape[1] == small.measured.shape[1] == 20
-    assert "GENE7" in small.vocabulary.human_symbol
 
 
 def test_selecting_studies(pool):
@@ -38,9 +40,6 @@ def test_selecting_studies(pool):
 def test_no_pool(tmp_path, files):
     with pytest.raises(ValueError, match="no .h5ad file"):
         read_pool(tmp_path, files / "annotation", n_genes=10)
-    (tmp_path / "bad.gmt").write_text("name\tsource\n")
-    with pytest.raises(ValueError, match="GMT"):
-        read_gene_sets(tmp_path / "bad.gmt")
 
 
 def test_front_is_linear_and_centred(pool, gene_sets):
@@ -96,3 +95,40 @@ def test_components_are_those_of_a_dense_svd(pool, gene_sets):
 def test_the_same_seed_gives_the_same_front(pool, gene_sets):
     prints = [fit_front(pool, gene_sets, seed=s, **SMALL).fingerprint() for s in (0, 0, 1)]
     assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.fixture(scope="module")
+def marked(pool):
+    """Two studies of 120 cells: of the first, two halves differ in ten genes each; of the second, cells do not."""
+    rng = np.random.default_rng(0)
+    rates = np.full((240, 60), 2.0)
+    rates[:60, :10], rates[60:120, 10:20] = 20.0, 20.0
+    counts = csr_matrix(rng.poisson(rates).astype(np.float32))
+    measured = np.ones((2, 60), bool)
+    measured[0, 5] = False
+    counts[:120, 5] = 0
+    labels = np.full(240, "")
+    return replace(
+        pool, counts=counts, study=np.repeat([0, 1], 120), studies=("X", "Y"), measured=measured, labels=labels
+    )
+
+
+def test_markers_are_the_genes_in_which_clusters_differ(marked):
+    sets = marker_sets(marked, n_genes=12)
+    first, second = ({f"GENE{i}" for i in genes} for genes in (set(range(10)) - {5}, range(10, 20)))  # 5: not measured
+    found = [set(genes) for name, genes in sets.items() if name.startswith("X ")]
+    assert any(first <= genes for genes in found) and any(second <= genes for genes in found)
+    assert all(genes <= first or genes <= second for genes in found)
+    assert max(map(len, marker_sets(marked, n_genes=6).values())) == 6
+    assert sets == marker_sets(marked, n_genes=12)
+
+
+def test_markers_hang_on_no_label(marked):
+    other = replace(marked, labels=np.resize(["a", "b"], 240))
+    assert marker_sets(other) == marker_sets(marked)
+
+
+def test_small_studies_give_no_markers(marked):
+    few = np.concatenate([np.arange(0, 120, 3), np.arange(120, 240)])
+    small = replace(marked, counts=marked.counts[few], study=marked.study[few], labels=marked.labels[few])
+    assert not any(name.startswith("X ") for name in marker_sets(small))

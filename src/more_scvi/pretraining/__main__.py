@@ -5,7 +5,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from ._pool import read_gene_sets, read_pool
+from ._markers import marker_sets
+from ._pool import read_pool
 from ._programs import fit_front
 from ._train import PretrainSettings, pretrain
 from ._views import make_views
@@ -17,31 +18,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the pool, fit the linear front, corrupt the pool, train the transformer, write the weights folder."""
     parser = argparse.ArgumentParser(prog="python -m more_scvi.pretraining", description=main.__doc__)
     parser.add_argument("--pool", type=Path, required=True, help="folder with the .h5ad files of the pool")
-    parser.add_argument("--programs", type=Path, required=True, help="gene sets, GMT")
     parser.add_argument("--annotation", type=Path, required=True, help="folder with gene and orthologue tables")
     parser.add_argument("--out", type=Path, required=True, help="weights folder to write")
     parser.add_argument("--checkpoint", type=Path, help="checkpoint file (default: OUT/checkpoint.pt)")
     parser.add_argument("--steps", type=int, default=3000, help="training steps of the transformer (default: 3000)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
-    parser.add_argument("--genes", type=int, default=12_000, help="size of the vocabulary (default: 12000)")
+    parser.add_argument("--genes", type=int, default=16_000, help="size of the vocabulary (default: 16000)")
     parser.add_argument("--views", type=int, default=8, help="corrupted views of a cell, even (default: 8)")
     parser.add_argument("--components", type=int, default=64, help="SVD components among the programs (default: 64)")
-    parser.add_argument("--features", type=int, default=128, help="width of the cell feature (default: 128)")
-    parser.add_argument("--tokens", type=int, default=16, help="tokens the features are cut into (default: 16)")
+    parser.add_argument("--markers", type=int, default=60, help="most genes of a cluster's set (default: 60)")
+    parser.add_argument("--features", type=int, default=192, help="width of the cell feature (default: 192)")
+    parser.add_argument("--tokens", type=int, default=24, help="tokens the features are cut into (default: 24)")
     parser.add_argument("--width", type=int, default=64, help="width of a token in the transformer (default: 64)")
     parser.add_argument("--layers", type=int, default=3, help="layers of the transformer (default: 3)")
     parser.add_argument("--hold-out", nargs="*", default=[], metavar="STUDY", help="studies to leave out entirely")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
 
-    gene_sets = read_gene_sets(args.programs)
-    preferred = {gene for genes in gene_sets.values() for gene in genes}
-    pool = read_pool(args.pool, args.annotation, n_genes=args.genes, keep=preferred)
+    pool = read_pool(args.pool, args.annotation, n_genes=args.genes)
     if args.hold_out:
         pool = pool.of_studies(args.hold_out, drop=True)
     logger.info("Pool: %d cells of %d studies, %d genes.", len(pool.study), len(pool.studies), len(pool.vocabulary))
     backbone = fit_front(
-        pool, gene_sets, n_components=args.components, n_features=args.features, seed=args.seed,
+        pool, marker_sets(pool, args.markers), n_components=args.components, n_features=args.features, seed=args.seed,
         n_tokens=args.tokens, d_model=args.width, n_layers=args.layers,
     )  # fmt: skip
     trained = pretrain(

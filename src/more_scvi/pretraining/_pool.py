@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, issparse, vstack
 
-from more_scvi._files import MOST_TEXT, check_regular, read_bytes, unzip_text
+from more_scvi._files import check_regular
 from more_scvi.data._arguments import check_integer, listing
 from more_scvi.data._checks import speak_of
 from more_scvi.data._genes import COLUMNS, GeneVocabulary, match_genes
@@ -83,16 +83,6 @@ class Pool:
         return type(self)(*parts)
 
 
-def read_gene_sets(path: str | Path) -> dict[str, list[str]]:
-    """Gene sets of a GMT file (gzipped or not): name, source, genes, tab-separated."""
-    content = read_bytes(path, MOST_TEXT)
-    text = unzip_text(content, path) if str(path).endswith(".gz") else content.decode("utf-8", errors="replace")
-    rows = [line.split("\t") for line in text.splitlines() if line.strip()]
-    if not rows or any(len(row) < 3 for row in rows):
-        raise ValueError(f"{path}: a GMT line holds a name, a source and at least one gene, separated by tabs.")
-    return {row[0]: row[2:] for row in rows}
-
-
 def full_vocabulary(annotation: str | Path) -> GeneVocabulary:
     """All protein-coding human genes with their one-to-one mouse orthologues and former symbols.
 
@@ -139,7 +129,7 @@ def full_vocabulary(annotation: str | Path) -> GeneVocabulary:
     )
 
 
-def read_pool(folder: str | Path, annotation: str | Path, *, n_genes: int, keep: Iterable[str] = ()) -> Pool:
+def read_pool(folder: str | Path, annotation: str | Path, *, n_genes: int) -> Pool:
     """Read all ``*.h5ad`` of a folder as one pool.
 
     Parameters
@@ -152,8 +142,6 @@ def read_pool(folder: str | Path, annotation: str | Path, *, n_genes: int, keep:
     n_genes
         Size of the vocabulary: the genes with the highest share of expressing cells (mean over the studies that
         measured the gene), among those that at least three studies measured.
-    keep
-        Symbols preferred over others (the genes of the programs): their share counts fourfold.
 
     Raises
     ------
@@ -161,8 +149,6 @@ def read_pool(folder: str | Path, annotation: str | Path, *, n_genes: int, keep:
         If the folder holds no pool.
     """
     check_integer("n_genes", n_genes)
-    if isinstance(keep, str):
-        raise TypeError(f"keep={keep!r} is text; give a list of symbols, e.g. [{keep!r}].")
     vocabulary = full_vocabulary(annotation)
     files = sorted(Path(folder).glob("*.h5ad"))
     if not files:
@@ -178,7 +164,7 @@ def read_pool(folder: str | Path, annotation: str | Path, *, n_genes: int, keep:
         labels=np.concatenate([part.labels for part in parts]),
         vocabulary=vocabulary,
     )
-    chosen = _best_measured(pool, n_genes, set(keep))
+    chosen = _best_measured(pool, n_genes)
     fewer = GeneVocabulary(*(tuple(getattr(vocabulary, c)[g] for g in chosen) for c in COLUMNS))
     return Pool(pool.counts[:, chosen], pool.study, names, pool.measured[:, chosen], pool.labels, fewer)
 
@@ -210,11 +196,10 @@ def _read_file(path: Path, vocabulary: GeneVocabulary) -> Pool:
     return Pool(counts, study, tuple(studies), measured, labels, vocabulary)
 
 
-def _best_measured(pool: Pool, n_genes: int, keep: set[str]) -> np.ndarray:
+def _best_measured(pool: Pool, n_genes: int) -> np.ndarray:
     """Positions of the genes to keep, in the vocabulary's order."""
     share = pool.study_means(pool.counts > 0)
     measured = pool.measured
     score = (share * measured).sum(0) / np.maximum(measured.sum(0), 1)
     score[measured.sum(0) < min(_MIN_STUDIES, len(pool.studies))] = 0
-    score *= np.where([s in keep for s in pool.vocabulary.human_symbol], 4, 1)
     return np.sort(np.argsort(-score, kind="stable")[: min(n_genes, int((score > 0).sum()))])

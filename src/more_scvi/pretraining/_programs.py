@@ -22,7 +22,7 @@ def fit_front(
     gene_sets: Mapping[str, Sequence[str]],
     *,
     n_components: int = 64,
-    n_features: int = 128,
+    n_features: int = 192,
     set_weight: float = 0.25,
     min_scale: float = 0.5,
     seed: int = 0,
@@ -38,7 +38,8 @@ def fit_front(
     pool
         The cells.
     gene_sets
-        Name to human symbols; sets with fewer than three genes in the vocabulary are left out.
+        Name to human symbols, as :func:`marker_sets` finds them; sets with fewer than three genes in the vocabulary are
+        left out.
     n_components
         SVD components of the pool's standardised genes.
     n_features
@@ -58,7 +59,7 @@ def fit_front(
         If there are fewer features than components or more than programs.
     """
     check_type("pool", pool, Pool, "what read_pool returns")
-    check_type("gene_sets", gene_sets, Mapping, "a dict of names and lists of symbols, as read_gene_sets returns")
+    check_type("gene_sets", gene_sets, Mapping, "a dict of names and lists of symbols, as marker_sets returns")
     least = min(pool.counts.shape)
     check_integer("n_components", n_components, 1, least)
     for name, value in {"n_features": n_features, **network}.items():

@@ -14,26 +14,21 @@ A minibatch is groups of cells of one block each, in two views that show differe
 """
 
 import math
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import igraph
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix, csr_matrix
 from scvi.utils import track
-from sklearn.decomposition import PCA
-from sklearn.neighbors import NearestNeighbors
-from sklearn.utils.sparsefuncs import mean_variance_axis
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from more_scvi.backbones._more_mini import MoreMini
 from more_scvi.data._arguments import check_integer, check_type
-from more_scvi.modalities.rna import log_normalise
 
+from ._neighbours import clusters, nearest
 from ._pool import Pool
 from ._programs import count_factor, expected_share
 
@@ -42,7 +37,6 @@ _DEPTH = (150.0, 8000.0)
 _PANEL, _SECOND_PANEL = (0.04, 0.6), (1 / 3, 2 / 3)
 _MAX_SIGMA = 0.6
 _MAX_AMBIENT = 0.1
-_N_VARIABLE = 2000
 _CLIP = 5.0
 
 
@@ -61,8 +55,7 @@ class Views:
     neighbours
         (cells, k) nearest cells of the same block by principal components of the clean counts.
     cluster
-        (cells,) number of the cluster, which lies within a block: the authors' label where they gave one, else a Leiden
-        cluster of the graph of neighbours.
+        (cells,) number of the cluster, which lies within a block: a Leiden cluster of the graph of neighbours.
     panels
         (blocks, 1 + views, genes) bool, True where a view of the block shows the gene.
     """
@@ -109,9 +102,9 @@ def make_views(pool: Pool, backbone: MoreMini, *, n_views: int = 8, n_neighbours
         cells = np.flatnonzero(block == b)
         study = pool.study[cells[0]]
         counts, measured = pool.counts[cells], np.flatnonzero(pool.measured[study])
-        near = _nearest(counts[:, measured], n_neighbours, seed)
+        near = nearest(counts[:, measured], n_neighbours, seed)
         neighbours[cells] = cells[near]
-        cluster[cells] = cluster.max() + 1 + _clusters(near, pool.labels[cells])
+        cluster[cells] = cluster.max() + 1 + clusters(near)
         panels[b, 0, measured] = True
         features[0, cells], context[0, cells] = backbone.front.encode(counts[:, measured].astype(float), measured)
         for pair in range(n_views // 2):
@@ -133,7 +126,7 @@ def check_sources(pool: Any, backbone: Any) -> None:
     if pool.vocabulary.human_symbol != backbone.vocabulary.human_symbol:
         raise ValueError(
             f"pool has {len(pool.vocabulary)} genes, backbone {len(backbone.vocabulary)}, and they are not the same in"
-            " the same order; fit the front on this pool: fit_front(pool, gene_sets)."
+            " the same order; fit the front on this pool: fit_front(pool, marker_sets(pool))."
         )
 
 
@@ -166,27 +159,6 @@ def _corrupt(counts: csr_matrix, profile: np.ndarray, rng: np.random.Generator) 
     factor = np.exp(rng.normal(0, rng.uniform(0, _MAX_SIGMA), size=len(profile)))
     noisy.data *= factor[noisy.indices]
     return noisy
-
-
-def _nearest(counts: csr_matrix, k: int, seed: int) -> np.ndarray:
-    """(cells, k) nearest other cells by 30 principal components of the variable genes; repeated where cells are few."""
-    y, n_cells = log_normalise(counts), counts.shape[0]
-    chosen = np.argsort(-mean_variance_axis(y, axis=0)[1], kind="stable")[:_N_VARIABLE]
-    dense = y[:, chosen].toarray()
-    n_components = min(30, n_cells - 1, dense.shape[1])
-    scores = PCA(n_components, svd_solver="randomized", random_state=seed).fit_transform(dense)
-    found = NearestNeighbors(n_neighbors=min(k + 1, n_cells)).fit(scores).kneighbors(return_distance=False)[:, 1:]
-    return np.resize(found.T, (k, n_cells)).T if found.shape[1] < k else found[:, :k]
-
-
-def _clusters(near: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(cells,) number of the author's label, or of the Leiden cluster (Traag et al. 2019) for cells without one."""
-    n, k = near.shape
-    graph = igraph.Graph(n, np.stack([np.repeat(np.arange(n), k), near.ravel()], 1).tolist()).simplify()
-    random.seed(0)  # igraph draws from Python's generator
-    found = np.array(graph.community_leiden(objective_function="modularity", n_iterations=3).membership)
-    names = np.where(labels == "", found.astype(str), np.char.add("label ", labels.astype(str)))
-    return np.unique(names, return_inverse=True)[1]
 
 
 @dataclass(frozen=True, eq=False)
