@@ -25,7 +25,7 @@ STEERS_NOTHING = {
 }
 """Constants that no result depends on; private ones, which begin with ``_``, must be such, too."""
 SPECIAL = {
-    "Few labels": ("annotate._self_training", "annotate._annotator.BELIEF"),
+    "Few labels": ("annotate._self_training", "annotate._trust", "annotate._annotator.BELIEF"),
     "Batches without labels": (
         *("annotate._composition", "annotate._experts.UNSEEN_SHARE"),
         *("modalities.rna.SHALLOW_DEPTH", "modalities.rna.SHALLOW_CELL"),
