@@ -59,7 +59,6 @@ def test_a_query_of_one_type_is_answered_as_part_of_all(gastrula, labelled):
     )
 
 
-@pytest.mark.xfail(strict=True, reason="77 of 80 cells among all, 74 alone, where classifiers disagree")
 def test_an_unlabelled_batch_of_one_type_is_answered_as_part_of_all(gastrula):
     reference, query = gastrula
 
